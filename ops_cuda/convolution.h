@@ -1,0 +1,52 @@
+// The CUDA kernels behind one interface: which kernel runs is decided here, from the problem and the device.
+// No CUDA header is needed to include this one; streams and device pointers are opaque.
+#pragma once
+#include <memory>
+
+#include "plan/plan.h"
+
+struct CUstream_st;
+
+namespace cks::cuda {
+
+using Stream = CUstream_st*;
+
+// Bytes of a packed filter, and the packing itself (device to device, asynchronous on `stream`). The packed form
+// depends on nothing but these arguments, so constant weights are packed once, when a session starts. At most the bytes
+// of the weights, channels rounded up to 16 bytes.
+size_t packed_filter_bytes(const Filter&, DataType, Precision);
+void pack_filter(const Filter&, DataType, Precision, const void* w_onnx, void* packed, Stream);
+
+// A planned convolution for one set of shapes on the current device. The constructor plans, copies the plan to the
+// device and synchronises, so it must not run inside a graph capture; run() launches kernels only. Immutable after
+// construction: run() may be called from many threads at once, each with its own workspace. Throws cks::Error for CUDA
+// errors.
+class Convolution {
+ public:
+  Convolution(const Problem&, DataType, Layout, Precision, const Activation&);
+  ~Convolution();
+  size_t workspace_bytes() const;  // device scratch for one run, 256-byte aligned, contents irrelevant
+  // bias: K elements, residual: Y's shape and layout; either may be null. Device pointers of the DataType.
+  void run(const void* x, const void* packed_filter, const void* bias, const void* residual, void* y, void* workspace,
+           Stream) const;
+  const char* kernel_name() const;  // for logs and tests: which kernel serves this problem
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// dW[K][C / groups][T][R][S] of a Conv problem from X and dY (both in `layout`). Sums are deterministic.
+class WeightGradient {
+ public:
+  WeightGradient(const Problem&, DataType, Layout, Precision);
+  ~WeightGradient();
+  size_t workspace_bytes() const;
+  void run(const void* x, const void* dy, void* dw, void* workspace, Stream) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace cks::cuda

@@ -1,0 +1,101 @@
+// What a convolution is, before anything is said of how to compute it: the one struct that the plan, the CPU kernels,
+// the CUDA kernels and the ONNX Runtime glue share.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace cks {
+
+// A sentence for the user; the glue puts the node's name before it.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Spatial extents in the order D, H, W. Ranks 1 and 2 use the last entries; the leading ones are neutral (extent 1,
+// stride 1, dilation 1, pad 0), so every kernel is written once, for three axes.
+using Dims = std::array<int64_t, 3>;
+inline int64_t volume(const Dims& d) { return d[0] * d[1] * d[2]; }
+
+enum class Operator { kConv, kConvTranspose };
+enum class DataType { kFloat, kHalf, kBFloat16 };
+enum class Layout { kNCHW, kNHWC };     // of X, Z and Y; weights always come in their ONNX layout
+enum class Precision { kTF32, kFP32 };  // of float convolutions on a GPU; other data types and the CPU ignore it
+inline size_t size_of(DataType t) { return t == DataType::kFloat ? 4 : 2; }
+
+// y = activation(convolution + bias + residual). Parameters as in the ONNX operator of the same name:
+//   kLeakyRelu alpha (PRelu with one slope too) | kClip min, max | kHardSigmoid alpha, beta | kElu alpha; the others
+//   have none.
+// kGelu is the exact (erf) form, kGeluTanh the tanh approximation, kSilu x * sigmoid(x).
+enum class ActivationKind {
+  kNone,
+  kRelu,
+  kLeakyRelu,
+  kClip,
+  kSigmoid,
+  kTanh,
+  kHardSigmoid,
+  kHardSwish,
+  kSilu,
+  kGelu,
+  kGeluTanh,
+  kElu
+};
+struct Activation {
+  ActivationKind kind = ActivationKind::kNone;
+  float alpha = 0, beta = 0;
+};
+
+// The part that weights depend on: known when a session starts, before any input has a shape.
+struct Filter {
+  Operator op = Operator::kConv;
+  int64_t C = 0, K = 0, groups = 1;  // input and output channels, of all groups together
+  Dims extent{1, 1, 1};              // T, R, S
+  int64_t taps() const { return volume(extent); }
+  int64_t elements() const { return taps() * C * (K / groups); }
+  // ONNX layout: Conv W[K][C / groups][T][R][S], ConvTranspose W[C][K / groups][T][R][S]. Element (k, c, tap) with k
+  // and c counted over all groups (both in the same group) and tap = (t * R + r) * S + s.
+  int64_t onnx_offset(int64_t k, int64_t c, int64_t tap) const {
+    const int64_t Cg = C / groups, Kg = K / groups;
+    return op == Operator::kConv ? (k * Cg + c % Cg) * taps() + tap : (c * Kg + k % Kg) * taps() + tap;
+  }
+};
+
+// One call: Y[N, K, output] from X[N, C, input].
+//   Conv:           y[o] += x[o * stride - pad + t * dilation] * w[t]
+//   ConvTranspose:  y[i * stride - pad + t * dilation] += x[i] * w[t]
+struct Problem {
+  Filter filter;
+  int64_t N = 1;
+  Dims input{1, 1, 1}, output{1, 1, 1}, stride{1, 1, 1}, dilation{1, 1, 1},
+      pad{0, 0, 0};  // pad: the one before the first element
+};
+
+// A node's attributes as ONNX has them (empty: absent); spatial axes in the node's own rank.
+struct Attributes {
+  Operator op = Operator::kConv;
+  std::string auto_pad = "NOTSET";
+  std::vector<int64_t> kernel_shape, strides, dilations, pads, output_padding, output_shape;
+  int64_t group = 1;
+};
+
+// The filter that a weight tensor of this shape (ONNX layout) is. Throws Error where rank, group or kernel_shape do not
+// fit.
+Filter make_filter(const Attributes&, std::span<const int64_t> w_shape);
+
+// The problem for an input of this shape (in `layout`). Follows ONNX Runtime's CPU provider for auto_pad,
+// output_padding and output_shape. Throws Error, in words, for what ONNX forbids (channels that do not fit, an output
+// extent that is not positive, output_padding >= max(stride, dilation), ...).
+Problem make_problem(const Attributes&, const Filter&, std::span<const int64_t> x_shape, Layout);
+
+// Y's shape in `layout`, with the rank of X.
+std::vector<int64_t> output_shape(const Problem&, size_t rank, Layout);
+
+// As output_shape, for shape inference: an unknown extent is -1, in and out. Empty where nothing can be said.
+std::vector<int64_t> infer_output_shape(const Attributes&, std::span<const int64_t> x_shape,
+                                        std::span<const int64_t> w_shape, Layout);
+
+}  // namespace cks
