@@ -1,0 +1,89 @@
+// One instruction set's kernels. Compiled once for each, with CKS_ISA its name and the compiler flags that go with it
+// (sources.cmake). Everything but the table has internal linkage.
+#include <utility>
+
+#include "ops_cpu/elements.h"
+#include "ops_cpu/products.h"
+
+#define CKS_STRING_OF(x) #x
+#define CKS_STRING(x) CKS_STRING_OF(x)
+
+namespace {
+
+#if defined(__AVX512F__)
+using Widths = std::integer_sequence<int, 32, 16, 8, 4, 1>;
+#elif defined(__AVX__)
+using Widths = std::integer_sequence<int, 16, 8, 4, 1>;
+#else
+using Widths = std::integer_sequence<int, 8, 4, 1>;
+#endif
+
+template <int... widths>
+constexpr cks::cpu::PanelWidths panel_widths(std::integer_sequence<int, widths...>) {
+  return {sizeof...(widths), {widths...}};
+}
+
+// The instance of a kernel for p.rows and p.width.
+template <class Kernel, class Product, int width, int... rows>
+inline bool run_width(const Product& p, float* acc, std::integer_sequence<int, rows...>) {
+  return ((p.rows == rows + 1 && (Kernel::template run<rows + 1, width>(p, acc), true)) || ...);
+}
+template <class Kernel, class Product, int... widths>
+inline void run_shape(const Product& p, float* acc, std::integer_sequence<int, widths...>) {
+  constexpr auto all_rows = std::make_integer_sequence<int, Kernel::max_rows>();
+  (void)((p.width == widths && run_width<Kernel, Product, widths>(p, acc, all_rows)) || ...);
+}
+template <class Kernel, class Product>
+void run(const Product& p, float* acc) {
+  run_shape<Kernel>(p, acc, Widths());
+}
+
+struct Tap {
+  static constexpr int max_rows = kRows;
+  template <int rows, int width>
+  static void run(const TapProduct& p, float* acc) {
+    tap_product<rows, width>(p, acc);
+  }
+};
+struct Depthwise {
+  static constexpr int max_rows = kRows;
+  template <int rows, int width>
+  static void run(const TapProduct& p, float* acc) {
+    depthwise_product<rows, width>(p, acc);
+  }
+};
+struct Gradient {
+  static constexpr int max_rows = kRows;
+  template <int rows, int width>
+  static void run(const GradientProduct& p, float* acc) {
+    gradient_product<rows, width>(p, acc);
+  }
+};
+struct DepthwiseGradient {
+  static constexpr int max_rows = 1;
+  template <int rows, int width>
+  static void run(const GradientProduct& p, float* acc) {
+    depthwise_gradient<width>(p, acc);
+  }
+};
+
+}  // namespace
+
+namespace cks::cpu::CKS_ISA {
+
+extern const Kernels table;
+const Kernels table = {
+    .name = CKS_STRING(CKS_ISA),
+    .rows = kRows,
+    .widths = panel_widths(Widths()),
+    .tap_product = run<Tap, TapProduct>,
+    .depthwise_product = run<Depthwise, TapProduct>,
+    .gradient_product = run<Gradient, GradientProduct>,
+    .depthwise_gradient = run<DepthwiseGradient, GradientProduct>,
+    .store = store_tile,
+    .to_float = to_float,
+    .from_float = from_float,
+    .planes_to_rows = planes_to_rows,
+};
+
+}  // namespace cks::cpu::CKS_ISA

@@ -1,0 +1,84 @@
+// The inner loops of the CPU convolutions. isa_kernels.cc is compiled once per instruction set; each build fills one
+// table of functions, and the best one that this machine can run is chosen when the first operator is made.
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "plan/problem.h"
+
+namespace cks::cpu {
+
+inline constexpr int kMaxRows = 12;   // the most output pixels a kernel holds in registers
+inline constexpr int kMaxWidth = 32;  // and the most channels
+
+// acc[rows][width] = sum over taps t and channels c of x[t][row][c] * w[t][c][0 .. width).
+struct TapProduct {
+  const float* const* x;  // [taps][kMaxRows]: the input pixel that each row reads, or a row of zeros
+  int64_t x_offset;       // added to each of them: the first channel of the group
+  const float* w;         // one panel of a packed filter
+  const int32_t* filter;  // [taps]: which tap of the panel
+  int64_t slab;           // floats in one tap of the panel
+  int64_t taps, channels;
+  int rows, width;
+};
+
+// acc[rows][width] += sum over runs and i < length of dy[i][0 .. rows) (outer product) x[i][0 .. width).
+struct GradientRun {
+  const float *dy, *x;
+};
+struct GradientProduct {
+  const GradientRun* runs;
+  int64_t num_runs, length, dy_step, x_step;  // steps in floats
+  int64_t dy_offset, x_offset;
+  int rows, width;
+};
+
+// What becomes of a tile of sums: y = activation(acc + bias + residual), rounded to `type`.
+struct Epilogue {
+  DataType type;
+  Activation activation;
+  const float* bias;     // [K]
+  const void* residual;  // null, or as y
+  void* y;
+  int64_t channel_step;  // elements between two channels of one pixel
+};
+
+struct PanelWidths {
+  int count;
+  int width[5];
+  const int* begin() const { return width; }
+  const int* end() const { return width + count; }
+};
+
+struct Kernels {
+  const char* name;
+  int rows;            // pixels in a full tile
+  PanelWidths widths;  // widest first; the last is 1
+
+  void (*tap_product)(const TapProduct&, float* acc);
+  // As tap_product for groups of one channel in, one out: w[t][k] multiplies x[t][row][k] for k in [0, width).
+  void (*depthwise_product)(const TapProduct&, float* acc);
+  void (*gradient_product)(const GradientProduct&, float* acc);
+  // As gradient_product for groups of one channel in, one out: rows is 1 and dy has `width` channels.
+  void (*depthwise_gradient)(const GradientProduct&, float* acc);
+
+  // acc[rows][width] holds channels [k, k + count) in its columns [skip, skip + count). Overwrites acc.
+  void (*store)(const Epilogue&, float* acc, int rows, int width, int skip, int count, const int64_t* pixel, int64_t k);
+
+  void (*to_float)(const void* from, DataType, int64_t count, float* to);
+  void (*from_float)(const float* from, DataType, int64_t count, void* to);
+  // to[p][c] = from[c][p] for p in [begin, end); c in [0, channels), planes of `pixels` elements.
+  void (*planes_to_rows)(const void* from, DataType, int64_t channels, int64_t pixels, int64_t begin, int64_t end,
+                         float* to);
+};
+
+std::span<const Kernels* const> runnable_kernels();  // on this machine, best first
+const Kernels& kernels();                            // the table that operators made from now on use: the best one
+void use_kernels(const Kernels&);  // another one, for tests of those that this machine would not choose
+
+// The panel width that wastes least on `channels` output channels of a group.
+int panel_width(const Kernels&, int64_t channels);
+// Groups of one channel in, one out.
+inline bool is_depthwise(const Filter& f) { return f.groups > 1 && f.C == f.groups && f.K == f.groups; }
+
+}  // namespace cks::cpu

@@ -1,0 +1,105 @@
+// The sums of products: register tiles of rows x width floats, one template for every shape. Part of isa_kernels.cc.
+#pragma once
+#include "ops_cpu/kernels.h"
+#include "ops_cpu/vectors.h"
+
+namespace {
+
+using cks::cpu::GradientProduct;
+using cks::cpu::kMaxRows;
+using cks::cpu::TapProduct;
+
+template <int rows, int width>
+void tap_product(const TapProduct& p, float* out) {
+  using P = Panel<width>;
+  using V = typename P::V;
+  V acc[rows][P::vectors] = {};
+  for (int64_t t = 0; t < p.taps; ++t) {
+    const float* x[rows];
+#pragma GCC unroll 16
+    for (int m = 0; m < rows; ++m) x[m] = p.x[t * kMaxRows + m] + p.x_offset;
+    const float* w = p.w + p.filter[t] * p.slab;
+    for (int64_t c = 0; c < p.channels; ++c, w += width) {
+      V wv[P::vectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < P::vectors; ++v) wv[v] = load<V>(w + v * P::lanes);
+#pragma GCC unroll 16
+      for (int m = 0; m < rows; ++m) {
+        const float value = x[m][c];
+#pragma GCC unroll 2
+        for (int v = 0; v < P::vectors; ++v) acc[m][v] += wv[v] * value;
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; ++m)
+#pragma GCC unroll 2
+    for (int v = 0; v < P::vectors; ++v) store(out + m * width + v * P::lanes, acc[m][v]);
+}
+
+template <int rows, int width>
+void depthwise_product(const TapProduct& p, float* out) {
+  using P = Panel<width>;
+  using V = typename P::V;
+  V acc[rows][P::vectors] = {};
+  for (int64_t t = 0; t < p.taps; ++t) {
+    const float* w = p.w + p.filter[t] * p.slab;
+#pragma GCC unroll 16
+    for (int m = 0; m < rows; ++m) {
+      const float* x = p.x[t * kMaxRows + m] + p.x_offset;
+#pragma GCC unroll 2
+      for (int v = 0; v < P::vectors; ++v) acc[m][v] += load<V>(w + v * P::lanes) * load<V>(x + v * P::lanes);
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; ++m)
+#pragma GCC unroll 2
+    for (int v = 0; v < P::vectors; ++v) store(out + m * width + v * P::lanes, acc[m][v]);
+}
+
+template <int rows, int width>
+void gradient_product(const GradientProduct& p, float* out) {
+  using P = Panel<width>;
+  using V = typename P::V;
+  V acc[rows][P::vectors];
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; ++m)
+#pragma GCC unroll 2
+    for (int v = 0; v < P::vectors; ++v) acc[m][v] = load<V>(out + m * width + v * P::lanes);
+  for (int64_t r = 0; r < p.num_runs; ++r) {
+    const float* dy = p.runs[r].dy + p.dy_offset;
+    const float* x = p.runs[r].x + p.x_offset;
+    for (int64_t i = 0; i < p.length; ++i, dy += p.dy_step, x += p.x_step) {
+      V xv[P::vectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < P::vectors; ++v) xv[v] = load<V>(x + v * P::lanes);
+#pragma GCC unroll 16
+      for (int m = 0; m < rows; ++m) {
+        const float value = dy[m];
+#pragma GCC unroll 2
+        for (int v = 0; v < P::vectors; ++v) acc[m][v] += xv[v] * value;
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; ++m)
+#pragma GCC unroll 2
+    for (int v = 0; v < P::vectors; ++v) store(out + m * width + v * P::lanes, acc[m][v]);
+}
+
+template <int width>
+void depthwise_gradient(const GradientProduct& p, float* out) {
+  using P = Panel<width>;
+  using V = typename P::V;
+  V acc[P::vectors];
+  for (int v = 0; v < P::vectors; ++v) acc[v] = load<V>(out + v * P::lanes);
+  for (int64_t r = 0; r < p.num_runs; ++r) {
+    const float* dy = p.runs[r].dy + p.dy_offset;
+    const float* x = p.runs[r].x + p.x_offset;
+    for (int64_t i = 0; i < p.length; ++i, dy += p.dy_step, x += p.x_step)
+      for (int v = 0; v < P::vectors; ++v) acc[v] += load<V>(dy + v * P::lanes) * load<V>(x + v * P::lanes);
+  }
+  for (int v = 0; v < P::vectors; ++v) store(out + v * P::lanes, acc[v]);
+}
+
+}  // namespace
