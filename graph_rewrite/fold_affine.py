@@ -1,0 +1,147 @@
+"""BatchNormalization and per-channel arithmetic after a convolution, folded into its weights and bias.
+
+conv(x, W) + B, followed by y * a + c with a and c constant per output channel, is conv(x, W a) + (B a + c).
+BatchNormalization is the case a = scale / sqrt(var + epsilon), c = bias - mean a.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ort_cks.graph_rewrite.absorb import absorb, only_consumer
+from ort_cks.graph_rewrite.constants import ConstantFactory, constant, derived, is_constant
+from ort_cks.graph_rewrite.convolution import Convolution
+from ort_cks.graph_rewrite.records import NodeRecord
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y * scale + shift, an entry each output channel, float64."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+
+class FoldAffinePass(ir.passes.InPlacePass):
+    """Folds BatchNormalization (inference), Mul, Div, Add and Sub, one after the other, while nothing else reads Y.
+
+    The weights must be constant for a factor, the bias constant or absent. Weights that others share are left to them.
+    Arithmetic is in float64 and rounded once. A fold whose result is not finite in the weights' type is not made.
+    """
+
+    def __init__(self, records: Mapping[ir.Node, NodeRecord]):
+        super().__init__()
+        self._records = records
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        constants, modified = ConstantFactory(model), False
+        for node, record in self._records.items():
+            while (consumer := only_consumer(node.outputs[0])) is not None:
+                conv = Convolution(node)
+                affine = per_channel_affine(consumer, conv)
+                if affine is None or not _fold(conv, affine, constants):
+                    break
+                record.fused.append(consumer.op_type)
+                absorb(node, [consumer])
+                modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def per_channel_affine(node: ir.Node, conv: Convolution) -> Affine | None:
+    """What the node, a reader of the convolution's output, does to each channel; None where it is anything else."""
+    channels = conv.out_channels
+    if channels is None or node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type == "BatchNormalization":
+        return _batch_normalization(node, conv.y, channels)
+    if node.op_type not in ("Mul", "Div", "Add", "Sub"):
+        return None
+    first = node.inputs[0] is conv.y
+    other = _per_channel(node.inputs[1 if first else 0], channels, conv.rank)
+    if other is None:
+        return None
+    one, zero = np.ones(channels), np.zeros(channels)
+    match node.op_type, first:
+        case "Mul", _:
+            return Affine(other, zero)
+        case "Add", _:
+            return Affine(one, other)
+        case "Div", True:
+            return Affine(1 / other, zero) if np.all(other) else None
+        case "Sub", True:
+            return Affine(one, -other)
+        case "Sub", False:
+            return Affine(-one, other)
+    return None
+
+
+def _per_channel(value: ir.Value | None, channels: int, rank: int) -> np.ndarray | None:
+    """The constant as one number a channel, where broadcasting makes it that and does not widen the other operand."""
+    if not is_constant(value):
+        return None
+    shape = tuple(value.shape.numpy()) if value.shape is not None else constant(value).shape
+    aligned = (1,) * (rank + 2 - len(shape)) + tuple(shape)
+    if len(aligned) != rank + 2 or aligned[1] not in (1, channels) or any(aligned[i] != 1 for i in (0, *range(2, rank + 2))):
+        return None
+    return np.broadcast_to(constant(value).astype(np.float64).reshape(-1), channels).copy()
+
+
+def _batch_normalization(node: ir.Node, y: ir.Value, channels: int) -> Affine | None:
+    attributes = node.attributes
+    statistics_are_outputs = attributes.get_int("training_mode", 0) or any(
+        output.uses() or output.is_graph_output() for output in node.outputs[1:]
+    )
+    per_element = attributes.get_int("spatial", 1) == 0  # until opset 8
+    trains = "is_test" in attributes and not attributes.get_int("is_test", 0)  # until opset 6
+    if statistics_are_outputs or per_element or trains or node.inputs[0] is not y:
+        return None
+    if not all(is_constant(value) for value in node.inputs[1:5]):
+        return None
+    scale, bias, mean, variance = (constant(value).astype(np.float64) for value in node.inputs[1:5])
+    if scale.shape != (channels,):
+        return None
+    factor = scale / np.sqrt(variance + attributes.get_float("epsilon", 1e-5))
+    return Affine(factor, bias - mean * factor)
+
+
+def _fold(conv: Convolution, affine: Affine, constants: ConstantFactory) -> bool:
+    rescales = not np.all(affine.scale == 1)
+    if (rescales and not is_constant(conv.w)) or (conv.b is not None and not is_constant(conv.b)):
+        return False
+    dtype = conv.w.dtype.numpy()
+    old_bias = constant(conv.b).astype(np.float64) if conv.b is not None else np.zeros_like(affine.shift)
+    with np.errstate(over="ignore"):
+        bias = (old_bias * affine.scale + affine.shift).astype(dtype)
+    if not np.isfinite(bias.astype(np.float64)).all():
+        return False
+    if rescales:
+        weights = _scaled(ir.convenience.get_const_tensor(conv.w), affine.scale, conv)
+        # float16 ends at 65504, and a small variance makes large factors; the wider types have room.
+        if weights.dtype == ir.DataType.FLOAT16 and not np.isfinite(weights.numpy()).all():
+            return False
+        conv.node.replace_input_with(1, constants.add(conv.node.graph, f"{conv.node.name}.weight", weights))
+    if conv.b is not None or bias.any():
+        if len(conv.node.inputs) < 3:
+            conv.node.resize_inputs(3)
+        tensor = ir.Tensor(bias, dtype=conv.w.dtype)
+        conv.node.replace_input_with(2, constants.add(conv.node.graph, f"{conv.node.name}.bias", tensor))
+    return True
+
+
+def _scaled(w: ir.TensorProtocol, scale: np.ndarray, conv: Convolution) -> ir.TensorProtocol:
+    """W with each output channel times its factor: axis 0 of Conv's W; axis 1, counted by group, of ConvTranspose's."""
+    shape = tuple(w.shape.numpy())
+    groups = conv.group if conv.transposed else 1
+    if conv.transposed:
+        split = (groups, shape[0] // groups, *shape[1:])
+        factors = scale.reshape(groups, 1, shape[1], *[1] * (len(shape) - 2))
+    else:
+        split, factors = shape, scale.reshape(-1, *[1] * (len(shape) - 1))
+
+    def compute(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return (weights.reshape(split) * factors).reshape(shape).astype(w.dtype.numpy())
+
+    return derived(w, compute, shape)

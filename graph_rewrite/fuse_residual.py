@@ -1,0 +1,65 @@
+"""The Add of a residual connection becomes the fourth input of the convolution in front of it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from ort_cks.graph_rewrite.absorb import absorb, only_consumer
+from ort_cks.graph_rewrite.constants import ConstantFactory
+from ort_cks.graph_rewrite.records import NodeRecord
+
+
+class FuseResidualPass(ir.passes.InPlacePass):
+    """Add(Y, Z) with Y from a swapped convolution and nobody else reading it, and Z of exactly Y's shape.
+
+    The node moves to the Add's place, where Z is known. Z cannot depend on Y, because the Add is all that reads Y.
+    Where two convolutions meet in an Add, the later one takes it.
+    """
+
+    def __init__(self, records: Mapping[ir.Node, NodeRecord]):
+        super().__init__()
+        self._records = records
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        constants, modified = ConstantFactory(model), False
+        for node, record in reversed(self._records.items()):
+            y, add = node.outputs[0], only_consumer(node.outputs[0])
+            if add is None or add.op_type not in ("Add", "Sum") or add.domain not in ("", "ai.onnx") or len(add.inputs) != 2:
+                continue
+            z = add.inputs[1] if add.inputs[0] is y else add.inputs[0]
+            if z.dtype != y.dtype or not _same_shape(y, z) or not _ensure_bias(node, constants):
+                continue
+            node.resize_inputs(4)
+            node.replace_input_with(3, z)
+            graph = node.graph
+            graph.remove(node)
+            graph.insert_before(add, node)
+            absorb(node, [add])
+            record.fused.append("residual Add")
+            modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _same_shape(a: ir.Value, b: ir.Value) -> bool:
+    """Whether the shapes are certainly equal: an unknown dimension equals nothing, a named one its namesake."""
+    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
+        return False
+    return all(
+        one == other and (isinstance(one, int) or one.value is not None)
+        for one, other in zip(a.shape, b.shape, strict=True)
+    )
+
+
+def _ensure_bias(node: ir.Node, constants: ConstantFactory) -> bool:
+    """Z is the fourth input, and ONNX Runtime before 1.24 crashes where the third is left out: a bias of zeros fills it."""
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        return True
+    y = node.outputs[0]
+    channels = y.shape[1]
+    if not isinstance(channels, int):
+        return False
+    node.resize_inputs(3)
+    zeros = ir.Tensor(np.zeros(channels, y.dtype.numpy()), dtype=y.dtype)
+    node.replace_input_with(2, constants.add(node.graph, f"{node.name}.zero_bias", zeros))
+    return True

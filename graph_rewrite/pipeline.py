@@ -1,0 +1,146 @@
+"""The rewrite from end to end: the order of the passes, and what a caller gets back."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from ort_cks.graph_rewrite import eligibility
+from ort_cks.graph_rewrite.convolution import Convolution, convolutions, recorded_shape
+from ort_cks.graph_rewrite.cut_dead_taps import CutDeadTapsPass
+from ort_cks.graph_rewrite.explicit_attributes import ExplicitAttributesPass
+from ort_cks.graph_rewrite.fallback import add_fallback_functions
+from ort_cks.graph_rewrite.fold_affine import FoldAffinePass
+from ort_cks.graph_rewrite.fold_pad import FoldPadPass
+from ort_cks.graph_rewrite.fuse_activation import FuseActivationPass
+from ort_cks.graph_rewrite.fuse_residual import FuseResidualPass
+from ort_cks.graph_rewrite.geometry import zero_fraction
+from ort_cks.graph_rewrite.load import load
+from ort_cks.graph_rewrite.prepare import fix_input_shapes, prepare
+from ort_cks.graph_rewrite.records import NodeRecord
+from ort_cks.graph_rewrite.save import save
+from ort_cks.graph_rewrite.simplify import serialize_inline
+from ort_cks.graph_rewrite.simplify import simplify as run_onnxsim
+from ort_cks.graph_rewrite.swap_convolution import SwapConvolutionPass
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RewriteResult:
+    """A rewritten model.
+
+    Attributes:
+        ir_model: the model; its weights may still be in the original's external data file.
+        nodes: one record for each Conv and ConvTranspose of the original, in its order.
+    """
+
+    ir_model: ir.Model
+    nodes: list[NodeRecord]
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The model with all weights inside. Raises RewriteError beyond protobuf's 2 GB: `save` it instead."""
+        return serialize_inline(self.ir_model)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the model, weights in PATH.data where they were external or exceed 1.5 GB; all of it or nothing.
+
+        Raises:
+            RewriteError: the folder cannot be written, or PATH.data is where the original keeps its weights.
+        """
+        save(self.ir_model, Path(path))
+
+
+def rewrite_model(
+    model: onnx.ModelProto | str | os.PathLike,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    layout: Literal["nhwc", "nchw"] = "nhwc",
+    precision: Literal["tf32", "fp32"] = "tf32",
+    measure: bool = False,
+    simplify: bool = True,
+    fuse: bool = True,
+    fallback: bool = True,
+) -> RewriteResult:
+    """Swaps Conv and ConvTranspose for operators that skip their zeros.
+
+    Args:
+        model: a model, which is not changed, or the path of one.
+        include, exclude: patterns as in a shell ("*head*", "ConvTranspose") on node names or operators: swap only those
+            that an include pattern matches, if there are any, and none that an exclude pattern matches.
+        input_shapes: shapes by input name. They become the model's own: what depends on them is fixed for good.
+        layout: what the operators compute in. "nhwc" suits tensor cores; Transposes are put where layouts meet.
+        precision: of float convolutions on a GPU, "tf32" as is ONNX Runtime's default, or strict "fp32".
+        measure: time each node native and swapped on this machine, and keep the faster.
+        simplify: run onnxsim first.
+        fuse: take BatchNormalization, arithmetic, Pad, residuals and activations into the operators.
+        fallback: put functions of standard operators into the model, which run where the library is not loaded.
+
+    Raises:
+        RewriteError: the model cannot be read or rewritten, in one sentence.
+    """
+    eligibility.check_choice("layout", layout, ("nhwc", "nchw"))
+    eligibility.check_choice("precision", precision, ("tf32", "fp32"))
+
+    def rewrite(kept: Mapping[int, str]) -> RewriteResult:
+        ir_model = load(model)
+        eligibility.reject_optimized_model(ir_model)
+        fix_input_shapes(ir_model, input_shapes or {})
+        if simplify:
+            logger.info("simplifying")
+            ir_model = run_onnxsim(ir_model)
+        logger.info("preparing")
+        prepare(ir_model)
+        nodes = list(convolutions(ir_model))
+        records = {node: _record(node, index) for index, node in enumerate(nodes)}
+        swapped = {}
+        for index, (node, record) in enumerate(records.items()):
+            record.reason = kept.get(index) or eligibility.refusal(node, include, exclude) or ""
+            if not record.reason:
+                swapped[node] = record
+        logger.info("folding and swapping %d of %d convolutions", len(swapped), len(records))
+        _swap(ir_model, swapped, fuse, precision)
+        return RewriteResult(ir_model, list(records.values()))
+
+    return rewrite({})
+
+
+def _swap(model: ir.Model, records: dict[ir.Node, NodeRecord], fuse: bool, precision: str) -> None:
+    """What depends on the operator being ONNX's comes before the swap, what goes into ours after it."""
+    ExplicitAttributesPass(records)(model)
+    if fuse:
+        FoldPadPass(records)(model)
+    for node, record in records.items():
+        _describe(node, record)
+    if fuse:
+        FoldAffinePass(records)(model)
+    CutDeadTapsPass(records)(model)
+    SwapConvolutionPass(records, precision)(model)
+    if fuse:
+        FuseResidualPass(records)(model)
+        FuseActivationPass(records)(model)
+    RemoveUnusedNodesPass()(model)
+
+
+def _record(node: ir.Node, index: int) -> NodeRecord:
+    node.name = node.name or node.outputs[0].name or f"{node.op_type}_{index}"
+    record = NodeRecord(name=node.name, op_type=node.op_type)
+    _describe(node, record)
+    return record
+
+
+def _describe(node: ir.Node, record: NodeRecord) -> None:
+    conv = Convolution(node)
+    record.input_shape, record.weight_shape, record.output_shape = map(recorded_shape, (conv.x, conv.w, conv.y))
+    axes = conv.axes() if conv.rank else None
+    record.zero_fraction = zero_fraction(axes) if axes is not None else None

@@ -1,0 +1,52 @@
+"""Conv and ConvTranspose become operators of the ort_cks domain, in place: name, inputs and outputs stay."""
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from ort_cks.graph_rewrite.constants import is_constant
+from ort_cks.graph_rewrite.convolution import Convolution
+from ort_cks.graph_rewrite.fallback import DOMAIN
+from ort_cks.graph_rewrite.records import NodeRecord
+
+
+class SwapConvolutionPass(ir.passes.InPlacePass):
+    """Conv -> ConvV2, or SkDilated where a dilation exceeds 1; ConvTranspose -> KSDeconv."""
+
+    def __init__(self, records: Mapping[ir.Node, NodeRecord], precision: str):
+        super().__init__()
+        self._records = records
+        self._precision = precision
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        for node, record in self._records.items():
+            record.reason = _reason(record, Convolution(node))
+            node.op_type = record.new_op = _operator(Convolution(node))
+            node.domain, node.version = DOMAIN, None
+            record.decision = "swapped"
+            dtype = next(value.dtype for value in (*node.inputs[:2], node.outputs[0]) if value.dtype is not None)
+            node.outputs[0].dtype = dtype
+            if self._precision != "tf32" and dtype == ir.DataType.FLOAT:
+                node.attributes["precision"] = ir.AttrString("precision", self._precision)
+        if self._records:
+            model.opset_imports[DOMAIN] = 1
+        return ir.passes.PassResult(model, modified=bool(self._records))
+
+
+def _operator(conv: Convolution) -> str:
+    if conv.transposed:
+        return "KSDeconv"
+    return "SkDilated" if any(dilation > 1 for dilation in conv.dilations) else "ConvV2"
+
+
+def _reason(record: NodeRecord, conv: Convolution) -> str:
+    reasons = [record.reason] if record.reason else []  # that its filter was cut
+    if record.zero_fraction is None:
+        reasons.append("zeros are skipped as each run's shapes have them")
+    elif record.zero_fraction >= 0.005:
+        reasons.append(f"{record.zero_fraction:.0%} of the work is zeros and is skipped")
+    else:
+        reasons.append("no zeros to skip; bias and activation run inside it")
+    if not is_constant(conv.w):
+        reasons.append("weights come at run time and are packed on every run")
+    return "; ".join(reasons)
