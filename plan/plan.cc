@@ -180,13 +180,14 @@ void add_phase(Plan& plan, const Problem& p, const std::array<const AxisPhase*, 
 
 }  // namespace
 
-Box choose_box(const Problem& p, int rows, double tile_overhead) {
+Box choose_box(const Problem& p, int rows, double tile_overhead, const Index3& limit) {
   const Phases3 phases = all_axis_phases(p);
   std::array<std::vector<AxisCost>, 3> costs;  // [axis][extent], filled where first needed
   std::array<int32_t, 3> longest{1, 1, 1};
   for (int i = 0; i < 3; ++i) {
     for (const AxisPhase& a : phases[i]) longest[i] = std::max(longest[i], a.count);
-    costs[i].resize(std::min(longest[i], rows) + 1);
+    longest[i] = std::min({longest[i], rows, limit[i]});
+    costs[i].resize(longest[i] + 1);
   }
   const auto cost = [&](int axis, int32_t extent) -> const AxisCost& {
     AxisCost& c = costs[axis][extent];
@@ -195,7 +196,7 @@ Box choose_box(const Problem& p, int rows, double tile_overhead) {
   };
   Box best;
   double least = std::numeric_limits<double>::infinity();
-  for (int32_t w = 1; w <= std::min(longest[2], rows); ++w) {
+  for (int32_t w = 1; w <= longest[2]; ++w) {
     for (int32_t h = 1; h <= std::min(longest[1], rows / w); ++h) {
       for (int32_t d = 1; d <= std::min(longest[0], rows / (w * h)); ++d) {
         const int32_t n = int32_t(std::clamp<int64_t>(rows / (w * h * d), 1, std::max<int64_t>(p.N, 1)));

@@ -53,8 +53,10 @@ struct Plan {
   int64_t live_pixel_taps = 0;  // pairs of an output pixel and a tap that reads a real input pixel
 };
 
-// The box of at most `rows` pixels that multiplies least, counting `tile_overhead` taps for each tile beside its own.
-Box choose_box(const Problem&, int rows, double tile_overhead);
+// The box of at most `rows` pixels, and of at most `limit` along each axis, that multiplies least, counting
+// `tile_overhead` taps for each tile beside its own.
+inline constexpr Index3 kNoLimit{INT32_MAX, INT32_MAX, INT32_MAX};
+Box choose_box(const Problem&, int rows, double tile_overhead, const Index3& limit = kNoLimit);
 Plan make_plan(const Problem&, const Box&);
 
 // Pixels of a phase for which a tap reads a real input pixel: q in [begin, end) on each axis (empty where begin >=
