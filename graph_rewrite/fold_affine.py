@@ -83,7 +83,11 @@ def _per_channel(value: ir.Value | None, channels: int, rank: int) -> np.ndarray
         return None
     shape = tuple(value.shape.numpy()) if value.shape is not None else constant(value).shape
     aligned = (1,) * (rank + 2 - len(shape)) + tuple(shape)
-    if len(aligned) != rank + 2 or aligned[1] not in (1, channels) or any(aligned[i] != 1 for i in (0, *range(2, rank + 2))):
+    if (
+        len(aligned) != rank + 2
+        or aligned[1] not in (1, channels)
+        or any(aligned[i] != 1 for i in (0, *range(2, rank + 2)))
+    ):
         return None
     return np.broadcast_to(constant(value).astype(np.float64).reshape(-1), channels).copy()
 

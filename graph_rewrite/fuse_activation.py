@@ -65,7 +65,12 @@ def _elementwise_group(y: ir.Value) -> list[ir.Node]:
 
 def _is_single(value: ir.Value, rank: int) -> bool:
     """A constant of one element that broadcasting does not let add dimensions to Y."""
-    return is_constant(value) and value.shape is not None and len(value.shape) <= rank and scalar(value) is not None
+    return (
+        is_constant(value)
+        and value.shape is not None
+        and len(value.shape) <= rank
+        and scalar(value) is not None
+    )
 
 
 def _is_closed(y: ir.Value, nodes: list[ir.Node]) -> bool:

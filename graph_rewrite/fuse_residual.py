@@ -25,7 +25,12 @@ class FuseResidualPass(ir.passes.InPlacePass):
         constants, modified = ConstantFactory(model), False
         for node, record in reversed(self._records.items()):
             y, add = node.outputs[0], only_consumer(node.outputs[0])
-            if add is None or add.op_type not in ("Add", "Sum") or add.domain not in ("", "ai.onnx") or len(add.inputs) != 2:
+            if (
+                add is None
+                or add.op_type not in ("Add", "Sum")
+                or add.domain not in ("", "ai.onnx")
+                or len(add.inputs) != 2
+            ):
                 continue
             z = add.inputs[1] if add.inputs[0] is y else add.inputs[0]
             if z.dtype != y.dtype or not _same_shape(y, z) or not _ensure_bias(node, constants):

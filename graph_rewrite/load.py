@@ -24,7 +24,9 @@ def load(source: onnx.ModelProto | str | os.PathLike) -> ir.Model:
         path = Path(source)
         name, proto, folder = str(path), _read(path), path.parent
     if not proto.HasField("graph") or not proto.graph.node or not proto.opset_import:
-        raise RewriteError(f"{name} is not an ONNX model, or a truncated one: it has no graph with operators.")
+        raise RewriteError(
+            f"{name} is not an ONNX model, or a truncated one: it has no graph with operators."
+        )
     try:
         model = ir.from_proto(proto)
     except Exception as error:
@@ -50,7 +52,9 @@ def _read(path: Path) -> onnx.ModelProto:
     except (DecodeError, ValueError) as error:
         if isinstance(error, RewriteError):
             raise
-        raise RewriteError(f"{path} is not an ONNX model, or a truncated one: {_first_line(error)}") from error
+        raise RewriteError(
+            f"{path} is not an ONNX model, or a truncated one: {_first_line(error)}"
+        ) from error
 
 
 def _check_opset(name: str, version: int) -> None:
@@ -66,7 +70,9 @@ def _check_opset(name: str, version: int) -> None:
         return
     info = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "opset", [info], [output])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])], "opset", [info], [output]
+    )
     opsets = [onnx.helper.make_opsetid("", version)]
     probe = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
     options = onnxruntime.SessionOptions()
@@ -84,13 +90,17 @@ def _find_external_data(name: str, model: ir.Model, folder: Path | None) -> None
             if not isinstance(tensor, ir.ExternalTensor):
                 continue
             if folder is None:
-                raise RewriteError(f"{name} keeps weight '{value.name}' in a file beside it; give its path instead.")
+                raise RewriteError(
+                    f"{name} keeps weight '{value.name}' in a file beside it; give its path instead."
+                )
             tensor.base_dir = folder
             data = Path(tensor.path)
             if not data.is_file():
                 raise RewriteError(f"{name} keeps weights in {tensor.location}, which is not beside it.")
             if data.stat().st_size < (tensor.offset or 0) + (tensor.length or tensor.nbytes):
-                raise RewriteError(f"{name}: {tensor.location} is too short for weight '{value.name}'; is it truncated?")
+                raise RewriteError(
+                    f"{name}: {tensor.location} is too short for weight '{value.name}'; is it truncated?"
+                )
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import onnx
 import onnx_ir as ir
@@ -29,6 +29,10 @@ from ort_cks.graph_rewrite.save import save
 from ort_cks.graph_rewrite.simplify import serialize_inline
 from ort_cks.graph_rewrite.simplify import simplify as run_onnxsim
 from ort_cks.graph_rewrite.swap_convolution import SwapConvolutionPass
+from ort_cks.graph_rewrite.weight_gradient import SwapWeightGradientPass
+
+if TYPE_CHECKING:
+    from ort_cks.graph_rewrite.measure import Timing
 
 logger = logging.getLogger(__name__)
 
@@ -92,55 +96,100 @@ def rewrite_model(
     eligibility.check_choice("layout", layout, ("nhwc", "nchw"))
     eligibility.check_choice("precision", precision, ("tf32", "fp32"))
 
-    def rewrite(kept: Mapping[int, str]) -> RewriteResult:
-        ir_model = load(model)
-        eligibility.reject_optimized_model(ir_model)
-        fix_input_shapes(ir_model, input_shapes or {})
-        if simplify:
-            logger.info("simplifying")
-            ir_model = run_onnxsim(ir_model)
-        logger.info("preparing")
-        prepare(ir_model)
-        nodes = list(convolutions(ir_model))
-        records = {node: _record(node, index) for index, node in enumerate(nodes)}
-        swapped = {}
+    def rewrite(timings: Mapping[int, "Timing"]) -> tuple[ir.Model, dict[ir.Node, NodeRecord]]:
+        """Everything up to the swapped model in NCHW. Leaves alone what the timings, by position, say is slower."""
+        ir_model = _load(model, input_shapes or {}, simplify)
+        records = _records(ir_model)
         for index, (node, record) in enumerate(records.items()):
-            record.reason = kept.get(index) or eligibility.refusal(node, include, exclude) or ""
-            if not record.reason:
-                swapped[node] = record
-        logger.info("folding and swapping %d of %d convolutions", len(swapped), len(records))
-        _swap(ir_model, swapped, fuse, precision)
-        return RewriteResult(ir_model, list(records.values()))
+            record.reason = eligibility.refusal(node, include, exclude) or _slower(timings.get(index)) or ""
+        _swap(ir_model, {n: r for n, r in records.items() if not r.reason}, fuse, precision)
+        for index, record in enumerate(records.values()):
+            if record.decision == "swapped" and index in timings:
+                record.reason += (
+                    f"; {timings[index].swapped_us:.1f} us, native {timings[index].native_us:.1f} us"
+                )
+        return ir_model, records
 
-    return rewrite({})
+    ir_model, records = rewrite({})
+    if measure:
+        ir_model, records = rewrite(_timings(ir_model, records, layout))
+    if layout == "nhwc":
+        logger.info("laying out as NHWC")
+        try:
+            from ort_cks.graph_rewrite.layout import NhwcLayoutPass
+        except ImportError:
+            pass
+        else:
+            NhwcLayoutPass()(ir_model)
+    if fallback:
+        add_fallback_functions(ir_model)
+    return RewriteResult(ir_model, list(records.values()))
+
+
+def _load(
+    source: onnx.ModelProto | str | os.PathLike, input_shapes: Mapping[str, Sequence[int]], simplify: bool
+) -> ir.Model:
+    logger.info("loading")
+    model = load(source)
+    eligibility.reject_optimized_model(model)
+    fix_input_shapes(model, input_shapes)
+    if simplify:
+        logger.info("simplifying")
+        model = run_onnxsim(model)
+    prepare(model)
+    return model
 
 
 def _swap(model: ir.Model, records: dict[ir.Node, NodeRecord], fuse: bool, precision: str) -> None:
     """What depends on the operator being ONNX's comes before the swap, what goes into ours after it."""
-    ExplicitAttributesPass(records)(model)
+    logger.info("folding and swapping %d convolutions", len(records))
+    SwapWeightGradientPass(records)(model)
+    convolutions = {node: record for node, record in records.items() if record.decision == "kept"}
+    ExplicitAttributesPass(convolutions)(model)
     if fuse:
-        FoldPadPass(records)(model)
-    for node, record in records.items():
-        _describe(node, record)
+        FoldPadPass(convolutions)(model)
+        for node, record in convolutions.items():
+            _describe(node, record)  # the zeros of a Pad are the convolution's now
+        FoldAffinePass(convolutions)(model)
+    CutDeadTapsPass(convolutions)(model)
+    SwapConvolutionPass(convolutions)(model)
     if fuse:
-        FoldAffinePass(records)(model)
-    CutDeadTapsPass(records)(model)
-    SwapConvolutionPass(records, precision)(model)
-    if fuse:
-        FuseResidualPass(records)(model)
-        FuseActivationPass(records)(model)
+        FuseResidualPass(convolutions)(model)
+        FuseActivationPass(convolutions)(model)
+    for node in records:
+        if precision != "tf32" and node.outputs[0].dtype == ir.DataType.FLOAT:
+            node.attributes["precision"] = ir.AttrString("precision", precision)
     RemoveUnusedNodesPass()(model)
 
 
-def _record(node: ir.Node, index: int) -> NodeRecord:
-    node.name = node.name or node.outputs[0].name or f"{node.op_type}_{index}"
-    record = NodeRecord(name=node.name, op_type=node.op_type)
-    _describe(node, record)
-    return record
+def _timings(model: ir.Model, records: Mapping[ir.Node, NodeRecord], layout: str) -> dict[int, "Timing"]:
+    # Here, because only measuring needs ONNX Runtime.
+    from ort_cks.graph_rewrite.measure_nodes import measure_nodes
+
+    swapped = [node for node, record in records.items() if record.decision == "swapped"]
+    by_node = measure_nodes(model, swapped, layout)
+    return {index: by_node[node] for index, node in enumerate(records) if node in by_node}
+
+
+def _slower(timing: "Timing | None") -> str | None:
+    if timing is None or timing.swapped_us <= timing.native_us:
+        return None
+    return f"native is faster here: {timing.native_us:.1f} us, swapped {timing.swapped_us:.1f} us"
+
+
+def _records(model: ir.Model) -> dict[ir.Node, NodeRecord]:
+    records = {}
+    for index, node in enumerate(convolutions(model)):
+        node.name = node.name or node.outputs[0].name or f"{node.op_type}_{index}"
+        records[node] = NodeRecord(name=node.name, op_type=node.op_type)
+        _describe(node, records[node])
+    return records
 
 
 def _describe(node: ir.Node, record: NodeRecord) -> None:
     conv = Convolution(node)
-    record.input_shape, record.weight_shape, record.output_shape = map(recorded_shape, (conv.x, conv.w, conv.y))
+    record.input_shape, record.weight_shape, record.output_shape = map(
+        recorded_shape, (conv.x, conv.w, conv.y)
+    )
     axes = conv.axes() if conv.rank else None
     record.zero_fraction = zero_fraction(axes) if axes is not None else None

@@ -28,7 +28,9 @@ def fix_input_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> No
     inputs = {value.name: value for value in model.graph.inputs if not value.is_initializer()}
     for name, shape in shapes.items():
         if name not in inputs:
-            raise RewriteError(f"--input-shape {name}: the model has no such input; it has {', '.join(inputs)}.")
+            raise RewriteError(
+                f"--input-shape {name}: the model has no such input; it has {', '.join(inputs)}."
+            )
         given, old = list(shape), inputs[name].shape
         if any(dim < 1 for dim in given):
             raise RewriteError(f"--input-shape {name}: every dimension must be at least 1, not {given}.")

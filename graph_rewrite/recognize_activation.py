@@ -60,7 +60,9 @@ def of_nodes(nodes: Sequence[ir.Node], x: ir.Value) -> Activation | None:
     if computed is None or not np.isfinite(computed).all():
         return None
     candidates = [*_FIXED, _clip_through(computed, samples)]
-    errors = [np.max(np.abs(_apply(c, samples) - computed) / np.maximum(1, np.abs(samples))) for c in candidates]
+    errors = [
+        np.max(np.abs(_apply(c, samples) - computed) / np.maximum(1, np.abs(samples))) for c in candidates
+    ]
     best = int(np.argmin(errors))
     if errors[best] > _TOLERANCE[x.dtype] or candidates[best] == Activation("Clip", (-inf, inf)):
         return None

@@ -44,7 +44,8 @@ def zeros_text(record: NodeRecord) -> str:
 
 def why(record: NodeRecord) -> str:
     """What was fused, and the reason."""
-    return f"+ {', '.join(record.fused)}: {record.reason}" if record.fused else record.reason
+    fused = ", ".join(record.fused).replace("BatchNormalization", "BatchNorm")
+    return f"+ {fused}: {record.reason}" if fused else record.reason
 
 
 def _cells(record: NodeRecord) -> tuple[str, ...]:

@@ -14,8 +14,13 @@ _INLINE_LIMIT_BYTES = 1_500_000_000  # protobuf ends at 2 GB
 
 def save(model: ir.Model, path: Path) -> None:
     """Writes to a temporary folder beside the path and renames. See RewriteResult.save."""
-    tensors = [v.const_value for g in model.graphs() for v in g.initializers.values() if v.const_value is not None]
-    external = any(isinstance(t, ir.ExternalTensor) for t in tensors) or sum(t.nbytes for t in tensors) > _INLINE_LIMIT_BYTES
+    tensors = [
+        v.const_value for g in model.graphs() for v in g.initializers.values() if v.const_value is not None
+    ]
+    external = (
+        any(isinstance(t, ir.ExternalTensor) for t in tensors)
+        or sum(t.nbytes for t in tensors) > _INLINE_LIMIT_BYTES
+    )
     data = path.with_name(f"{path.name}.data")
     if external:
         sources = {os.path.realpath(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}

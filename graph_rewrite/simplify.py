@@ -21,7 +21,9 @@ def simplify(model: ir.Model) -> ir.Model:
     """The simplified model, or the same one, with a warning that says why, where onnxsim cannot take it."""
     size = sum(v.const_value.nbytes for g in model.graphs() for v in g.initializers.values() if v.const_value)
     if size > _LIMIT_BYTES:
-        logger.warning("onnxsim was skipped: it copies the weights, and %.1f GB of them are too many.", size / 1e9)
+        logger.warning(
+            "onnxsim was skipped: it copies the weights, and %.1f GB of them are too many.", size / 1e9
+        )
         return model
     try:
         import onnxsim

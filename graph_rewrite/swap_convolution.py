@@ -13,10 +13,9 @@ from ort_cks.graph_rewrite.records import NodeRecord
 class SwapConvolutionPass(ir.passes.InPlacePass):
     """Conv -> ConvV2, or SkDilated where a dilation exceeds 1; ConvTranspose -> KSDeconv."""
 
-    def __init__(self, records: Mapping[ir.Node, NodeRecord], precision: str):
+    def __init__(self, records: Mapping[ir.Node, NodeRecord]):
         super().__init__()
         self._records = records
-        self._precision = precision
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         for node, record in self._records.items():
@@ -24,10 +23,10 @@ class SwapConvolutionPass(ir.passes.InPlacePass):
             node.op_type = record.new_op = _operator(Convolution(node))
             node.domain, node.version = DOMAIN, None
             record.decision = "swapped"
-            dtype = next(value.dtype for value in (*node.inputs[:2], node.outputs[0]) if value.dtype is not None)
+            dtype = next(
+                value.dtype for value in (*node.inputs[:2], node.outputs[0]) if value.dtype is not None
+            )
             node.outputs[0].dtype = dtype
-            if self._precision != "tf32" and dtype == ir.DataType.FLOAT:
-                node.attributes["precision"] = ir.AttrString("precision", self._precision)
         if self._records:
             model.opset_imports[DOMAIN] = 1
         return ir.passes.PassResult(model, modified=bool(self._records))
@@ -44,9 +43,9 @@ def _reason(record: NodeRecord, conv: Convolution) -> str:
     if record.zero_fraction is None:
         reasons.append("zeros are skipped as each run's shapes have them")
     elif record.zero_fraction >= 0.005:
-        reasons.append(f"{record.zero_fraction:.0%} of the work is zeros and is skipped")
+        reasons.append("its zeros are skipped")
     else:
-        reasons.append("no zeros to skip; bias and activation run inside it")
+        reasons.append("no zeros, but no kernels of their own for bias and what follows")
     if not is_constant(conv.w):
         reasons.append("weights come at run time and are packed on every run")
     return "; ".join(reasons)
