@@ -1,0 +1,123 @@
+"""Where the nodes of a rewritten model really run, by ONNX Runtime's own profile of one run of its own."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ort_cks.comparison.sessions import BoundSession, Way
+from ort_cks.graph_rewrite.convolution import Convolution, is_convolution
+from ort_cks.graph_rewrite.geometry import zero_fraction
+from ort_cks.graph_rewrite.records import NodeRecord
+
+DOMAIN = "ort_cks"
+OPERATORS = ("ConvV2", "KSDeconv", "SkDilated", "SkDilatedWeightGrad")
+
+
+@dataclass(frozen=True)
+class NodeRun:
+    """One node of the profile: its input shapes are those of this run."""
+
+    op: str
+    provider: str
+    input_shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """One convolution of the rewritten model.
+
+    Attributes:
+        name, op: of the node, after the rewrite.
+        ran_as, provider: the operator and the provider of its run; None where the profile has no such node,
+            because a branch was not taken or ONNX Runtime put other nodes in its place.
+        zero_fraction: the share of its multiply-adds with a zero, 0 to 1; None where it is not known.
+        fused: what it took in beside the convolution.
+        note: why a native convolution was kept, if the rewriter said so.
+    """
+
+    name: str
+    op: str
+    ran_as: str | None = None
+    provider: str | None = None
+    zero_fraction: float | None = None
+    fused: tuple[str, ...] = field(default=())
+    note: str = ""
+
+
+def profile(way: Way, feeds: Mapping[str, np.ndarray]) -> dict[str, NodeRun]:
+    """Runs the model once in a session of its own; the nodes by name. It runs plainly: a CUDA graph would
+    hide them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run = BoundSession(
+            replace(way, cuda_graph=False), feeds, profile_prefix=str(Path(folder) / "profile")
+        )
+        events = json.loads(Path(run.session.end_profiling()).read_text())
+    runs = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            details = event["args"]
+            shapes = tuple(
+                tuple(dims) for entry in details.get("input_type_shape", ()) for dims in entry.values()
+            )
+            name = event["name"].removesuffix("_kernel_time")
+            runs[name] = NodeRun(details["op_name"], details.get("provider", ""), shapes)
+    return runs
+
+
+def node_rows(
+    model: ir.Model, runs: Mapping[str, NodeRun], records: Sequence[NodeRecord] = ()
+) -> list[NodeRow]:
+    """A row for each of our operators and each native convolution that the rewritten model holds.
+
+    Args:
+        model: after the rewrite.
+        runs: of `profile`.
+        records: what the rewriter said of the nodes, where the model was rewritten just now.
+    """
+    said = {record.name: record for record in records}
+    rows = []
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.domain != DOMAIN and not is_convolution(node):
+            continue
+        run = runs.get(node.name)
+        record = said.get(node.name)
+        rows.append(
+            NodeRow(
+                name=node.name or node.outputs[0].name or "",
+                op=node.op_type,
+                ran_as=run.op if run else None,
+                provider=run.provider if run else None,
+                zero_fraction=record.zero_fraction if record else _zero_fraction(node, run),
+                fused=tuple(record.fused) if record else _epilogue(node),
+                note=record.reason if record and record.decision == "kept" else "",
+            )
+        )
+    return rows
+
+
+def _epilogue(node: ir.Node) -> tuple[str, ...]:
+    if node.domain != DOMAIN:
+        return ()
+    residual = len(node.inputs) > 3 and node.inputs[3] is not None
+    activation = node.attributes.get_string("activation", "")
+    return (("Add",) if residual else ()) + ((activation,) if activation else ())
+
+
+def _zero_fraction(node: ir.Node, run: NodeRun | None) -> float | None:
+    """From the shapes of the run, as of the native convolution with the same attributes."""
+    if run is None or len(run.input_shapes) < 2 or node.op_type == "SkDilatedWeightGrad":
+        return None
+    x_shape, w_shape = run.input_shapes[:2]
+    if node.attributes.get_string("layout", "NCHW") == "NHWC":
+        x_shape = (x_shape[0], x_shape[-1], *x_shape[1:-1])
+    x, w = (ir.Value(name=name, shape=ir.Shape(shape)) for name, shape in (("x", x_shape), ("w", w_shape)))
+    op_type = "ConvTranspose" if node.op_type in ("KSDeconv", "ConvTranspose") else "Conv"
+    native = ir.Node("", op_type, [x, w], attributes=list(node.attributes.values()))
+    axes = Convolution(native).axes()
+    return zero_fraction(axes) if axes else None

@@ -1,0 +1,172 @@
+"""One model, opened one way, with its inputs bound where it computes: ready to be run again and again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ort_cks.comparison.inputs import BadInput
+from ort_cks.library import import_onnxruntime, register
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# ONNX Runtime runs a session plainly once or twice before it captures a CUDA graph; one more run replays it.
+RUNS_TO_REPLAY = 4
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model is run.
+
+    Attributes:
+        label: how reports name it.
+        model: the file.
+        provider: "cpu" or "cuda".
+        prefer_nhwc, tf32, cuda_graph: the CUDA provider's options; without meaning on the CPU.
+        with_library: whether the ort_cks operators are registered; without them the model's own functions
+            run.
+        threads: of the CPU provider; 0 leaves the number to ONNX Runtime.
+    """
+
+    label: str
+    model: Path
+    provider: str
+    prefer_nhwc: bool = False
+    tf32: bool = True
+    cuda_graph: bool = False
+    with_library: bool = False
+    threads: int = 0
+
+    def open(self, profile_prefix: str | None = None) -> "onnxruntime.InferenceSession":
+        ort = import_onnxruntime()
+        name = PROVIDERS[self.provider]
+        if name not in ort.get_available_providers():
+            raise BadInput(
+                f"this onnxruntime is built without the {self.provider} provider; onnxruntime-gpu has it"
+            )
+        options = ort.SessionOptions()
+        options.log_severity_level = (
+            3  # what went wrong comes as an exception; warnings would bury the report
+        )
+        options.intra_op_num_threads = self.threads
+        if profile_prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile_prefix
+        if self.with_library:
+            register(options)
+        session = ort.InferenceSession(self.model, options, providers=[(name, self._provider_options())])
+        if name not in session.get_providers():
+            raise BadInput(
+                "ONNX Runtime's CUDA provider does not start: it needs an NVIDIA GPU, CUDA and cuDNN"
+            )
+        return session
+
+    def _provider_options(self) -> dict[str, str]:
+        if self.provider == "cpu":
+            return {}
+        return {
+            "prefer_nhwc": str(int(self.prefer_nhwc)),
+            "use_tf32": str(int(self.tf32)),
+            "enable_cuda_graph": str(int(self.cuda_graph)),
+        }
+
+
+def default_provider() -> str:
+    """The name of the provider to take: "cuda" where ONNX Runtime can reach a GPU, else "cpu"."""
+    ort = import_onnxruntime()
+    if PROVIDERS["cuda"] not in ort.get_available_providers():
+        return "cpu"
+    try:
+        ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
+    except Exception:  # a build with CUDA on a machine without; the type of the error is not documented
+        return "cpu"
+    return "cuda"
+
+
+class BoundSession:
+    """A session with inputs and outputs bound on its device.
+
+    Args:
+        way: how to open the model.
+        feeds: one array an input.
+        output_shapes: by name; needed with a CUDA graph, whose outputs must stay where they are.
+        profile_prefix: where ONNX Runtime writes its profile; None for no profile.
+    """
+
+    def __init__(
+        self,
+        way: Way,
+        feeds: Mapping[str, np.ndarray],
+        output_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+        profile_prefix: str | None = None,
+    ):
+        ort = import_onnxruntime()
+        self.way = way
+        self.session = way.open(profile_prefix)
+        self._binding = self.session.io_binding()
+        for value in self.session.get_inputs():
+            if value.name in feeds:  # the others are initializers too
+                self._binding.bind_ortvalue_input(value.name, _on_device(feeds[value.name], way.provider))
+        for value in self.session.get_outputs():
+            if way.cuda_graph:
+                kind = _element_type(value.type)
+                buffer = ort.OrtValue.ortvalue_from_shape_and_type(
+                    output_shapes[value.name], kind, way.provider, 0
+                )
+                self._binding.bind_ortvalue_output(value.name, buffer)
+            else:
+                self._binding.bind_output(value.name, way.provider)
+        for _ in range(RUNS_TO_REPLAY if way.cuda_graph else 1):
+            self.run()
+
+    def run(self) -> None:
+        """Returns when the outputs are computed: ONNX Runtime synchronises the stream at the end of a run."""
+        self.session.run_with_iobinding(self._binding)
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        """What the last run answered; bfloat16 as float32, because ONNX Runtime makes no such NumPy array."""
+        names = [value.name for value in self.session.get_outputs()]
+        values = zip(names, self._binding.get_outputs(), strict=True)
+        return {name: _to_numpy(value, self.way.provider) for name, value in values}
+
+
+def _on_device(array: np.ndarray, device: str) -> "onnxruntime.OrtValue":
+    ort = import_onnxruntime()
+    if array.dtype.name != "bfloat16":
+        return ort.OrtValue.ortvalue_from_numpy(array, device, 0)
+    value = ort.OrtValue.ortvalue_from_shape_and_type(array.shape, TensorProto.BFLOAT16, device, 0)
+    value.update_inplace(array.view(np.uint16))
+    return value
+
+
+def _to_numpy(value: "onnxruntime.OrtValue", device: str) -> np.ndarray:
+    if value.data_type() != "tensor(bfloat16)":
+        return value.numpy()
+    ort = import_onnxruntime()
+    shape = value.shape()
+    x = helper.make_tensor_value_info("x", TensorProto.BFLOAT16, shape)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)], "upcast", [x], [y]
+    )
+    cast = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = ort.InferenceSession(cast.SerializeToString(), providers=[PROVIDERS[device]])
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", value)
+    binding.bind_output("y", "cpu")
+    session.run_with_iobinding(binding)
+    return binding.get_outputs()[0].numpy()
+
+
+def _element_type(text: str) -> int:
+    """The number ONNX gives to the element type that ONNX Runtime calls, say, tensor(float16)."""
+    names = {"float": "FLOAT", "double": "DOUBLE"}
+    kind = text.removeprefix("tensor(").removesuffix(")")
+    return onnx.TensorProto.DataType.Value(names.get(kind, kind.upper()))
