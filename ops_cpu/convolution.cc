@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "ops_cpu/block_rows.h"
 #include "ops_cpu/feature_rows.h"
 #include "ops_cpu/kernels.h"
-#include "ops_cpu/tile_rows.h"
 
 namespace cks::cpu {
 namespace {
@@ -13,24 +13,48 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Taps' worth of time that a tile costs beside its own: finding its rows, storing its sums.
 constexpr double kTileOverhead = 0.5;
+constexpr int kBlockTiles = 8;
 
 // The units that run in parallel: a block of tiles times a range of panels. All tiles of a block meet one panel before
-// the next, so that the panel is read from the cache.
+// the next, so that the panel is read from the cache, and their sums are stored together.
 struct Schedule {
   int64_t tiles, panels;  // in one task
-  int64_t tile_blocks, panel_blocks;
+  int64_t panel_blocks;
 };
 
 Schedule schedule(int64_t tiles, int64_t panels, double multiply_adds) {
   constexpr double kPerTask = 1 << 19;  // about ten microseconds: well above the cost of starting a task
-  constexpr int64_t kTasks = 256, kTiles = 8;
+  constexpr int64_t kTasks = 64;        // enough for an even load where panels must be cut
   const int64_t wanted = std::clamp<int64_t>(int64_t(multiply_adds / kPerTask), 1, kTasks);
+  // Panels are cut before blocks: two blocks that meet the same panel read its weights twice.
   Schedule s;
-  s.tiles = std::clamp<int64_t>(tiles / wanted, 1, kTiles);
-  s.tile_blocks = ceil_div(tiles, s.tiles);
-  s.panels = ceil_div(panels, std::clamp<int64_t>(ceil_div(wanted, std::max<int64_t>(s.tile_blocks, 1)), 1, panels));
+  s.tiles = std::clamp<int64_t>(tiles * panels / wanted, 1, kBlockTiles);
+  s.panels = std::clamp<int64_t>(ceil_div(tiles, s.tiles) * panels / wanted, 1, panels);
   s.panel_blocks = ceil_div(panels, s.panels);
   return s;
+}
+
+struct Block {
+  int64_t first, tiles;
+  int64_t cost;
+};
+
+// Orders the tiles as their pixels lie in Y, those of all phases side by side, so that what a block stores is
+// contiguous or nearly so. Returns the blocks, the costliest first.
+std::vector<Block> cut_blocks(Plan& plan, int64_t tiles_per_block) {
+  const auto place = [&](const Tile& t) {
+    const Index3 &o = t.origin, &first = plan.phases[t.phase].first;
+    return std::array{t.n, o[0], first[0], o[1], first[1], o[2], first[2]};
+  };
+  std::ranges::sort(plan.tiles, {}, place);
+  std::vector<Block> blocks;
+  for (int64_t first = 0; first < int64_t(plan.tiles.size()); first += tiles_per_block) {
+    Block b{first, std::min(tiles_per_block, int64_t(plan.tiles.size()) - first), 0};
+    for (int64_t t = first; t < first + b.tiles; ++t) b.cost += plan.tiles[t].num_taps;
+    blocks.push_back(b);
+  }
+  std::ranges::stable_sort(blocks, std::greater<>{}, &Block::cost);
+  return blocks;
 }
 
 int64_t aligned(int64_t floats) { return ceil_div(floats, 16) * 16; }
@@ -47,8 +71,9 @@ struct Convolution::Impl {
   FeatureRows rows;
   bool depthwise;
   int width;
-  int64_t panels;  // in one group; depthwise: in all
+  int64_t group_panels, panels;  // of one group, and in all; a depthwise filter is one group
   Schedule tasks;
+  std::vector<Block> blocks;
 
   Impl(const Problem& p, DataType t, Layout l, const Activation& a)
       : kernels(cpu::kernels()),
@@ -60,18 +85,14 @@ struct Convolution::Impl {
         rows{t, l, p.N, p.filter.C, volume(p.input)},
         depthwise(is_depthwise(p.filter)) {
     const Filter& f = p.filter;
-    const int64_t Cg = f.C / f.groups, Kg = f.K / f.groups;
-    if (depthwise) {
-      // The last panel overlaps its neighbour rather than reach beyond the channels.
-      width = *std::find_if(kernels.widths.begin(), kernels.widths.end(), [&](int w) { return w <= f.K; });
-      panels = ceil_div(f.K, width);
-    } else {
-      width = panel_width(kernels, Kg);
-      panels = ceil_div(Kg, width);
-    }
-    const int64_t all_panels = depthwise ? panels : panels * f.groups;
-    tasks = schedule(int64_t(plan.tiles.size()), all_panels,
-                     double(plan.executed_pixel_taps) * double(Cg) * double(all_panels) * width);
+    const int64_t K = depthwise ? f.K : f.K / f.groups;
+    // The last panel of a depthwise filter overlaps its neighbour rather than reach beyond the channels.
+    width = depthwise ? *std::ranges::find_if(kernels.widths, [&](int w) { return w <= K; }) : panel_width(kernels, K);
+    group_panels = ceil_div(K, width);
+    panels = depthwise ? group_panels : group_panels * f.groups;
+    tasks = schedule(int64_t(plan.tiles.size()), panels,
+                     double(plan.executed_pixel_taps) * double(f.C / f.groups) * double(panels) * width);
+    blocks = cut_blocks(plan, tasks.tiles);
   }
 
   // Workspace: X's rows, a row of zeros, the bias.
@@ -79,37 +100,38 @@ struct Convolution::Impl {
   int64_t bias_at() const { return zeros_at() + aligned(problem.filter.C); }
   int64_t floats() const { return bias_at() + aligned(problem.filter.K); }
 
-  void multiply(const TileRows& tile, const Tile& planned, int64_t panel, const float* w, const Epilogue&) const;
+  void multiply(const BlockRows&, int64_t panel, const float* w, const Epilogue&) const;
 };
 
-void Convolution::Impl::multiply(const TileRows& tile, const Tile& planned, int64_t panel, const float* w,
+void Convolution::Impl::multiply(const BlockRows& block, int64_t panel, const float* w,
                                  const Epilogue& epilogue) const {
   const Filter& f = problem.filter;
-  alignas(64) float acc[kMaxRows * kMaxWidth];
-  TapProduct product{.x = tile.x.data(),
-                     .x_offset = 0,
-                     .w = w,
-                     .filter = tile.filter.data(),
-                     .slab = 0,
-                     .taps = planned.num_taps,
-                     .channels = f.C / f.groups,
-                     .rows = tile.rows,
-                     .width = width};
+  TapProduct product{};
+  product.width = width;
+  int64_t k;            // the first channel that the panel holds,
+  int skip = 0, count;  // after `skip` of its neighbour's, and how many
   if (depthwise) {
-    const int64_t k = panel * width, first = std::min(k, f.K - width);
-    product.x_offset = first;
-    product.w += first;
-    product.slab = f.K;
-    kernels.depthwise_product(product, acc);
-    kernels.store(epilogue, acc, tile.rows, width, int(k - first), int(first + width - k), tile.pixel, k);
-    return;
+    const int64_t first = std::min(panel * width, f.K - width);
+    k = panel * width, skip = int(k - first), count = width - skip;
+    product.x_offset = first, product.w = w + first, product.slab = f.K;
+  } else {
+    const int64_t Kg = f.K / f.groups, g = panel / group_panels, in_group = panel % group_panels * width;
+    k = g * Kg + in_group, count = int(std::min<int64_t>(width, Kg - in_group));
+    product.channels = f.C / f.groups;
+    product.x_offset = g * product.channels, product.slab = product.channels * width;
+    product.w = w + panel * f.taps() * product.slab;
   }
-  const int64_t g = panel / panels, Kg = f.K / f.groups, k = panel % panels * width;
-  product.x_offset = g * product.channels;
-  product.slab = product.channels * width;
-  product.w += panel * f.taps() * product.slab;
-  kernels.tap_product(product, acc);
-  kernels.store(epilogue, acc, tile.rows, width, 0, int(std::min<int64_t>(width, Kg - k)), tile.pixel, g * Kg + k);
+  alignas(64) float sums[kBlockTiles * kMaxRows * kMaxWidth + kSumsSlack];
+  int rows = 0;
+  for (const TileRows& tile : block.tiles) {
+    product.x = block.x.data() + tile.first_tap * kMaxRows;
+    product.filter = block.filter.data() + tile.first_tap;
+    product.taps = int64_t(tile.taps);
+    product.rows = tile.rows;
+    (depthwise ? kernels.depthwise_product : kernels.tap_product)(product, sums + rows * width);
+    rows += tile.rows;
+  }
+  kernels.store(epilogue, sums, rows, width, skip, count, block.pixel.data(), k);
 }
 
 Convolution::Convolution(const Problem& p, DataType type, Layout layout, const Activation& activation)
@@ -140,21 +162,21 @@ void Convolution::run(const void* x, const PackedFilter& filter, const void* bia
                           .residual = residual,
                           .y = y,
                           .channel_step = rows_out ? 1 : pixels};
+  const RowSpace space{.problem = &self.problem,
+                       .plan = &self.plan,
+                       .x = x_rows,
+                       .zeros = zeros,
+                       .x_pitch = self.rows.pitch(),
+                       .y_pixel_step = rows_out ? f.K : 1,
+                       .y_image_step = f.K * pixels};
   const Schedule& s = self.tasks;
-  const int64_t all_panels = self.depthwise ? self.panels : self.panels * f.groups;
-  parallel_for(s.tile_blocks * s.panel_blocks, [&](int64_t i) {
-    thread_local std::vector<TileRows> tiles;  // kept from run to run: a steady run allocates nothing
-    const int64_t first = i / s.panel_blocks * s.tiles;
-    const int64_t count = std::min(s.tiles, int64_t(self.plan.tiles.size()) - first);
-    if (int64_t(tiles.size()) < count) tiles.resize(size_t(count));
-    for (int64_t t = 0; t < count; ++t)
-      find_rows(self.problem, self.plan, self.plan.tiles[first + t], x_rows, zeros, f.K * pixels, rows_out ? f.K : 1,
-                tiles[t]);
-    const int64_t panel_begin = i % s.panel_blocks * s.panels;
-    const int64_t panel_end = std::min(all_panels, panel_begin + s.panels);
-    for (int64_t panel = panel_begin; panel < panel_end; ++panel)
-      for (int64_t t = 0; t < count; ++t)
-        self.multiply(tiles[t], self.plan.tiles[first + t], panel, filter.data(), epilogue);
+  parallel_for(int64_t(self.blocks.size()) * s.panel_blocks, [&](int64_t i) {
+    thread_local BlockRows rows;  // kept from run to run: a steady run allocates nothing
+    rows.clear();
+    const Block& block = self.blocks[i / s.panel_blocks];
+    for (int64_t t = block.first; t < block.first + block.tiles; ++t) append_rows(space, self.plan.tiles[t], rows);
+    const int64_t begin = i % s.panel_blocks * s.panels, end = std::min(self.panels, begin + s.panels);
+    for (int64_t panel = begin; panel < end; ++panel) self.multiply(rows, panel, filter.data(), epilogue);
   });
 }
 

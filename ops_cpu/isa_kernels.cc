@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "ops_cpu/elements.h"
+#include "ops_cpu/epilogue.h"
 #include "ops_cpu/products.h"
 
 #define CKS_STRING_OF(x) #x
@@ -80,9 +81,10 @@ const Kernels table = {
     .depthwise_product = run<Depthwise, TapProduct>,
     .gradient_product = run<Gradient, GradientProduct>,
     .depthwise_gradient = run<DepthwiseGradient, GradientProduct>,
-    .store = store_tile,
+    .store = store_sums,
     .to_float = to_float,
     .from_float = from_float,
+    .widen_rows = widen_rows,
     .planes_to_rows = planes_to_rows,
 };
 

@@ -33,7 +33,7 @@ struct GradientProduct {
   int rows, width;
 };
 
-// What becomes of a tile of sums: y = activation(acc + bias + residual), rounded to `type`.
+// What becomes of sums: y = activation(acc + bias + residual), rounded to `type`.
 struct Epilogue {
   DataType type;
   Activation activation;
@@ -50,6 +50,8 @@ struct PanelWidths {
   const int* end() const { return width + count; }
 };
 
+inline constexpr int kSumsSlack = 4 * kMaxWidth;
+
 struct Kernels {
   const char* name;
   int rows;            // pixels in a full tile
@@ -62,14 +64,19 @@ struct Kernels {
   // As gradient_product for groups of one channel in, one out: rows is 1 and dy has `width` channels.
   void (*depthwise_gradient)(const GradientProduct&, float* acc);
 
-  // acc[rows][width] holds channels [k, k + count) in its columns [skip, skip + count). Overwrites acc.
-  void (*store)(const Epilogue&, float* acc, int rows, int width, int skip, int count, const int64_t* pixel, int64_t k);
+  // sums[rows][width] holds channels [k, k + count) in its columns [skip, skip + count); pixel[row] is the offset of
+  // the row's channel 0 in y. Overwrites sums, and reads kSumsSlack floats beyond them.
+  void (*store)(const Epilogue&, float* sums, int rows, int width, int skip, int count, const int64_t* pixel,
+                int64_t k);
 
   void (*to_float)(const void* from, DataType, int64_t count, float* to);
   void (*from_float)(const float* from, DataType, int64_t count, void* to);
-  // to[p][c] = from[c][p] for p in [begin, end); c in [0, channels), planes of `pixels` elements.
+  // to[p * pitch + c] = from[p * channels + c] for pixels p in [begin, end), all channels c.
+  void (*widen_rows)(const void* from, DataType, int64_t channels, int64_t begin, int64_t end, float* to,
+                     int64_t pitch);
+  // to[p * pitch + c] = from[c * pixels + p], the same.
   void (*planes_to_rows)(const void* from, DataType, int64_t channels, int64_t pixels, int64_t begin, int64_t end,
-                         float* to);
+                         float* to, int64_t pitch);
 };
 
 std::span<const Kernels* const> runnable_kernels();  // on this machine, best first

@@ -2,11 +2,11 @@
 set(ORT_CKS_CPU_DIR ${CMAKE_CURRENT_LIST_DIR})
 
 add_library(ort_cks_cpu STATIC
+  ${ORT_CKS_CPU_DIR}/block_rows.cc
   ${ORT_CKS_CPU_DIR}/convolution.cc
   ${ORT_CKS_CPU_DIR}/feature_rows.cc
   ${ORT_CKS_CPU_DIR}/kernels.cc
   ${ORT_CKS_CPU_DIR}/packed_filter.cc
-  ${ORT_CKS_CPU_DIR}/tile_rows.cc
   ${ORT_CKS_CPU_DIR}/weight_gradient.cc)
 
 # A build of the kernels. Always optimised (unoptimised they are a hundred times slower), and products and sums fuse where

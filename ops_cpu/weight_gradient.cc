@@ -20,7 +20,8 @@ struct Runs {
   int64_t length = 0;
 };
 
-void find_runs(const Problem& p, const GradientTap& tap, const float* dy, const float* x, Runs& to) {
+void find_runs(const Problem& p, const GradientTap& tap, const float* dy, int64_t dy_pitch, const float* x,
+               int64_t x_pitch, Runs& to) {
   const auto& [begin, end] = tap.live;
   to.runs.clear();
   to.length = std::max(0, end[2] - begin[2]);
@@ -31,7 +32,7 @@ void find_runs(const Problem& p, const GradientTap& tap, const float* dy, const 
       for (int64_t h = begin[1]; h < end[1]; ++h) {
         const int64_t out = ((n * p.output[0] + d) * p.output[1] + h) * p.output[2] + begin[2];
         const int64_t source = ((n * p.input[0] + in(0, d)) * p.input[1] + in(1, h)) * p.input[2] + in(2, begin[2]);
-        to.runs.push_back({dy + out * p.filter.K, x + source * p.filter.C});
+        to.runs.push_back({dy + out * dy_pitch, x + source * x_pitch});
       }
 }
 
@@ -95,8 +96,8 @@ void WeightGradient::Impl::sum(const Runs& runs, int64_t k, int64_t c, float* to
     const GradientProduct product{.runs = runs.runs.data() + r,
                                   .num_runs = std::min(step, count - r),
                                   .length = runs.length,
-                                  .dy_step = problem.filter.K,
-                                  .x_step = problem.stride[2] * problem.filter.C,
+                                  .dy_step = dy_rows.pitch(),
+                                  .x_step = problem.stride[2] * x_rows.pitch(),
                                   .dy_offset = k,
                                   .x_offset = c,
                                   .rows = rows.width,
@@ -136,7 +137,7 @@ void WeightGradient::run(const void* x, const void* dy, void* dw, void* workspac
   parallel_for(int64_t(self.taps.size()) * self.tap_blocks, [&](int64_t i) {
     thread_local Runs runs;  // kept from run to run: a steady run allocates nothing
     const GradientTap& tap = self.taps[i / self.tap_blocks];
-    find_runs(self.problem, tap, dy_rows, x_rows, runs);
+    find_runs(self.problem, tap, dy_rows, self.dy_rows.pitch(), x_rows, self.x_rows.pitch(), runs);
     const int64_t begin = i % self.tap_blocks * self.tiles_per_task;
     const int64_t end = std::min(self.tiles, begin + self.tiles_per_task);
     for (int64_t tile = begin; tile < end; ++tile) self.compute_tile(runs, tile, tap.tap.filter, dw);

@@ -1,0 +1,33 @@
+// Where the pixels of a block of tiles lie: the input pixel that each reads for each live tap, and its place in Y.
+#pragma once
+#include <vector>
+
+#include "ops_cpu/kernels.h"
+#include "plan/plan.h"
+
+namespace cks::cpu {
+
+struct TileRows {
+  int rows;
+  size_t first_tap, taps;
+};
+
+struct BlockRows {
+  std::vector<TileRows> tiles;
+  std::vector<const float*> x;  // [taps of all tiles][kMaxRows]; zeros where the tap reads outside the input
+  std::vector<int32_t> filter;  // [taps of all tiles]
+  std::vector<int64_t> pixel;   // [rows of all tiles]: offset in Y of channel 0
+  void clear() { tiles.clear(), x.clear(), filter.clear(), pixel.clear(); }
+};
+
+// What rows are found in: input pixels are x_pitch floats apart, output pixels and images as said (in elements of Y).
+struct RowSpace {
+  const Problem* problem;
+  const Plan* plan;
+  const float *x, *zeros;
+  int64_t x_pitch, y_pixel_step, y_image_step;
+};
+
+void append_rows(const RowSpace&, const Tile&, BlockRows& to);
+
+}  // namespace cks::cpu
