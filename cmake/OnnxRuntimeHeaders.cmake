@@ -1,0 +1,105 @@
+# ONNX Runtime's C headers, which no Python wheel brings. Looked for in the order below; the log says which were taken.
+# Makes the target onnxruntime_headers. Any version with C API 18 (ONNX Runtime 1.18) or newer serves: the library asks
+# for API 18 at run time whatever the headers' age.
+set(ORT_CKS_LEAST_API 18)
+set(ORT_CKS_HEADERS_DIR ${CMAKE_BINARY_DIR}/onnxruntime_headers)
+set(ORT_CKS_INCLUDE_SUFFIXES onnxruntime onnxruntime/core/session)
+
+# Takes `dir`, if it holds headers that are new enough.
+macro(ort_cks_take dir origin)
+  set(api 0)
+  if(EXISTS "${dir}/onnxruntime_c_api.h")
+    file(STRINGS "${dir}/onnxruntime_c_api.h" version_line REGEX "#define ORT_API_VERSION ")
+    string(REGEX MATCH "[0-9]+" api "${version_line}")
+  endif()
+  if(api GREATER_EQUAL ORT_CKS_LEAST_API)
+    set(ORT_CKS_INCLUDE_DIR "${dir}")
+    message(STATUS "ONNX Runtime headers: ${origin}, C API ${api}: ${dir}")
+  elseif(api)
+    message(STATUS "ONNX Runtime headers: ${origin} has C API ${api}, older than ${ORT_CKS_LEAST_API}: ${dir}")
+  endif()
+endmacro()
+
+# 1. What the user says.
+function(ort_cks_headers_from_user)
+  set(ONNXRUNTIME_INCLUDE_DIR "$ENV{ONNXRUNTIME_INCLUDE_DIR}" CACHE PATH "Folder with onnxruntime_c_api.h")
+  if(NOT ONNXRUNTIME_INCLUDE_DIR)
+    return()
+  endif()
+  find_path(dir onnxruntime_c_api.h PATHS ${ONNXRUNTIME_INCLUDE_DIR} PATH_SUFFIXES ${ORT_CKS_INCLUDE_SUFFIXES}
+    NO_DEFAULT_PATH NO_CACHE)
+  ort_cks_take("${dir}" "ONNXRUNTIME_INCLUDE_DIR")
+  if(NOT ORT_CKS_INCLUDE_DIR)
+    message(FATAL_ERROR "ONNXRUNTIME_INCLUDE_DIR=${ONNXRUNTIME_INCLUDE_DIR} has no onnxruntime_c_api.h of ONNX Runtime 1.18 "
+      "or newer")
+  endif()
+  return(PROPAGATE ORT_CKS_INCLUDE_DIR)
+endfunction()
+
+# 2. An installed package: Debian 13 and newer, vcpkg (through its toolchain file), conda.
+function(ort_cks_headers_from_package)
+  find_path(dir onnxruntime_c_api.h HINTS $ENV{CONDA_PREFIX}/include PATH_SUFFIXES ${ORT_CKS_INCLUDE_SUFFIXES} NO_CACHE)
+  ort_cks_take("${dir}" "installed package")
+  return(PROPAGATE ORT_CKS_INCLUDE_DIR)
+endfunction()
+
+# 3. The official release archive. Its headers are the same for every platform.
+function(ort_cks_headers_from_release)
+  set(version 1.20.1)
+  set(sha256 67db4dc1561f1e3fd42e619575c82c601ef89849afc7ea85a003abbac1a1a105)
+  set(name onnxruntime-linux-x64-${version})
+  set(dir ${ORT_CKS_HEADERS_DIR}/${name}/include)
+  if(NOT EXISTS ${dir})
+    set(url https://github.com/microsoft/onnxruntime/releases/download/v${version}/${name}.tgz)
+    set(archive ${ORT_CKS_HEADERS_DIR}/${name}.tgz)
+    file(DOWNLOAD ${url} ${archive} TIMEOUT 30 INACTIVITY_TIMEOUT 10 STATUS status)
+    list(POP_FRONT status code)
+    if(NOT code EQUAL 0)
+      message(STATUS "ONNX Runtime headers: the release archive cannot be had (${status}): ${url}")
+      return()
+    endif()
+    file(SHA256 ${archive} actual)
+    if(NOT actual STREQUAL sha256)
+      message(WARNING "ONNX Runtime headers: ${url} has SHA256 ${actual}, not ${sha256}; it is not used")
+      return()
+    endif()
+    file(ARCHIVE_EXTRACT INPUT ${archive} DESTINATION ${ORT_CKS_HEADERS_DIR} PATTERNS ${name}/include/*)
+  endif()
+  ort_cks_take("${dir}" "release archive ${version}")
+  return(PROPAGATE ORT_CKS_INCLUDE_DIR)
+endfunction()
+
+# 4. Debian's package, from this machine's own mirror.
+function(ort_cks_headers_from_debian)
+  find_program(apt_get apt-get NO_CACHE)
+  find_program(dpkg_deb dpkg-deb NO_CACHE)
+  if(NOT apt_get OR NOT dpkg_deb)
+    return()
+  endif()
+  set(dir ${ORT_CKS_HEADERS_DIR}/debian/usr/include/onnxruntime)
+  if(NOT EXISTS ${dir})
+    execute_process(COMMAND sh ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/debian_headers.sh ${ORT_CKS_HEADERS_DIR}/debian
+      RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+    string(REGEX REPLACE "\n+" "\n   " output "\n${output}")
+    message(STATUS "ONNX Runtime headers: Debian's package:${output}")
+    if(NOT result EQUAL 0)
+      return()
+    endif()
+  endif()
+  ort_cks_take("${dir}" "Debian package")
+  return(PROPAGATE ORT_CKS_INCLUDE_DIR)
+endfunction()
+
+foreach(source user package release debian)
+  if(NOT ORT_CKS_INCLUDE_DIR)
+    cmake_language(CALL ort_cks_headers_from_${source})
+  endif()
+endforeach()
+if(NOT ORT_CKS_INCLUDE_DIR)
+  message(FATAL_ERROR "ONNX Runtime's headers were not found. Set ONNXRUNTIME_INCLUDE_DIR to the folder with "
+    "onnxruntime_c_api.h: it is in the release archives (https://github.com/microsoft/onnxruntime/releases), in Debian 13's "
+    "libonnxruntime-dev, in vcpkg and in conda-forge")
+endif()
+
+add_library(onnxruntime_headers INTERFACE)
+target_include_directories(onnxruntime_headers SYSTEM INTERFACE ${ORT_CKS_INCLUDE_DIR})

@@ -1,0 +1,133 @@
+// ConvV2, SkDilated and KSDeconv: Y = activation(convolution(X, W) + B + Z), on either provider.
+#include <optional>
+
+#include "custom_ops/cpu_provider.h"
+#include "custom_ops/kernel.h"
+#include "custom_ops/plan_cache.h"
+#ifdef ORT_CKS_CUDA
+#include "custom_ops/cuda_provider.h"
+#endif
+
+namespace cks::ort {
+namespace {
+
+enum Input : size_t { kX, kW, kB, kZ };
+
+constexpr size_t round_up(size_t bytes, size_t alignment) { return (bytes + alignment - 1) / alignment * alignment; }
+
+// A convolution planned for one set of shapes.
+template <class Provider>
+struct PlannedConvolution {
+  Filter filter;
+  Shape y;
+  bool is_empty;
+  std::unique_ptr<const typename Provider::Convolution> convolution;  // null where Y is empty
+};
+
+template <class Provider>
+class ConvolutionKernel final : public Kernel {
+ public:
+  explicit ConvolutionKernel(const KernelArguments& arguments)
+      : Kernel(arguments.api, arguments.subject),
+        type_(arguments.type),
+        attributes_(read_attributes(KernelAttributes(arguments.api, arguments.info), arguments.kind)),
+        inputs_(input_count(arguments.api, arguments.info)),
+        provider_(arguments.api, arguments.info) {
+    const OrtValue* w = constant_input(api_, arguments.info, kW);
+    if (!w) return;
+    constant_w_shape_ = shape_of(api_, w);
+    const Filter filter = make_filter(attributes_.convolution, constant_w_shape_);
+    if (inputs_ > kB) {
+      if (const OrtValue* b = constant_input(api_, arguments.info, kB)) check_bias(b, filter);
+    }
+    constant_filter_.emplace(provider_, filter, type_, attributes_.precision, w);
+  }
+
+  void run(OrtKernelContext* context) override {
+    const typename Provider::Run run(provider_, context);
+    const OrtValue* x = input(api_, context, kX);
+    const OrtValue* w = input(api_, context, kW);
+    const OrtValue* b = inputs_ > kB ? input(api_, context, kB) : nullptr;
+    const OrtValue* z = inputs_ > kZ ? input(api_, context, kZ) : nullptr;
+
+    const Precision precision = run.precision(attributes_.precision);
+    const bool capturing = run.is_capturing();
+    const typename Cache::Key key{shape_of(api_, x), constant_filter_ ? constant_w_shape_ : shape_of(api_, w)};
+    const auto entry = plans_.get(key, [&] {
+      if (capturing) throw Error("a CUDA graph is being captured for shapes that the session has not run with before");
+      return plan(key, precision);
+    });
+    if (capturing) entry->in_captured_graph = true;
+    const PlannedConvolution<Provider>& planned = *entry->planned;
+    if (b) check_bias(b, planned.filter);
+    if (z) check_residual(z, planned.y);
+
+    void* y = allocate_output(api_, context, planned.y);
+    if (planned.is_empty) return;
+    const void* bias = b ? data_of(api_, b) : nullptr;
+    const void* residual = z ? data_of(api_, z) : nullptr;
+    const size_t workspace_bytes = planned.convolution->workspace_bytes();
+    if (constant_filter_) {
+      const Block scratch = run.scratch(workspace_bytes);
+      Provider::convolve(run, *planned.convolution, data_of(api_, x), constant_filter_->get(run, precision, w), bias,
+                         residual, y, scratch.data());
+    } else {
+      const size_t packed_bytes = round_up(Provider::packed_bytes(planned.filter, type_, precision), 256);
+      const Block scratch = run.scratch(packed_bytes + workspace_bytes);
+      const auto& packed = Provider::pack(run, planned.filter, type_, precision, data_of(api_, w), scratch.data());
+      Provider::convolve(run, *planned.convolution, data_of(api_, x), packed, bias, residual, y,
+                         scratch.data() + packed_bytes);
+    }
+  }
+
+ private:
+  using Cache = PlanCache<PlannedConvolution<Provider>>;
+
+  std::unique_ptr<const PlannedConvolution<Provider>> plan(const typename Cache::Key& key, Precision precision) const {
+    const auto& [x, w] = key;
+    auto planned = std::make_unique<PlannedConvolution<Provider>>();
+    planned->filter = make_filter(attributes_.convolution, w);
+    const Problem problem = make_problem(attributes_.convolution, planned->filter, x, attributes_.layout);
+    planned->y = to_shape(output_shape(problem, x.rank, attributes_.layout));
+    planned->is_empty = elements(planned->y) == 0;
+    if (!planned->is_empty) {
+      planned->convolution = Provider::plan(problem, type_, attributes_.layout, precision, attributes_.activation);
+    }
+    return planned;
+  }
+
+  void check_bias(const OrtValue* b, const Filter& filter) const {
+    const Shape shape = shape_of(api_, b);
+    if (shape.rank != 1 || shape.dims[0] != filter.K) {
+      throw Error("B has shape " + to_string(shape) + "; with these weights it must be [" + std::to_string(filter.K) +
+                  "]");
+    }
+  }
+
+  void check_residual(const OrtValue* z, const Shape& y) const {
+    const Shape shape = shape_of(api_, z);
+    if (shape != y) throw Error("Z has shape " + to_string(shape) + "; it must have the output's, " + to_string(y));
+  }
+
+  const DataType type_;
+  const NodeAttributes attributes_;
+  const size_t inputs_;
+  Provider provider_;
+  Shape constant_w_shape_;
+  std::optional<typename Provider::ConstantFilter> constant_filter_;
+  Cache plans_;
+};
+
+}  // namespace
+
+template <class Provider>
+std::unique_ptr<Kernel> make_convolution_kernel(const KernelArguments& arguments) {
+  return std::make_unique<ConvolutionKernel<Provider>>(arguments);
+}
+
+template std::unique_ptr<Kernel> make_convolution_kernel<CpuProvider>(const KernelArguments&);
+#ifdef ORT_CKS_CUDA
+template std::unique_ptr<Kernel> make_convolution_kernel<CudaProvider>(const KernelArguments&);
+#endif
+
+}  // namespace cks::ort

@@ -1,0 +1,123 @@
+#include "custom_ops/cuda_provider.h"
+
+#include <cuda_runtime_api.h>
+
+#include <string>
+
+namespace cks::ort {
+namespace {
+
+// From ONNX Runtime's cuda_resource.h, which no package installs: the version that brought use_tf32, and its number.
+constexpr int kCudaResourceVersion = 3;
+constexpr int kUseTf32Resource = 10011;
+
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw Error(std::string(what) + " failed: " + cudaGetErrorString(error));
+}
+
+int device_of(const OrtApi& api, const Allocator& allocator) {
+  int device = 0;
+  check(api, api.MemoryInfoGetId(allocator.memory(), &device));
+  return device;
+}
+
+// ONNX Runtime has no stream to offer while a session starts, and work on the legacy default stream would break the
+// CUDA graph capture of another session.
+class PrivateStream {
+ public:
+  PrivateStream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
+  ~PrivateStream() { cudaStreamDestroy(stream_); }
+  PrivateStream(const PrivateStream&) = delete;
+  cuda::Stream get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+}  // namespace
+
+DeviceGuard::DeviceGuard(int device) : device_(device) {
+  check(cudaGetDevice(&previous_), "cudaGetDevice");
+  if (previous_ != device_) check(cudaSetDevice(device_), "cudaSetDevice");
+}
+
+DeviceGuard::~DeviceGuard() {
+  if (previous_ != device_) cudaSetDevice(previous_);
+}
+
+CudaProvider::CudaProvider(const OrtApi& api, const OrtKernelInfo* info)
+    : api_(api), allocator_(api, info), device_(device_of(api, allocator_)) {}
+
+CudaProvider::Run::Run(const CudaProvider& provider, const OrtKernelContext* context)
+    : provider_(provider), context_(context), guard_(provider.device_) {
+  void* stream = nullptr;
+  ort::check(provider_.api_, provider_.api_.KernelContext_GetGPUComputeStream(context, &stream));
+  stream_ = static_cast<cuda::Stream>(stream);
+}
+
+Precision CudaProvider::Run::precision(Precision asked) const {
+  if (asked == Precision::kFP32) return asked;
+  Tf32 tf32 = provider_.tf32_.load(std::memory_order_relaxed);
+  if (tf32 == Tf32::kUnknown) {
+    void* use_tf32 = nullptr;
+    ort::check(provider_.api_,
+               provider_.api_.KernelContext_GetResource(context_, kCudaResourceVersion, kUseTf32Resource, &use_tf32));
+    tf32 = use_tf32 ? Tf32::kAllowed : Tf32::kForbidden;
+    provider_.tf32_.store(tf32, std::memory_order_relaxed);
+  }
+  return tf32 == Tf32::kAllowed ? Precision::kTF32 : Precision::kFP32;
+}
+
+bool CudaProvider::Run::is_capturing() const {
+  cudaStreamCaptureStatus status;
+  check(cudaStreamIsCapturing(stream_, &status), "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
+}
+
+// Not KernelContext_GetAllocator: this block is tied to the run's stream, so the arena does not hand it to a concurrent
+// run, on another stream, while our kernels still use it.
+Block CudaProvider::Run::scratch(size_t bytes) const {
+  if (bytes == 0) return {};
+  void* data = nullptr;
+  ort::check(provider_.api_,
+             provider_.api_.KernelContext_GetScratchBuffer(context_, provider_.allocator_.memory(), bytes, &data));
+  return {provider_.allocator_, data};
+}
+
+CudaProvider::ConstantFilter::ConstantFilter(const CudaProvider& provider, const Filter& filter, DataType type,
+                                             Precision precision, const OrtValue* weights)
+    : provider_(provider), filter_(filter), type_(type), precision_(precision) {
+  const DeviceGuard guard(provider_.device_);
+  pack(precision, weights);
+}
+
+const void* CudaProvider::ConstantFilter::get(const Run& run, Precision precision, const OrtValue* weights) {
+  if (precision_.load(std::memory_order_acquire) != precision) {
+    const std::lock_guard lock(mutex_);
+    if (precision_.load(std::memory_order_relaxed) != precision) {
+      if (run.is_capturing()) throw Error("the session must run once before a CUDA graph is captured");
+      pack(precision, weights);
+      precision_.store(precision, std::memory_order_release);
+    }
+  }
+  return packed_.data();
+}
+
+void CudaProvider::ConstantFilter::pack(Precision precision, const OrtValue* weights) {
+  const PrivateStream stream;
+  const void* source = data_of(provider_.api_, weights);
+  Block staged;
+  if (is_in_cpu_memory(provider_.api_, weights)) {
+    const size_t bytes = filter_.elements() * size_of(type_);
+    staged = Block(provider_.allocator_, provider_.allocator_.allocate(bytes));
+    check(cudaMemcpyAsync(staged.data(), source, bytes, cudaMemcpyHostToDevice, stream.get()), "copying the weights");
+    source = staged.data();
+  }
+  const size_t bytes = cuda::packed_filter_bytes(filter_, type_, precision);
+  Block packed(provider_.allocator_, provider_.allocator_.allocate(bytes));
+  cuda::pack_filter(filter_, type_, precision, source, packed.data(), stream.get());
+  check(cudaStreamSynchronize(stream.get()), "packing the weights");
+  packed_ = std::move(packed);
+}
+
+}  // namespace cks::ort

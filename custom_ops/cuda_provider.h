@@ -1,0 +1,100 @@
+// The CUDA side of the glue; see cpu_provider.h.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <mutex>
+
+#include "custom_ops/allocator.h"
+#include "ops_cuda/convolution.h"
+
+namespace cks::ort {
+
+// Launches go to the current device, so a kernel of another device's session makes its own current for a while.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device);
+  ~DeviceGuard();
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int device_, previous_;
+};
+
+class CudaProvider {
+ public:
+  using Convolution = cuda::Convolution;
+  using WeightGradient = cuda::WeightGradient;
+
+  CudaProvider(const OrtApi& api, const OrtKernelInfo* info);
+
+  class Run {
+   public:
+    Run(const CudaProvider& provider, const OrtKernelContext* context);
+    Precision precision(Precision asked) const;  // strict where the session's use_tf32=0 says so
+    bool is_capturing() const;
+    Block scratch(size_t bytes) const;  // the arena's blocks are 256-byte aligned
+    cuda::Stream stream() const { return stream_; }
+
+   private:
+    const CudaProvider& provider_;
+    const OrtKernelContext* context_;
+    DeviceGuard guard_;
+    cuda::Stream stream_ = nullptr;
+  };
+
+  // Packed when the session starts. The packed form depends on the precision, and the session's use_tf32 can be read
+  // only in a run, so the first run of a session with use_tf32=0 packs once more.
+  class ConstantFilter {
+   public:
+    ConstantFilter(const CudaProvider&, const Filter&, DataType, Precision, const OrtValue* weights);
+    const void* get(const Run&, Precision, const OrtValue* weights);
+
+   private:
+    void pack(Precision, const OrtValue* weights);
+
+    const CudaProvider& provider_;
+    const Filter filter_;
+    const DataType type_;
+    std::mutex mutex_;  // of packing; runs that find their precision take no lock
+    std::atomic<Precision> precision_;
+    Block packed_;
+  };
+
+  static size_t packed_bytes(const Filter& filter, DataType type, Precision precision) {
+    return cuda::packed_filter_bytes(filter, type, precision);
+  }
+  static const void* pack(const Run& run, const Filter& filter, DataType type, Precision precision, const void* weights,
+                          void* packed) {
+    cuda::pack_filter(filter, type, precision, weights, packed, run.stream());
+    return packed;
+  }
+
+  static std::unique_ptr<const Convolution> plan(const Problem& problem, DataType type, Layout layout,
+                                                 Precision precision, const Activation& activation) {
+    return std::make_unique<const Convolution>(problem, type, layout, precision, activation);
+  }
+  static std::unique_ptr<const WeightGradient> plan_gradient(const Problem& problem, DataType type, Layout layout,
+                                                             Precision precision) {
+    return std::make_unique<const WeightGradient>(problem, type, layout, precision);
+  }
+
+  static void convolve(const Run& run, const Convolution& convolution, const void* x, const void* filter,
+                       const void* bias, const void* residual, void* y, void* workspace) {
+    convolution.run(x, filter, bias, residual, y, workspace, run.stream());
+  }
+  static void differentiate(const Run& run, const WeightGradient& gradient, const void* x, const void* dy, void* dw,
+                            void* workspace) {
+    gradient.run(x, dy, dw, workspace, run.stream());
+  }
+
+ private:
+  enum class Tf32 : int8_t { kUnknown, kAllowed, kForbidden };
+
+  const OrtApi& api_;
+  Allocator allocator_;
+  int device_;
+  mutable std::atomic<Tf32> tf32_ = Tf32::kUnknown;
+};
+
+}  // namespace cks::ort

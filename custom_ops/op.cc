@@ -1,0 +1,96 @@
+#include "custom_ops/op.h"
+
+#include "custom_ops/cpu_provider.h"
+#include "custom_ops/kernel.h"
+#include "custom_ops/shape_inference.h"
+#ifdef ORT_CKS_CUDA
+#include "custom_ops/cuda_provider.h"
+#endif
+
+namespace cks::ort {
+namespace {
+
+const char* name_of(OpKind kind) {
+  switch (kind) {
+    case OpKind::kConvV2:
+      return "ConvV2";
+    case OpKind::kSkDilated:
+      return "SkDilated";
+    case OpKind::kKSDeconv:
+      return "KSDeconv";
+    case OpKind::kSkDilatedWeightGrad:
+      return "SkDilatedWeightGrad";
+  }
+  return "";
+}
+
+ONNXTensorElementDataType element_type(DataType type) {
+  switch (type) {
+    case DataType::kFloat:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    case DataType::kHalf:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+    case DataType::kBFloat16:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
+  }
+  return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+}
+
+template <class Provider>
+std::unique_ptr<Kernel> make_kernel(const KernelArguments& arguments) {
+  return arguments.kind == OpKind::kSkDilatedWeightGrad ? make_weight_gradient_kernel<Provider>(arguments)
+                                                        : make_convolution_kernel<Provider>(arguments);
+}
+
+}  // namespace
+
+Op::Op(const OrtApi& api, OpKind kind, DataType type, ProviderKind provider)
+    : OrtCustomOp{}, api_(api), kind_(kind), type_(type), provider_(provider) {
+  version = kApiVersion;
+  GetName = [](const OrtCustomOp* op) { return name_of(self(op).kind_); };
+  GetExecutionProviderType = [](const OrtCustomOp* op) { return self(op).provider_name(); };
+  GetInputTypeCount = [](const OrtCustomOp* op) -> size_t { return self(op).is_gradient() ? 2 : 4; };
+  GetInputType = [](const OrtCustomOp* op, size_t) { return element_type(self(op).type_); };
+  GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
+    return index < 2 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;  // B and Z
+  };
+  GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+  GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
+  GetOutputType = [](const OrtCustomOp* op, size_t) { return element_type(self(op).type_); };
+  GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+  CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
+    return self(op).create_kernel(info, kernel);
+  };
+  KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
+    Kernel& k = *static_cast<Kernel*>(kernel);
+    return guarded(k.api(), k.subject(), [&] { k.run(context); });
+  };
+  KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  InferOutputShapeFn = [](const OrtCustomOp* op, OrtShapeInferContext* context) {
+    return guarded(self(op).api_, name_of(self(op).kind_),
+                   [&] { infer_shape(self(op).api_, self(op).kind_, context); });
+  };
+  GetStartVersion = [](const OrtCustomOp*) { return 1; };
+  GetEndVersion = [](const OrtCustomOp*) { return 1; };
+}
+
+const char* Op::provider_name() const {
+  return provider_ == ProviderKind::kCpu ? "CPUExecutionProvider" : "CUDAExecutionProvider";
+}
+
+OrtStatus* Op::create_kernel(const OrtKernelInfo* info, void** kernel) const noexcept {
+  std::string subject = name_of(kind_);
+  return guarded(api_, subject, [&] {
+    subject += " node '" + node_name(api_, info) + "'";
+    const KernelArguments arguments{api_, info, subject, kind_, type_};
+#ifdef ORT_CKS_CUDA
+    if (provider_ == ProviderKind::kCuda) {
+      *kernel = make_kernel<CudaProvider>(arguments).release();
+      return;
+    }
+#endif
+    *kernel = make_kernel<CpuProvider>(arguments).release();
+  });
+}
+
+}  // namespace cks::ort

@@ -1,0 +1,50 @@
+"""Where the custom-op library is, and how a session gets it."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+def get_library_path() -> str:
+    """The absolute path of the custom-op library, as ``register_custom_ops_library`` and its like want it.
+
+    Raises:
+        FileNotFoundError: the package was installed without its library.
+    """
+    path = Path(__file__).parent.absolute() / "libort_cks.so"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing; install ort_cks from a wheel, or build one with 'pip wheel .'"
+        )
+    return str(path)
+
+
+def register(session_options: "onnxruntime.SessionOptions") -> None:
+    """Registers the custom-op library on a session's options. Harmless when it is registered already.
+
+    Raises:
+        FileNotFoundError: the package was installed without its library.
+    """
+    session_options.register_custom_ops_library(get_library_path())
+
+
+def import_onnxruntime() -> ModuleType:
+    """The ``onnxruntime`` module.
+
+    It is not a dependency of this package, because its CPU and its GPU package overwrite each other.
+
+    Raises:
+        ImportError: neither is installed.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise ImportError(
+            "onnxruntime is not installed; pick one: pip install 'ort_cks[gpu]' or pip install 'ort_cks[cpu]'"
+        ) from None
+    return onnxruntime
