@@ -1,0 +1,79 @@
+// The element types of tensors: conversion to and from float, one by one and by chunks of 16 bytes.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace cks::cuda {
+
+inline constexpr int kChunkBytes = 16;
+template <class T>
+inline constexpr int kChunk = kChunkBytes / int(sizeof(T));  // elements of a chunk
+
+__device__ inline float to_float(float v) { return v; }
+__device__ inline float to_float(__half v) { return __half2float(v); }
+__device__ inline float to_float(__nv_bfloat16 v) { return __bfloat162float(v); }
+
+template <class T>
+__device__ T from_float(float v);
+template <>
+__device__ inline float from_float<float>(float v) {
+  return v;
+}
+template <>
+__device__ inline __half from_float<__half>(float v) {
+  return __float2half_rn(v);
+}
+template <>
+__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
+  return __float2bfloat16_rn(v);
+}
+
+// The elements of a 32-bit word of a chunk.
+__device__ inline void unpack_word(uint32_t word, float (&v)[1], float*) { v[0] = __uint_as_float(word); }
+__device__ inline void unpack_word(uint32_t word, float (&v)[2], __half*) {
+  const __half2_raw raw{static_cast<unsigned short>(word), static_cast<unsigned short>(word >> 16)};
+  const float2 pair = __half22float2(__half2(raw));
+  v[0] = pair.x, v[1] = pair.y;
+}
+__device__ inline void unpack_word(uint32_t word, float (&v)[2], __nv_bfloat16*) {
+  v[0] = __uint_as_float(word << 16), v[1] = __uint_as_float(word & 0xffff0000u);
+}
+__device__ inline uint32_t pack_word(const float* v, float*) { return __float_as_uint(v[0]); }
+__device__ inline uint32_t pack_word(const float* v, __half*) {
+  const __half2_raw raw = __floats2half2_rn(v[0], v[1]);
+  return uint32_t(raw.x) | uint32_t(raw.y) << 16;
+}
+__device__ inline uint32_t pack_word(const float* v, __nv_bfloat16*) {
+  const __nv_bfloat162_raw raw = __floats2bfloat162_rn(v[0], v[1]);
+  return uint32_t(raw.x) | uint32_t(raw.y) << 16;
+}
+
+template <class T, int kWords>
+__device__ void unpack(const uint32_t (&word)[kWords], float (&v)[kWords * 4 / sizeof(T)]) {
+  constexpr int kPerWord = 4 / sizeof(T);
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) {
+    float part[kPerWord];
+    unpack_word(word[i], part, static_cast<T*>(nullptr));
+#pragma unroll
+    for (int j = 0; j < kPerWord; ++j) v[i * kPerWord + j] = part[j];
+  }
+}
+
+template <class T>
+__device__ void unpack_chunk(uint4 chunk, float (&v)[kChunk<T>]) {
+  const uint32_t word[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
+  unpack<T>(word, v);
+}
+
+template <class T>
+__device__ uint4 pack_chunk(const float (&v)[kChunk<T>]) {
+  constexpr int kPerWord = 4 / sizeof(T);
+  T* const type = nullptr;
+  return {pack_word(v, type), pack_word(v + kPerWord, type), pack_word(v + 2 * kPerWord, type),
+          pack_word(v + 3 * kPerWord, type)};
+}
+
+}  // namespace cks::cuda

@@ -1,0 +1,73 @@
+// The device half of epilogue.h.
+#pragma once
+#include "ops_cuda/element.cuh"
+#include "ops_cuda/epilogue.h"
+
+namespace cks::cuda {
+
+// NaN stays NaN: comparisons, not fmaxf.
+__device__ inline float clamp(float v, float low, float high) { return v < low ? low : v > high ? high : v; }
+
+template <int kCount, class F>
+__device__ void for_all(float (&v)[kCount], F f) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) v[i] = f(v[i]);
+}
+
+template <int kCount>
+__device__ void activate(const Epilogue& e, float (&v)[kCount]) {
+  const float alpha = e.alpha, beta = e.beta;
+  switch (e.kind) {
+    case ActivationKind::kNone:
+      return;
+    case ActivationKind::kRelu:
+      return for_all(v, [](float x) { return x < 0.f ? 0.f : x; });
+    case ActivationKind::kLeakyRelu:
+      return for_all(v, [=](float x) { return x < 0.f ? alpha * x : x; });
+    case ActivationKind::kClip:
+      return for_all(v, [=](float x) { return clamp(x, alpha, beta); });
+    case ActivationKind::kSigmoid:
+      return for_all(v, [](float x) { return 1.f / (1.f + expf(-x)); });
+    case ActivationKind::kTanh:
+      return for_all(v, [](float x) { return tanhf(x); });
+    case ActivationKind::kHardSigmoid:
+      return for_all(v, [=](float x) { return clamp(alpha * x + beta, 0.f, 1.f); });
+    case ActivationKind::kHardSwish:
+      return for_all(v, [](float x) { return x * clamp(x / 6.f + 0.5f, 0.f, 1.f); });
+    case ActivationKind::kSilu:
+      return for_all(v, [](float x) { return x / (1.f + expf(-x)); });
+    case ActivationKind::kGelu:  // 1 + erf(z) = erfc(-z), which keeps its digits where erf(z) nears -1
+      return for_all(v, [](float x) { return 0.5f * x * erfcf(-0.70710678f * x); });
+    case ActivationKind::kGeluTanh:
+      return for_all(v, [](float x) { return 0.5f * x * (1.f + tanhf(0.79788456f * (x + 0.044715f * x * x * x))); });
+    case ActivationKind::kElu:
+      return for_all(v, [=](float x) { return x < 0.f ? alpha * expm1f(x) : x; });
+  }
+}
+
+// One output of channel k, at element `offset` of y.
+template <class T>
+__device__ void store_output(const Epilogue& e, float sum, int64_t k, int64_t offset) {
+  float v[1] = {sum};
+  if (e.bias) v[0] += to_float(static_cast<const T*>(e.bias)[k]);
+  if (e.residual) v[0] += to_float(static_cast<const T*>(e.residual)[offset]);
+  activate(e, v);
+  static_cast<T*>(e.y)[offset] = from_float<T>(v[0]);
+}
+
+// A chunk of outputs of channels k, k + 1, ..., contiguous in y; k and offset are multiples of the chunk.
+template <class T>
+__device__ void store_chunk(const Epilogue& e, float (&v)[kChunk<T>], int64_t k, int64_t offset) {
+  const auto add = [&](const void* from, int64_t at) {
+    float term[kChunk<T>];
+    unpack_chunk<T>(__ldg(reinterpret_cast<const uint4*>(static_cast<const T*>(from) + at)), term);
+#pragma unroll
+    for (int i = 0; i < kChunk<T>; ++i) v[i] += term[i];
+  };
+  if (e.bias) add(e.bias, k);
+  if (e.residual) add(e.residual, offset);
+  activate(e, v);
+  *reinterpret_cast<uint4*>(static_cast<T*>(e.y) + offset) = pack_chunk<T>(v);
+}
+
+}  // namespace cks::cuda

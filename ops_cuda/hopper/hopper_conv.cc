@@ -1,0 +1,207 @@
+// The host's half of the Hopper kernel: tensor maps and the launch.
+#include "ops_cuda/hopper/hopper_conv.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "ops_cuda/error.h"
+#include "ops_cuda/kernel.h"
+#include "ops_cuda/pack.h"
+
+namespace cks::cuda {
+namespace {
+
+using hopper::Config;
+using hopper::Params;
+using hopper::Schedule;
+using hopper::WorkItem;
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+
+// From the driver that is loaded: the library itself links to none.
+Encode encoder() {
+  static const Encode encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
+          "looking for cuTensorMapEncodeTiled in the driver");
+    if (!function) throw Error("the CUDA driver is too old for tensor maps: it must support CUDA 12.0");
+    return reinterpret_cast<Encode>(function);
+  }();
+  return encode;
+}
+
+// A tensor of `rank` contiguous dimensions, innermost first, and the box of it that one copy moves: every `step`-th
+// element.
+template <size_t kRank>
+struct BoxedTensor {
+  CUtensorMapDataType type;
+  CUtensorMapSwizzle swizzle;
+  std::array<cuuint64_t, kRank> extent;
+  std::array<cuuint32_t, kRank> box, step;
+
+  CUtensorMap map(const void* base, size_t element_bytes) const {
+    CUtensorMap map;
+    std::array<cuuint64_t, kRank - 1> pitch;
+    std::array<cuuint32_t, kRank> span;
+    for (size_t i = 0; i + 1 < kRank; ++i) pitch[i] = extent[i] * (i ? pitch[i - 1] : element_bytes);
+    for (size_t i = 0; i < kRank; ++i) span[i] = box[i] * step[i];
+    const CUresult status = encoder()(&map, type, kRank, const_cast<void*>(base), extent.data(), pitch.data(),
+                                      span.data(), step.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (status != CUDA_SUCCESS)
+      throw Error("the CUDA driver refused a tensor map (error " + std::to_string(status) + ")");
+    return map;
+  }
+};
+
+std::array<cuuint64_t, 5> innermost_first(int64_t c, const Dims& d, int64_t n) {
+  return {cuuint64_t(c), cuuint64_t(d[2]), cuuint64_t(d[1]), cuuint64_t(d[0]), cuuint64_t(n)};
+}
+
+class HopperConv : public ConvolutionKernel {
+ public:
+  HopperConv(const ConvolutionSpec& spec, const Schedule& s)
+      : element_bytes_(size_of(spec.type)), input_(packed_input(spec)), plan_([&] {
+          const std::vector<char> bytes = serialize(s);
+          return std::make_unique<DeviceCopy>(bytes.data(), bytes.size());
+        }()) {
+    const Problem& p = spec.problem;
+    const Filter& f = p.filter;
+    const hopper::TileShape& shape = s.config.shape;
+    const bool conv = f.op == Operator::kConv;
+    const cuuint32_t bk = cuuint32_t(128 / element_bytes_), bn = cuuint32_t(shape.bn), slab = std::min(bn, bk);
+    const auto steps = [&](bool strided) -> std::array<cuuint32_t, 5> {
+      if (!strided) return {1, 1, 1, 1, 1};
+      return {1, cuuint32_t(p.stride[2]), cuuint32_t(p.stride[1]), cuuint32_t(p.stride[0]), 1};
+    };
+    const auto pixels = [&](cuuint32_t channels) -> std::array<cuuint32_t, 5> {
+      const Box& b = s.box;
+      return {channels, cuuint32_t(b.extent[2]), cuuint32_t(b.extent[1]), cuuint32_t(b.extent[0]), cuuint32_t(b.n)};
+    };
+    const auto type = [&](CUtensorMapDataType of_float) {
+      return spec.type == DataType::kFloat  ? of_float
+             : spec.type == DataType::kHalf ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                            : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+    };
+    // TMA rounds to TF32 on the way in; wgmma would cut the digits off.
+    const auto operand = type(CU_TENSOR_MAP_DATA_TYPE_TFLOAT32);
+    const int64_t channels = input_.group_pitch();
+    x_ = {operand, CU_TENSOR_MAP_SWIZZLE_128B, innermost_first(channels, p.input, p.N), pixels(bk), steps(conv)};
+    filter_ = {operand,
+               CU_TENSOR_MAP_SWIZZLE_128B,
+               {cuuint64_t(channels), cuuint64_t(f.K), cuuint64_t(f.taps())},
+               {bk, bn, 1},
+               {1, 1, 1}};
+    y_ = {type(CU_TENSOR_MAP_DATA_TYPE_FLOAT32),
+          slab * element_bytes_ == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
+          innermost_first(f.K, p.output, p.N), pixels(slab), steps(!conv)};
+
+    params_.taps = reinterpret_cast<const WorkTap*>(plan_->data());
+    params_.items = reinterpret_cast<const WorkItem*>(params_.taps + s.taps.size());
+    params_.epilogue.kind = spec.activation.kind;
+    params_.epilogue.alpha = spec.activation.alpha, params_.epilogue.beta = spec.activation.beta;
+    params_.channel_blocks = int((channels + bk - 1) / bk);
+    params_.box_bytes = int(s.box.pixels() * 128);
+    params_.clusters = s.clusters, params_.stages = s.stages, params_.splits = s.config.splits;
+    params_.N = int(p.N), params_.K = int(f.K);
+    params_.output = to_int3(p.output);
+    params_.out_step = conv ? Int3{1, 1, 1} : to_int3(p.stride);
+    params_.box = {s.box.extent[0], s.box.extent[1], s.box.extent[2]}, params_.box_n = s.box.n;
+
+    function_ = find_kernel(spec.type, shape);
+    shared_bytes_ = s.shared_bytes;
+    blocks_ = s.clusters * s.config.splits, threads_ = shape.threads();
+    check(cudaFuncSetAttribute(function_, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes_)),
+          "preparing the Hopper kernel");
+  }
+
+  size_t workspace_bytes() const override { return input_.is_already() ? 0 : input_.bytes(); }
+  const char* name() const override { return "hopper wgmma"; }
+
+  void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void* workspace,
+           Stream stream) const override {
+    if (!input_.is_already()) {
+      pack_pixel_major(input_, x, workspace, stream);
+      x = workspace;
+    }
+    Params params = params_;
+    params.x = x_.map(x, element_bytes_);
+    params.filter = filter_.map(filter, element_bytes_);
+    params.y = y_.map(y, element_bytes_);
+    if (residual) params.residual = y_.map(residual, element_bytes_);
+    params.epilogue.bias = bias, params.epilogue.residual = residual, params.epilogue.y = y;
+
+    cudaLaunchAttribute attributes[2];
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim = {unsigned(params.splits), 1, 1};
+    cudaLaunchConfig_t launch{};
+    launch.gridDim = dim3(unsigned(blocks_)), launch.blockDim = dim3(unsigned(threads_));
+    launch.dynamicSmemBytes = shared_bytes_, launch.stream = stream;
+    launch.attrs = attributes, launch.numAttrs = params.splits > 1 ? 2 : 1;
+    void* arguments[] = {&params};
+    check(cudaLaunchKernelExC(&launch, function_, arguments), "launching the Hopper kernel");
+  }
+
+  static hopper::Operands operands(const ConvolutionSpec& spec) {
+    return {int(size_of(spec.type)), packed_input(spec).group_pitch()};
+  }
+
+ private:
+  static PixelMajor packed_input(const ConvolutionSpec& spec) {
+    return {spec.problem.N, volume(spec.problem.input), 1, spec.problem.filter.C, spec.type, spec.layout};
+  }
+  static const void* find_kernel(DataType type, const hopper::TileShape& shape) {
+    const auto same = [&](const hopper::TileShape& s) {
+      return s.team == shape.team && s.row_blocks == shape.row_blocks && s.bn == shape.bn;
+    };
+    const int index = int(std::ranges::find_if(hopper::kTileShapes, same) - std::begin(hopper::kTileShapes));
+    return type == DataType::kHalf       ? hopper::half_kernel(index)
+           : type == DataType::kBFloat16 ? hopper::bfloat16_kernel(index)
+                                         : hopper::tf32_kernel(index);
+  }
+  // Taps, then items.
+  static std::vector<char> serialize(const Schedule& s) {
+    std::vector<char> bytes;
+    const auto append = [&](const auto& v) {
+      const char* from = reinterpret_cast<const char*>(v.data());
+      bytes.insert(bytes.end(), from, from + v.size() * sizeof(v[0]));
+    };
+    static_assert(sizeof(Tap) == sizeof(WorkTap));  // the same four integers
+    append(s.taps);
+    append(s.items);
+    return bytes;
+  }
+
+  size_t element_bytes_;
+  PixelMajor input_;
+  std::unique_ptr<DeviceCopy> plan_;
+  BoxedTensor<5> x_, y_;
+  BoxedTensor<3> filter_;
+  Params params_{};
+  const void* function_;
+  size_t shared_bytes_;
+  int blocks_, threads_;
+};
+
+}  // namespace
+
+bool hopper_takes(const ConvolutionSpec& spec, const Device& device) {
+  const bool tensor_cores = spec.type != DataType::kFloat || spec.precision == Precision::kTF32;
+  const char* reason;
+  return device.capability == 90 && tensor_cores && spec.layout == Layout::kNHWC &&
+         hopper::can_implement(spec.problem, HopperConv::operands(spec), &reason);
+}
+
+std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec& spec, const Device& device) {
+  const hopper::Machine machine{device.multiprocessors};
+  return hopper::make_scheduled_conv(spec, hopper::choose_schedule(spec.problem, HopperConv::operands(spec), machine));
+}
+
+std::unique_ptr<ConvolutionKernel> hopper::make_scheduled_conv(const ConvolutionSpec& spec, const Schedule& schedule) {
+  return std::make_unique<HopperConv>(spec, schedule);
+}
+
+}  // namespace cks::cuda

@@ -1,0 +1,34 @@
+// The Hopper kernel's arguments, and where to find the kernel of an element type and a tile shape.
+#pragma once
+#include <cuda.h>
+
+#include "ops_cuda/device_plan.h"
+#include "ops_cuda/epilogue.h"
+#include "ops_cuda/hopper/schedule.h"
+#include "ops_cuda/kernel.h"
+
+namespace cks::cuda::hopper {
+
+struct Params {
+  CUtensorMap x, filter, y, residual;
+  const WorkItem* items;  // [rounds][clusters]
+  const WorkTap* taps;
+  Epilogue epilogue;
+  int channel_blocks;  // k-blocks of a tap
+  int box_bytes;       // of A: the box may have fewer pixels than the tile has rows
+  int clusters, stages, splits;
+  int N, K;
+  Int3 output, out_step, box;
+  int box_n;
+};
+
+// The convolution as this schedule has it, on the current device.
+std::unique_ptr<ConvolutionKernel> make_scheduled_conv(const ConvolutionSpec&, const Schedule&);
+
+// The __global__ function of one Params. One definition a file, so that they compile apart. `shape` indexes
+// kTileShapes.
+const void* half_kernel(int shape);
+const void* bfloat16_kernel(int shape);
+const void* tf32_kernel(int shape);
+
+}  // namespace cks::cuda::hopper

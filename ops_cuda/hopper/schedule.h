@@ -1,0 +1,80 @@
+// From a plan to what each block of the Hopper kernel does: the tile shape, the box, and a list of work items for every
+// cluster. Pure host code: nothing here touches a device.
+#pragma once
+#include "plan/plan.h"
+
+namespace cks::cuda::hopper {
+
+// How the math warpgroups of a block divide the work.
+//   kSolo       one warpgroup; small tiles, deep pipelines, for few or short tiles
+//   kShared     two warpgroups, each half of the rows of one tile
+//   kAlternate  two warpgroups on tiles of their own in turn: one stores its tile while the other multiplies
+enum class Team { kSolo, kShared, kAlternate };
+
+struct TileShape {
+  Team team;
+  int row_blocks;  // of 64 rows, a warpgroup
+  int bn;          // output channels
+  constexpr int bm() const { return 64 * row_blocks * (team == Team::kShared ? 2 : 1); }
+  constexpr int math_warpgroups() const { return team == Team::kSolo ? 1 : 2; }
+  constexpr int threads() const { return math_warpgroups() * 128 + 32; }
+};
+
+// Every shape that is compiled. Wide tiles for long sums (few bytes a multiply-add), alternating ones where the store
+// would show, small ones where tiles are few.
+inline constexpr TileShape kTileShapes[] = {
+    {Team::kShared, 1, 128},    {Team::kShared, 2, 64},     {Team::kShared, 1, 256},   {Team::kShared, 2, 128},
+    {Team::kAlternate, 2, 128}, {Team::kAlternate, 1, 128}, {Team::kAlternate, 2, 64}, {Team::kSolo, 1, 128},
+    {Team::kSolo, 1, 64},       {Team::kSolo, 1, 32},
+};
+
+// One output tile. A k-block is 128 bytes of channels of one tap; the tile's sum is its k-blocks in order.
+struct alignas(16) WorkItem {
+  int32_t n, d, h, w;  // input pixel that a tap with offset 0 reads for the tile's first output pixel
+  int32_t k0, first_tap, num_taps, reserved;
+  int32_t out_d, out_h, out_w, padding;  // first output pixel (its n is n)
+};
+static_assert(sizeof(WorkItem) == 48);
+
+inline constexpr int kMaxStages = 12;
+
+struct Config {
+  TileShape shape;
+  int splits;         // blocks of a cluster, each of which sums a share of every tile's k-blocks
+  int blocks_per_sm;  // 1 or 2
+};
+
+struct Schedule {
+  Config config;
+  Box box;
+  int stages = 0;
+  size_t shared_bytes = 0;
+  std::vector<Tap> taps;
+  std::vector<WorkItem> items;  // [rounds][clusters]; a cluster's list ends with num_taps -1
+  int clusters = 0;
+  double cycles = 0;  // what the model below expects
+};
+
+struct Machine {
+  int multiprocessors = 132;
+  int shared_bytes = 227 * 1024;  // a block may use
+};
+
+// What the kernel needs to know of the tensors beside the problem.
+struct Operands {
+  int element_bytes;  // 2, or 4 for TF32
+  int64_t channels;   // of X as it lies in memory (C, padded to 16 bytes)
+};
+
+// False, with the reason, for a problem that the kernel cannot take: groups, output channels that do not fill 16 bytes,
+// strides or boxes beyond what a tensor map can say.
+bool can_implement(const Problem&, const Operands&, const char** reason);
+
+// The schedule with the least expected time over all configurations.
+Schedule choose_schedule(const Problem&, const Operands&, const Machine&);
+
+// The schedule of one configuration; no clusters where it does not fit.
+Schedule make_schedule(const Problem&, const Operands&, const Machine&, const Config&);
+std::vector<Config> all_configs(const Problem&);
+
+}  // namespace cks::cuda::hopper

@@ -1,0 +1,166 @@
+#include <algorithm>
+
+#include "ops_cuda/element.cuh"
+#include "ops_cuda/error.h"
+#include "ops_cuda/pack.h"
+#include "ops_cuda/ptx.cuh"
+
+namespace cks::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// Bits are moved, not numbers: 16-bit types share a kernel.
+struct PackArgs {
+  int64_t pixels, channels;  // of the source: an image's, and a pixel's
+  int group_channels, group_pitch;
+  int64_t pitch;  // packed channels of a pixel
+};
+
+// The source channel of a packed one, or -1 in the padding.
+__device__ int64_t source_channel(const PackArgs& args, int64_t packed) {
+  const int64_t c = packed % args.group_pitch;
+  return packed < args.pitch && c < args.group_channels ? packed / args.group_pitch * args.group_channels + c : -1;
+}
+
+// [C][pixels] to [pixels][pitch], by squares through shared memory: read along pixels, written by chunks along
+// channels, eight pixels by four chunks a warp (the padding of a row keeps those reads on different banks).
+template <class T>
+__global__ void __launch_bounds__(kThreads) transpose_kernel(PackArgs args, const T* source, T* packed) {
+  constexpr int kSide = 64, kChunkT = 16 / sizeof(T), kPad = 4 / sizeof(T);
+  __shared__ T square[kSide][kSide + kPad];
+  const int64_t squares_across = (args.pixels + kSide - 1) / kSide;
+  const int64_t first_pixel = blockIdx.x % squares_across * kSide, first_channel = int64_t(blockIdx.y) * kSide;
+  const int64_t image = blockIdx.x / squares_across;
+  source += image * args.channels * args.pixels;
+  packed += image * args.pixels * args.pitch;
+
+  for (int i = threadIdx.x; i < kSide * kSide; i += kThreads) {
+    const int pixel = i % kSide, channel = i / kSide;
+    const int64_t from = source_channel(args, first_channel + channel);
+    square[channel][pixel] =
+        from >= 0 && first_pixel + pixel < args.pixels ? source[from * args.pixels + first_pixel + pixel] : T(0);
+  }
+  __syncthreads();
+  constexpr int kChunks = kSide / kChunkT;
+  for (int i = threadIdx.x; i < kSide * kChunks; i += kThreads) {
+    const int pixel = i % 8 + i / (8 * kChunks) * 8, channel = i / 8 % kChunks * kChunkT;
+    if (first_pixel + pixel >= args.pixels || first_channel + channel >= args.pitch) continue;
+    alignas(16) T chunk[kChunkT];
+#pragma unroll
+    for (int j = 0; j < kChunkT; ++j) chunk[j] = square[channel + j][pixel];
+    *reinterpret_cast<uint4*>(packed + (first_pixel + pixel) * args.pitch + first_channel + channel) =
+        *reinterpret_cast<const uint4*>(chunk);
+  }
+}
+
+// [pixels][C] to [pixels][pitch]: a thread a chunk.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    pad_channels_kernel(PackArgs args, int64_t chunks, const T* source, T* packed) {
+  constexpr int kChunkT = 16 / sizeof(T);
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < chunks; i += int64_t(gridDim.x) * kThreads) {
+    const int64_t pixel = i / (args.pitch / kChunkT), first = i % (args.pitch / kChunkT) * kChunkT;
+    alignas(16) T chunk[kChunkT];
+#pragma unroll
+    for (int j = 0; j < kChunkT; ++j) {
+      const int64_t from = source_channel(args, first + j);
+      chunk[j] = from >= 0 ? source[pixel * args.channels + from] : T(0);
+    }
+    reinterpret_cast<uint4*>(packed)[i] = *reinterpret_cast<const uint4*>(chunk);
+  }
+}
+
+unsigned grid_of(int64_t work) { return unsigned(std::min<int64_t>((work + kThreads - 1) / kThreads, 1 << 20)); }
+
+template <class T>
+void pack_as(const PixelMajor& p, const void* source, void* packed, Stream stream) {
+  const int64_t pitch = p.groups * p.group_pitch();
+  const PackArgs args{p.pixels, p.groups * p.group_channels, int(p.group_channels), int(p.group_pitch()), pitch};
+  const T* from = static_cast<const T*>(source);
+  T* to = static_cast<T*>(packed);
+  if (p.layout == Layout::kNCHW && p.pixels > 1) {
+    const dim3 grid(unsigned(p.images * ((p.pixels + 63) / 64)), unsigned((pitch + 63) / 64));
+    transpose_kernel<T><<<grid, kThreads, 0, stream>>>(args, from, to);
+  } else {
+    const int64_t chunks = p.images * p.pixels * pitch / (16 / int64_t(sizeof(T)));
+    pad_channels_kernel<T><<<grid_of(chunks), kThreads, 0, stream>>>(args, chunks, from, to);
+  }
+}
+
+// Where the weights of a filter lie, for kernels: element (k, c, tap) at k * of_k + c * of_c + tap, k and c counted in
+// their group, whose weights start at group * of_group.
+struct FilterStrides {
+  int64_t group, k, c;
+  int taps, group_k, group_c;
+};
+
+template <class T>
+__device__ T rounded(T v, bool) {
+  return v;
+}
+__device__ inline float rounded(float v, bool to_tf32) {
+  return to_tf32 ? __uint_as_float(ptx::round_to_tf32(__float_as_uint(v))) : v;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    pack_filter_kernel(FilterStrides f, int pitch, bool direct, bool tf32, int64_t count, const T* w, T* packed) {
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads) {
+    int64_t group, tap, k, c;
+    if (direct) {  // [taps][group_c][groups][group_k]
+      k = i % f.group_k;
+      const int64_t groups = count / (int64_t(f.taps) * f.group_c * f.group_k);
+      group = i / f.group_k % groups;
+      c = i / f.group_k / groups % f.group_c;
+      tap = i / f.group_k / groups / f.group_c;
+    } else {  // [groups][taps][group_k][pitch]
+      c = i % pitch;
+      k = i / pitch % f.group_k;
+      tap = i / pitch / f.group_k % f.taps;
+      group = i / pitch / f.group_k / f.taps;
+    }
+    packed[i] = c < f.group_c ? rounded(w[group * f.group + k * f.k + c * f.c + tap], tf32) : T(0);
+  }
+}
+
+int64_t packed_elements(const Filter& f, DataType type) {
+  return is_direct(f) ? f.elements() : f.taps() * f.K * padded_channels(f.C / f.groups, type);
+}
+
+}  // namespace
+
+void pack_pixel_major(const PixelMajor& p, const void* source, void* packed, Stream stream) {
+  if (p.images * p.pixels == 0) return;
+  if (size_of(p.type) == 4)
+    pack_as<uint32_t>(p, source, packed, stream);
+  else
+    pack_as<uint16_t>(p, source, packed, stream);
+  check(cudaGetLastError(), "launching the kernel that packs an input");
+}
+
+size_t packed_filter_bytes(const Filter& f, DataType type, Precision) {
+  return size_t(packed_elements(f, type)) * size_of(type);
+}
+
+void pack_filter(const Filter& f, DataType type, Precision precision, const void* w, void* packed, Stream stream) {
+  const int64_t group_c = f.C / f.groups, group_k = f.K / f.groups, count = packed_elements(f, type);
+  if (count == 0) return;
+  const FilterStrides strides{f.onnx_offset(group_k, group_c, 0) * (f.groups > 1),
+                              f.onnx_offset(1, 0, 0) * (group_k > 1),
+                              f.onnx_offset(0, 1, 0) * (group_c > 1),
+                              int(f.taps()),
+                              int(group_k),
+                              int(group_c)};
+  const int pitch = int(padded_channels(group_c, type));
+  if (type == DataType::kFloat)
+    pack_filter_kernel<<<grid_of(count), kThreads, 0, stream>>>(
+        strides, pitch, is_direct(f), !is_direct(f) && precision == Precision::kTF32, count,
+        static_cast<const float*>(w), static_cast<float*>(packed));
+  else
+    pack_filter_kernel<<<grid_of(count), kThreads, 0, stream>>>(
+        strides, pitch, is_direct(f), false, count, static_cast<const uint16_t*>(w), static_cast<uint16_t*>(packed));
+  check(cudaGetLastError(), "launching the kernel that packs weights");
+}
+
+}  // namespace cks::cuda

@@ -1,0 +1,101 @@
+// The host's half of the portable implicit GEMM: which kernel, which tiles, and the launch.
+#include "ops_cuda/portable_conv.h"
+
+#include <algorithm>
+
+#include "ops_cuda/error.h"
+#include "ops_cuda/kernel.h"
+#include "ops_cuda/pack.h"
+
+namespace cks::cuda {
+namespace {
+
+// Tensor cores know fp16 since sm_75, bf16 and tf32 since sm_80.
+PortableKernel find_kernel(const ConvolutionSpec& spec, const Device& device, int shape) {
+  const bool ampere = device.capability >= 80;
+  switch (spec.type) {
+    case DataType::kHalf:
+      return half_mma_kernel(shape);
+    case DataType::kBFloat16:
+      return ampere ? bfloat16_mma_kernel(shape) : bfloat16_fma_kernel(shape);
+    case DataType::kFloat:
+      break;
+  }
+  return ampere && spec.precision == Precision::kTF32 ? tf32_mma_kernel(shape) : float_fma_kernel(shape);
+}
+
+class PortableConv : public ConvolutionKernel {
+ public:
+  PortableConv(const ConvolutionSpec& spec, const Device& device)
+      : input_{spec.problem.N,
+               volume(spec.problem.input),
+               spec.problem.filter.groups,
+               spec.problem.filter.C / spec.problem.filter.groups,
+               spec.type,
+               spec.layout} {
+    const Problem& p = spec.problem;
+    const Filter& f = p.filter;
+    const int64_t group_k = f.K / f.groups;
+    const int shape =
+        choose_tile({p.N * volume(p.output), group_k, f.groups, device.multiprocessors, device.shared_bytes});
+    const TileShape& tile = kTileShapes[shape];
+    kernel_ = find_kernel(spec, device, shape);
+    check(cudaFuncSetAttribute(kernel_.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel_.shared_bytes),
+          "preparing the implicit GEMM kernel");
+
+    // The start and the epilogue of a tile cost about four k-blocks of 64 bytes, in taps:
+    const double overhead = 4.0 * 64 / double(input_.group_pitch() * int64_t(size_of(spec.type)));
+    plan_ = std::make_unique<DevicePlan>(make_plan(p, choose_box(p, tile.m, overhead)));
+
+    args_.tiles = plan_->tiles(), args_.taps = plan_->taps();
+    args_.input = to_int3(p.input), args_.output = to_int3(p.output);
+    args_.groups = int(f.groups), args_.group_k = int(group_k), args_.filter_taps = int(f.taps());
+    args_.group_c = int(input_.group_pitch());
+    args_.column_tiles = int((group_k + tile.n - 1) / tile.n);
+    const int64_t pixels = volume(p.output);
+    const bool channels_first = spec.layout == Layout::kNCHW && pixels > 1;
+    args_.y_image = pixels * f.K;
+    args_.y_pixel = channels_first ? 1 : f.K;
+    args_.y_channel = channels_first ? pixels : 1;
+    args_.chunks = !channels_first && group_k % (16 / int64_t(size_of(spec.type))) == 0;
+    args_.epilogue.kind = spec.activation.kind;
+    args_.epilogue.alpha = spec.activation.alpha, args_.epilogue.beta = spec.activation.beta;
+
+    blocks_ = plan_->num_tiles() * f.groups * args_.column_tiles;
+    if (blocks_ > INT32_MAX) throw Error("the convolution is too large: its output has more than 2^31 tiles");
+  }
+
+  size_t workspace_bytes() const override { return input_.is_already() ? 0 : input_.bytes(); }
+  const char* name() const override { return kernel_.name; }
+
+  void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void* workspace,
+           Stream stream) const override {
+    PortableConvArgs args = args_;
+    args.x = x;
+    if (!input_.is_already()) {
+      pack_pixel_major(input_, x, workspace, stream);
+      args.x = workspace;
+    }
+    args.filter = filter;
+    args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
+    void* parameters[] = {&args};
+    check(cudaLaunchKernel(kernel_.function, dim3(unsigned(blocks_)), dim3(unsigned(kernel_.threads)), parameters,
+                           size_t(kernel_.shared_bytes), stream),
+          "launching the implicit GEMM kernel");
+  }
+
+ private:
+  PixelMajor input_;
+  PortableKernel kernel_;
+  std::unique_ptr<DevicePlan> plan_;
+  PortableConvArgs args_{};
+  int64_t blocks_;
+};
+
+}  // namespace
+
+std::unique_ptr<ConvolutionKernel> make_portable_conv(const ConvolutionSpec& spec, const Device& device) {
+  return std::make_unique<PortableConv>(spec, device);
+}
+
+}  // namespace cks::cuda

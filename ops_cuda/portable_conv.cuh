@@ -1,0 +1,223 @@
+// The portable implicit GEMM, for sm_75 and up: cp.async (plain loads before sm_80) into a ring of shared memory slots,
+// ldmatrix and mma.sync (or FMAs) out of it, and an epilogue that turns the tile in shared memory to store whole lines
+// in either layout.
+#pragma once
+#include <algorithm>
+
+#include "ops_cuda/epilogue.cuh"
+#include "ops_cuda/pipeline.cuh"
+#include "ops_cuda/portable_conv.h"
+#include "ops_cuda/warp_tile.cuh"
+#include "ops_cuda/work_tile.cuh"
+
+namespace cks::cuda {
+
+template <TileShape kTile>
+inline constexpr int kThreads = kTile.threads();
+
+// Fills the slots with k-blocks: 64 bytes of the index (tap, channel) a row, for pixels (A) and output channels (B).
+// A thread copies the same chunk of a few rows, so it follows one (tap, channel) through the sum. A k-block may span
+// taps: few input channels waste nothing.
+template <class T, TileShape kTile>
+class Loader {
+  static constexpr int kRowsAtOnce = kThreads<kTile> / kRowChunks;
+  static constexpr int kARows = kTile.m / kRowsAtOnce, kBRows = kTile.n / kRowsAtOnce;
+  static constexpr int kDepth = kRowBytes / int(sizeof(T));
+  static_assert(kRowsAtOnce % 8 == 0, "rows of a thread share their swizzle");
+
+ public:
+  static constexpr int kSlotBytes = kRowBytes * (kTile.m + kTile.n);
+
+  __device__ Loader(const PortableConvArgs& args, const WorkTile& tile, int group, int first_k)
+      : args_(args), taps_(args.taps + tile.first_tap), taps_left_(tile.num_taps) {
+    const int row = threadIdx.x / kRowChunks, chunk = threadIdx.x % kRowChunks;
+    slot_offset_ = chunk_by_row(row, chunk);
+    channel_ = chunk * kChunk<T>;
+    x_ = static_cast<const T*>(args.x) + int64_t(group) * args.group_c;
+    filter_ = static_cast<const T*>(args.filter) +
+              (int64_t(group) * args.filter_taps * args.group_k + first_k + row) * args.group_c;
+    filter_rows_ = args.group_k - first_k - row;
+    const int rows = pixels(tile);
+#pragma unroll
+    for (int i = 0; i < kARows; ++i) {
+      const int m = row + i * kRowsAtOnce;
+      const TilePixel p = pixel_of_row(tile, m);
+      corner_[i] = along(tile.in_origin, tile.in_step, p.q);
+      image_[i] = int64_t(p.n) * args.input.d * args.input.h * args.input.w;
+      if (m >= rows) corner_[i].d = INT32_MIN / 2;  // no tap brings it inside
+    }
+    skip_whole_taps();
+    seek();
+  }
+
+  // Copies the next k-block, see pipeline.cuh.
+  __device__ void fetch(uint32_t slot) {
+#pragma unroll
+    for (int i = 0; i < kARows; ++i)
+      copies_.fetch(i, slot + slot_offset_ + i * kRowsAtOnce * kRowBytes, a_source_[i] + channel_, a_valid_ >> i & 1,
+                    args_.filter);
+#pragma unroll
+    for (int j = 0; j < kBRows; ++j)
+      copies_.fetch(kARows + j, slot + slot_offset_ + (kTile.m + j * kRowsAtOnce) * kRowBytes,
+                    b_source_ + j * kRowsAtOnce * args_.group_c + channel_,
+                    taps_left_ > 0 && j * kRowsAtOnce < filter_rows_, args_.filter);
+    channel_ += kDepth;
+    if (channel_ >= args_.group_c) {
+      skip_whole_taps();
+      seek();
+    }
+  }
+
+  __device__ void land(uint32_t slot) {
+#pragma unroll
+    for (int i = 0; i < kARows; ++i) copies_.land(i, slot + slot_offset_ + i * kRowsAtOnce * kRowBytes);
+#pragma unroll
+    for (int j = 0; j < kBRows; ++j)
+      copies_.land(kARows + j, slot + slot_offset_ + (kTile.m + j * kRowsAtOnce) * kRowBytes);
+  }
+
+ private:
+  __device__ void skip_whole_taps() {
+    while (channel_ >= args_.group_c) channel_ -= args_.group_c, ++taps_, --taps_left_;
+  }
+
+  // Points the sources at the current tap; past the last one everything is zeros.
+  __device__ void seek() {
+    a_valid_ = 0;
+    if (taps_left_ <= 0) return;
+    const int4 raw = __ldg(reinterpret_cast<const int4*>(taps_));
+    const int64_t pitch = int64_t(args_.groups) * args_.group_c;
+#pragma unroll
+    for (int i = 0; i < kARows; ++i) {
+      const Int3 p = corner_[i] + Int3{raw.x, raw.y, raw.z};
+      a_valid_ |= unsigned(inside(args_.input, p)) << i;
+      a_source_[i] = x_ + (image_[i] + pixel_index(args_.input, p)) * pitch;
+    }
+    b_source_ = filter_ + int64_t(raw.w) * args_.group_k * args_.group_c;
+  }
+
+  const PortableConvArgs& args_;
+  const WorkTap* taps_;  // the current one
+  int taps_left_;        // it included
+  int channel_;          // in the group
+  int slot_offset_, filter_rows_;
+  const T *x_, *filter_;
+  Int3 corner_[kARows];
+  int64_t image_[kARows];
+  unsigned a_valid_ = 0;  // a bit a row
+  const T *a_source_[kARows] = {}, *b_source_ = nullptr;
+  ChunkCopies<kARows + kBRows> copies_;
+};
+
+// The epilogue goes through shared memory by slices of 64 rows. Four floats of padding let a warp read down a column of
+// float4 (channels-first output) without conflicts.
+inline constexpr int kSliceRows = 64;
+template <TileShape kTile>
+inline constexpr int kSlicePitch = kTile.n + 4;
+
+// Shared memory: the slots, later a slice; then where in y each row lies.
+template <TileShape kTile>
+inline constexpr int kRowOffsets = std::max(kTile.pipeline_bytes(), kSliceRows* kSlicePitch<kTile>* int(sizeof(float)));
+template <TileShape kTile>
+inline constexpr int kSharedBytes = kRowOffsets<kTile> + kTile.m * int(sizeof(int64_t));
+
+// Stores one slice from shared memory. row_offset: where in y the row's channel 0 of the tensor lies.
+template <class T, TileShape kTile>
+__device__ void store_slice(const PortableConvArgs& args, const float* slice, const int64_t* row_offset, int rows,
+                            int first_k, int columns) {
+  constexpr int kPitch = kSlicePitch<kTile>;
+  if (args.chunks) {
+    constexpr int kPerRow = kTile.n / kChunk<T>;
+    for (int i = threadIdx.x; i < rows * kPerRow; i += kThreads<kTile>) {
+      const int row = i / kPerRow, column = i % kPerRow * kChunk<T>;
+      if (column >= columns) continue;
+      float v[kChunk<T>];
+#pragma unroll
+      for (int j = 0; j < kChunk<T>; j += 4)
+        *reinterpret_cast<float4*>(v + j) = *reinterpret_cast<const float4*>(slice + row * kPitch + column + j);
+      store_chunk<T>(args.epilogue, v, first_k + column, row_offset[row] + first_k + column);
+    }
+    return;
+  }
+  // Neighbouring threads take neighbouring elements of y: pixels where channels lie apart, else channels.
+  constexpr int kPerRow = kTile.n / 4;
+  for (int i = threadIdx.x; i < kSliceRows * kPerRow; i += kThreads<kTile>) {
+    const bool channels_last = args.y_channel == 1;
+    const int row = channels_last ? i / kPerRow : i % kSliceRows;
+    const int column = (channels_last ? i % kPerRow : i / kSliceRows) * 4;
+    if (row >= rows || column >= columns) continue;
+    const float4 sum = *reinterpret_cast<const float4*>(slice + row * kPitch + column);
+    const float v[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (column + j < columns) {
+        const int64_t k = first_k + column + j;
+        store_output<T>(args.epilogue, v[j], k, row_offset[row] + k * args.y_channel);
+      }
+  }
+}
+
+// Registers for two blocks of 256 threads or four of 128: what the shared memory of a multiprocessor holds. On sm_75 it
+// holds one, and copies wait in registers.
+#if __CUDA_ARCH__ >= 800
+#define CKS_THREADS_RESIDENT 512
+#else
+#define CKS_THREADS_RESIDENT 256
+#endif
+
+template <class Math, int kShape>  // kTileShapes[kShape]
+__global__ void __launch_bounds__(kThreads<kTileShapes[kShape]>, CKS_THREADS_RESIDENT / kThreads<kTileShapes[kShape]>)
+    portable_conv(const __grid_constant__ PortableConvArgs args) {
+  using T = typename Math::Element;
+  constexpr TileShape kTile = kTileShapes[kShape];
+  constexpr int kWarpM = kTile.m / kTile.warps_m, kWarpN = kTile.n / kTile.warps_n;
+  constexpr int kDepth = kRowBytes / int(sizeof(T));
+  static_assert(kTile.m % kSliceRows == 0 && kSliceRows % kWarpM == 0);
+  extern __shared__ __align__(128) char shared[];
+  const uint32_t slots = ptx::shared_address(shared);
+  int64_t* const row_offset = reinterpret_cast<int64_t*>(shared + kRowOffsets<kTile>);
+
+  const int column_tile = blockIdx.x % args.column_tiles;
+  const int group = blockIdx.x / args.column_tiles % args.groups;
+  const WorkTile tile = args.tiles[blockIdx.x / args.column_tiles / args.groups];
+  const int first_column = column_tile * kTile.n;
+  const int rows = pixels(tile);
+  for (int row = threadIdx.x; row < rows; row += kThreads<kTile>) {
+    const TilePixel p = pixel_of_row(tile, row);
+    row_offset[row] =
+        p.n * args.y_image + pixel_index(args.output, along(tile.out_origin, tile.out_step, p.q)) * args.y_pixel;
+  }
+
+  Loader<T, kTile> loader(args, tile, group, first_column);
+  const int num_blocks = int((int64_t(tile.num_taps) * args.group_c + kDepth - 1) / kDepth);
+  const int warp = threadIdx.x / 32;
+  const int warp_row = warp / kTile.warps_n * kWarpM, warp_column = warp % kTile.warps_n * kWarpN;
+  WarpTile<Math, kWarpM, kWarpN> sums;
+  run_pipeline<kTile.stages, Loader<T, kTile>::kSlotBytes>(loader, slots, num_blocks, [&](uint32_t slot) {
+    sums.multiply_rows(slot, warp_row, slot + kTile.m * kRowBytes, warp_column);
+  });
+
+  float* const slice = reinterpret_cast<float*>(shared);
+  const int columns = args.group_k - first_column;
+  for (int first_row = 0; first_row < rows; first_row += kSliceRows) {
+    __syncthreads();
+    if (warp_row / kSliceRows * kSliceRows == first_row)
+      sums.for_each_pair([&](int row, int column, float2 v) {
+        *reinterpret_cast<float2*>(slice + (warp_row - first_row + row) * kSlicePitch<kTile> + warp_column + column) =
+            v;
+      });
+    __syncthreads();
+    store_slice<T, kTile>(args, slice, row_offset + first_row, min(rows - first_row, kSliceRows),
+                          group * args.group_k + first_column, columns);
+  }
+}
+
+template <class Math, int kShape = 0>
+PortableKernel portable_kernel(int shape, const char* name) {
+  if constexpr (kShape + 1 < int(std::size(kTileShapes)))
+    if (shape != kShape) return portable_kernel<Math, kShape + 1>(shape, name);
+  return {reinterpret_cast<const void*>(&portable_conv<Math, kShape>), kThreads<kTileShapes[kShape]>,
+          kSharedBytes<kTileShapes[kShape]>, name};
+}
+
+}  // namespace cks::cuda

@@ -1,0 +1,25 @@
+# The CUDA kernels, one object library. Kernels of each way to multiply are a file of their own, so that they compile
+# side by side.
+add_library(ort_cks_cuda OBJECT
+  ops_cuda/convolution.cc
+  ops_cuda/device_plan.cc
+  ops_cuda/direct_conv.cu
+  ops_cuda/pack.cu
+  ops_cuda/portable_conv.cc
+  ops_cuda/portable_conv_bf16.cu
+  ops_cuda/portable_conv_bf16_fma.cu
+  ops_cuda/portable_conv_fp16.cu
+  ops_cuda/portable_conv_fp32.cu
+  ops_cuda/portable_conv_tf32.cu
+  ops_cuda/tile_choice.cc
+  ops_cuda/weight_gradient.cu
+  ops_cuda/weight_gradient_gemm.cu)
+target_include_directories(ort_cks_cuda PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(ort_cks_cuda PUBLIC ort_cks_plan CUDA::cudart_static)
+set_target_properties(ort_cks_cuda PROPERTIES
+  CUDA_STANDARD 20
+  CUDA_STANDARD_REQUIRED ON
+  CUDA_RUNTIME_LIBRARY Static
+  CUDA_VISIBILITY_PRESET hidden
+  VISIBILITY_INLINES_HIDDEN ON
+  POSITION_INDEPENDENT_CODE ON)

@@ -1,0 +1,34 @@
+#include "ops_cuda/tile_choice.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace cks::cuda {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Time of one block, up to a common factor, when the multiprocessor has others to run beside it: the operands that it
+// loads from shared memory and L2 bound a small tile, the products a large one.
+double block_cost(const TileShape& tile) { return std::max(double(tile.m) * tile.n, 96.0 * (tile.m + tile.n) / 2); }
+
+}  // namespace
+
+int choose_tile(const TileQuery& query) {
+  int best = 0;
+  double best_time = 0;
+  for (int i = 0; i < int(std::size(kTileShapes)); ++i) {
+    const TileShape& tile = kTileShapes[i];
+    const int64_t blocks = ceil_div(query.pixels, tile.m) * ceil_div(query.channels, tile.n) * query.groups;
+    const int64_t resident = std::clamp<int64_t>(query.shared_bytes / (tile.pipeline_bytes() + 2048), 1, 4);
+    // Blocks that share a multiprocessor share its tensor cores, but hide each other's latency: a block alone reaches
+    // about half the speed.
+    const int64_t busiest = ceil_div(blocks, query.multiprocessors);
+    const int64_t together = std::min(busiest, resident);
+    const double time = double(busiest) * block_cost(tile) * (together > 1 ? 1.0 : 2.0);
+    if (i == 0 || time < best_time) best = i, best_time = time;
+  }
+  return best;
+}
+
+}  // namespace cks::cuda

@@ -1,0 +1,205 @@
+// The weight gradient: the direct kernel for few channels a group, the sum of slices, and the launches.
+#include <algorithm>
+#include <bit>
+#include <optional>
+
+#include "ops_cuda/element.cuh"
+#include "ops_cuda/error.h"
+#include "ops_cuda/kernel.h"
+#include "ops_cuda/pack.h"
+#include "ops_cuda/weight_gradient.cuh"
+
+namespace cks::cuda {
+namespace {
+
+// Blocks of one (slice, tap) and 128 threads: `elements` of dW by 128 / elements pixels, whose sums meet in shared
+// memory.
+template <class T, int kElements>
+__global__ void __launch_bounds__(kGradientThreads) direct_gradient(const __grid_constant__ WeightGradientArgs args) {
+  constexpr int kLanes = kGradientThreads / kElements;
+  __shared__ float sums[kLanes][kElements];
+  const GradientWork work = gradient_work<1>(args);
+  const LiveTap tap = args.taps[work.tap];
+  const int lane = threadIdx.x / kElements, column = threadIdx.x % kElements;
+  const int64_t element = int64_t(work.row_tile) * kElements + column;
+  const int64_t k = element / args.group_c, c = element % args.group_c;
+  const bool inside = k < args.K;
+  const T* const dy = static_cast<const T*>(args.dy.data) + k;
+  const T* const x = static_cast<const T*>(args.x.data) + k / args.group_k * args.group_c + c;
+  LivePixels at(tap, work.first_pixel + lane, kLanes);
+  float sum = 0;
+  for (int64_t i = lane; inside && i < work.pixels; i += kLanes, at.advance()) {
+    const Int3 o = at.output();
+    sum = fmaf(to_float(dy[operand_offset(args.dy, at.image(), o)]),
+               to_float(x[operand_offset(args.x, at.image(), along(tap.offset, args.stride, o))]), sum);
+  }
+  sums[lane][column] = sum;
+  __syncthreads();
+  if (lane != 0 || !inside) return;
+  for (int i = 1; i < kLanes; ++i) sum += sums[i][column];
+  *partial_at(args, work, k, c) = sum;
+}
+
+// dW[k][c][filter tap] from the partial sums of all slices, in their order.
+template <class T>
+__global__ void __launch_bounds__(256)
+    sum_slices(const float* partial, const LiveTap* taps, int slices, int num_taps, int64_t matrix, T* dw) {
+  const int64_t count = matrix * num_taps;
+  for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < count; i += int64_t(gridDim.x) * 256) {
+    float sum = 0;
+    for (int s = 0; s < slices; ++s) sum += partial[s * count + i];
+    dw[i % matrix * num_taps + taps[i / matrix].filter] = from_float<T>(sum);
+  }
+}
+
+std::vector<LiveTap> live_taps(const Problem& p) {
+  std::vector<LiveTap> taps;
+  for (const GradientTap& g : weight_gradient_taps(p)) {
+    LiveTap& tap = taps.emplace_back();
+    const Index3 &begin = g.live.begin, &end = g.live.end, &offset = g.tap.offset;
+    tap.offset = {offset[0], offset[1], offset[2]};
+    tap.begin = {begin[0], begin[1], begin[2]};
+    tap.extent = {end[0] - begin[0], end[1] - begin[1], end[2] - begin[2]};
+    tap.filter = g.tap.filter;
+  }
+  return taps;
+}
+
+size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+}  // namespace
+
+struct WeightGradient::Impl {
+  DataType type;
+  bool direct;
+  PixelMajor x, dy;  // how the operands are packed, where they are
+  bool pack_x, pack_dy;
+  const void* kernel = nullptr;
+  WeightGradientArgs args{};
+  std::optional<DeviceCopy> taps;
+  int64_t blocks = 0, matrix = 0;
+
+  Impl(const Problem&, DataType, Layout, Precision);
+  void choose_kernel(Precision, const Device&);
+  template <class T>
+  void choose_direct_kernel();
+  size_t partial_bytes() const { return aligned(size_t(args.slices) * size_t(args.num_taps * matrix) * sizeof(float)); }
+  size_t x_bytes() const { return pack_x ? aligned(x.bytes()) : 0; }
+  size_t dy_bytes() const { return pack_dy ? aligned(dy.bytes()) : 0; }
+  template <class T>
+  void launch_sum(const WeightGradientArgs&, void* dw, Stream) const;
+};
+
+template <class T>
+void WeightGradient::Impl::choose_direct_kernel() {
+  const auto choose = [this]<int kElements>() {
+    kernel = reinterpret_cast<const void*>(&direct_gradient<T, kElements>);
+    args.row_tiles = int((matrix + kElements - 1) / kElements);
+  };
+  matrix <= 16 ? choose.template operator()<16>() : choose.template operator()<64>();
+}
+
+void WeightGradient::Impl::choose_kernel(Precision precision, const Device& device) {
+  const bool ampere = device.capability >= 80;
+  switch (type) {
+    case DataType::kHalf:
+      if (direct) return choose_direct_kernel<__half>();
+      kernel = gradient_gemm_kernel(GradientMath::kHalfMma);
+      break;
+    case DataType::kBFloat16:
+      if (direct) return choose_direct_kernel<__nv_bfloat16>();
+      kernel = gradient_gemm_kernel(ampere ? GradientMath::kBFloat16Mma : GradientMath::kBFloat16Fma);
+      break;
+    case DataType::kFloat:
+      if (direct) return choose_direct_kernel<float>();
+      kernel = gradient_gemm_kernel(ampere && precision == Precision::kTF32 ? GradientMath::kTf32Mma
+                                                                            : GradientMath::kFloatFma);
+      break;
+  }
+  args.row_tiles = (args.group_k + kGradientTile - 1) / kGradientTile;
+  args.column_tiles = (args.group_c + kGradientTile - 1) / kGradientTile;
+}
+
+// The direct kernel reads single channels, in any number, all groups side by side; the product whole chunks of a group.
+WeightGradient::Impl::Impl(const Problem& p, DataType type, Layout layout, Precision precision)
+    : type(type), direct(is_direct(p.filter)) {
+  const Filter& f = p.filter;
+  const int64_t pack_groups = direct ? 1 : f.groups;
+  x = {p.N, volume(p.input), pack_groups, f.C / pack_groups, type, layout};
+  dy = {p.N, volume(p.output), pack_groups, f.K / pack_groups, type, layout};
+  const auto must_pack = [&](const PixelMajor& v) {
+    return !v.is_already() && !(direct && (layout == Layout::kNHWC || v.pixels == 1));
+  };
+  pack_x = must_pack(x), pack_dy = must_pack(dy);
+  const auto operand = [](const PixelMajor& v, const Dims& size, bool packed) {
+    const int64_t group = packed ? v.group_pitch() : v.group_channels;
+    return GradientOperand{nullptr, to_int3(size), v.groups * group, int(group), int(v.group_channels)};
+  };
+  args.x = operand(x, p.input, pack_x), args.dy = operand(dy, p.output, pack_dy);
+  args.images = p.N, args.stride = to_int3(p.stride);
+  args.K = int(f.K), args.group_k = int(f.K / f.groups), args.group_c = int(f.C / f.groups);
+  args.groups = int(pack_groups), args.row_tiles = args.column_tiles = 1;
+  matrix = f.K * (f.C / f.groups);
+
+  const std::vector<LiveTap> live = live_taps(p);
+  args.num_taps = int(live.size());
+  taps.emplace(live.data(), live.size() * sizeof(LiveTap));
+  args.taps = reinterpret_cast<const LiveTap*>(taps->data());
+
+  const Device device = current_device();
+  choose_kernel(precision, device);
+  const int64_t products = int64_t(args.num_taps) * args.groups * args.row_tiles * args.column_tiles;
+  // Slices to fill the device about twice, but none shorter than 256 pixels.
+  int64_t longest = 0;
+  for (const LiveTap& tap : live) longest = std::max(longest, p.N * tap.extent.d * tap.extent.h * tap.extent.w);
+  args.slices = int(std::clamp<int64_t>((8 * device.multiprocessors + products - 1) / products, 1,
+                                        std::max<int64_t>(1, longest / 256)));
+  blocks = products * args.slices;
+  if (blocks > INT32_MAX) throw Error("the weight gradient is too large: it has more than 2^31 tiles");
+}
+
+template <class T>
+void WeightGradient::Impl::launch_sum(const WeightGradientArgs& args, void* dw, Stream stream) const {
+  const int64_t count = matrix * args.num_taps;
+  const unsigned grid = unsigned(std::min<int64_t>((count + 255) / 256, 1 << 16));
+  sum_slices<<<grid, 256, 0, stream>>>(args.partial, args.taps, args.slices, args.num_taps, matrix,
+                                       static_cast<T*>(dw));
+  check(cudaGetLastError(), "launching the sum of a weight gradient's slices");
+}
+
+WeightGradient::WeightGradient(const Problem& problem, DataType type, Layout layout, Precision precision)
+    : impl_(std::make_unique<Impl>(problem, type, layout, precision)) {}
+
+WeightGradient::~WeightGradient() = default;
+
+size_t WeightGradient::workspace_bytes() const { return impl_->partial_bytes() + impl_->x_bytes() + impl_->dy_bytes(); }
+
+void WeightGradient::run(const void* x, const void* dy, void* dw, void* workspace, Stream stream) const {
+  WeightGradientArgs args = impl_->args;
+  char* free = static_cast<char*>(workspace);
+  args.partial = reinterpret_cast<float*>(free);
+  free += impl_->partial_bytes();
+  args.x.data = x, args.dy.data = dy;
+  if (impl_->pack_x) {
+    pack_pixel_major(impl_->x, x, free, stream);
+    args.x.data = free;
+    free += impl_->x_bytes();
+  }
+  if (impl_->pack_dy) {
+    pack_pixel_major(impl_->dy, dy, free, stream);
+    args.dy.data = free;
+  }
+  void* parameters[] = {&args};
+  check(cudaLaunchKernel(impl_->kernel, dim3(unsigned(impl_->blocks)), dim3(kGradientThreads), parameters, 0, stream),
+        "launching the weight gradient");
+  switch (impl_->type) {
+    case DataType::kFloat:
+      return impl_->launch_sum<float>(args, dw, stream);
+    case DataType::kHalf:
+      return impl_->launch_sum<__half>(args, dw, stream);
+    case DataType::kBFloat16:
+      return impl_->launch_sum<__nv_bfloat16>(args, dw, stream);
+  }
+}
+
+}  // namespace cks::cuda

@@ -1,0 +1,311 @@
+// Checks the CUDA kernels against float64 on random problems, elementwise, on poisoned buffers with guards around them.
+// Usage: cuda_convolution_test [problems [seed]]. Exit status 0 where all agree, 1 where one does not.
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "ops_cuda/convolution.h"
+#include "tests/cpp/cuda_reference.cuh"
+
+using namespace cks;
+using namespace cks::test;
+
+namespace {
+
+void must(cudaError_t status) {
+  if (status == cudaSuccess) return;
+  std::printf("CUDA: %s\n", cudaGetErrorString(status));
+  std::exit(1);
+}
+
+// Device memory between two guards. All bytes start as 0xff: NaN in every type, so what is read before it is written,
+// or from outside, shows in the results.
+class Buffer {
+ public:
+  explicit Buffer(size_t bytes) : bytes_(bytes) {
+    must(cudaMalloc(&base_, bytes + 2 * kGuard));
+    poison();
+  }
+  ~Buffer() { cudaFree(base_); }
+  Buffer(const Buffer&) = delete;
+  char* data() const { return base_ + kGuard; }
+  size_t bytes() const { return bytes_; }
+  void poison() { must(cudaMemset(base_, 0xff, bytes_ + 2 * kGuard)); }
+  std::vector<unsigned char> read() const {
+    std::vector<unsigned char> v(bytes_);
+    must(cudaMemcpy(v.data(), data(), bytes_, cudaMemcpyDeviceToHost));
+    return v;
+  }
+  bool guards_intact() const {
+    std::vector<unsigned char> v(bytes_ + 2 * kGuard);
+    must(cudaMemcpy(v.data(), base_, v.size(), cudaMemcpyDeviceToHost));
+    for (size_t i = 0; i < v.size(); ++i)
+      if ((i < kGuard || i >= kGuard + bytes_) && v[i] != 0xff) return false;
+    return true;
+  }
+
+ private:
+  static constexpr size_t kGuard = 4096;
+  char* base_ = nullptr;
+  size_t bytes_;
+};
+
+// What one element may differ from the reference by: rounding of the result, then of products and sums, in units of the
+// sum of magnitudes.
+struct Tolerance {
+  double result, sum, subnormal;
+};
+
+struct Report {
+  unsigned long long failures, first;
+  double got, want, bound;
+};
+
+__device__ void judge(Report* report, int64_t i, double got, double want, double bound) {
+  if (fabs(got - want) <= bound) return;  // false for NaN
+  if (atomicAdd(&report->failures, 1ull) == 0) {
+    report->first = i, report->got = got, report->want = want, report->bound = bound;
+  }
+}
+
+template <class T>
+__global__ void check_convolution(Shapes s, Activation a, Tolerance tolerance, const T* x, const T* w, const T* bias,
+                                  const T* residual, const T* y, int64_t count, Report* report) {
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
+    const int64_t pixels = s.output.d * s.output.h * s.output.w;
+    const int64_t k = s.channels_last ? i % s.K : i / pixels % s.K;
+    const int64_t pixel = s.channels_last ? i / s.K % pixels : i % pixels;
+    const Size o{pixel / s.output.w / s.output.h, pixel / s.output.w % s.output.h, pixel % s.output.w};
+    Sum sum = convolution_at(s, x, w, i / pixels / s.K, k, o);
+    if (bias) sum.add(value(bias[k]));
+    if (residual) sum.add(value(residual[i]));
+    const double want = activate(a.kind, a.alpha, a.beta, sum.value);
+    judge(report, i, value(y[i]), want,
+          tolerance.result * fabs(want) + 1.2 * tolerance.sum * sum.magnitude + tolerance.subnormal + 1e-7);
+  }
+}
+
+template <class T>
+__global__ void check_gradient(Shapes s, Tolerance tolerance, const T* x, const T* dy, const T* dw, int64_t count,
+                               Report* report) {
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
+    const int64_t taps = s.filter.d * s.filter.h * s.filter.w, group_c = s.C / s.groups, tap = i % taps;
+    const Sum sum =
+        weight_gradient_at(s, x, dy, i / taps / group_c, i / taps % group_c,
+                           {tap / s.filter.w / s.filter.h, tap / s.filter.w % s.filter.h, tap % s.filter.w});
+    judge(report, i, value(dw[i]), sum.value,
+          tolerance.result * fabs(sum.value) + tolerance.sum * sum.magnitude + tolerance.subnormal);
+  }
+}
+
+// Random elements. Coarse ones are multiples of 1/8 in [-1, 1]: exact in every type and in tf32, so that only sums and
+// the result round.
+template <class T>
+void fill(const Buffer& buffer, bool coarse, std::mt19937& random) {
+  std::vector<T> v(buffer.bytes() / sizeof(T));
+  std::uniform_int_distribution<int> eighths(-8, 8);
+  std::normal_distribution<float> normal(0, 0.5f);
+  for (T& e : v) e = T(coarse ? float(eighths(random)) / 8 : normal(random));
+  must(cudaMemcpy(buffer.data(), v.data(), buffer.bytes(), cudaMemcpyHostToDevice));
+}
+
+struct Case {
+  Problem problem;
+  Layout layout;
+  Precision precision;
+  Activation activation;
+  bool bias, residual, coarse;
+};
+
+int64_t pick(std::mt19937& random, std::initializer_list<int64_t> from) {
+  return from.begin()[std::uniform_int_distribution<size_t>(0, from.size() - 1)(random)];
+}
+
+// A problem with an output, small enough for the reference.
+Problem random_problem(std::mt19937& random, Operator op) {
+  for (;;) {
+    Problem p;
+    p.filter.op = op;
+    const int rank = int(pick(random, {1, 2, 2, 2, 3}));
+    const bool depthwise = pick(random, {0, 0, 0, 1}) == 1;
+    p.filter.groups = depthwise ? pick(random, {1, 3, 8, 24, 64, 65}) : pick(random, {1, 1, 1, 2, 3, 5});
+    p.filter.C = p.filter.groups * (depthwise ? 1 : pick(random, {1, 2, 3, 7, 8, 9, 16, 20, 32, 64, 72, 130}));
+    p.filter.K = p.filter.groups * (depthwise ? pick(random, {1, 1, 2}) : pick(random, {1, 3, 8, 12, 17, 32, 64, 132}));
+    p.N = pick(random, {0, 1, 1, 1, 2, 3, 5, 17, 70});
+    bool valid = true;
+    for (int i = 3 - rank; i < 3; ++i) {
+      const int64_t f = pick(random, {1, 2, 3, 3, 4, 5, 7}), s = pick(random, {1, 1, 2, 2, 3, 5}),
+                    d = pick(random, {1, 1, 1, 2, 3, 6});
+      p.filter.extent[i] = f, p.stride[i] = s, p.dilation[i] = d;
+      p.input[i] = pick(random, {1, 2, 3, 4, 7, 8, 13, 20, 33});
+      const int64_t span = (f - 1) * d;
+      p.pad[i] = std::uniform_int_distribution<int64_t>(0, span + 1)(random);
+      const int64_t end = std::uniform_int_distribution<int64_t>(0, span + 1)(random);
+      const int64_t extra = std::uniform_int_distribution<int64_t>(0, std::max(s, d) - 1)(random);
+      p.output[i] = op == Operator::kConv ? (p.input[i] + p.pad[i] + end - span - 1 + s) / s
+                                          : (p.input[i] - 1) * s + span + 1 - p.pad[i] - end + extra;
+      valid = valid && p.output[i] > 0 && (op != Operator::kConv || p.input[i] + p.pad[i] + end > span);
+    }
+    const double products = double(std::max<int64_t>(p.N, 1)) * double(volume(p.output)) * double(p.filter.elements());
+    if (valid && products < 2e8) return p;
+  }
+}
+
+const char* type_name(float*) { return "float"; }
+const char* type_name(__half*) { return "float16"; }
+const char* type_name(__nv_bfloat16*) { return "bfloat16"; }
+
+DataType data_type(float*) { return DataType::kFloat; }
+DataType data_type(__half*) { return DataType::kHalf; }
+DataType data_type(__nv_bfloat16*) { return DataType::kBFloat16; }
+
+template <class T>
+Tolerance tolerance_of(const Case& c) {
+  const bool is_float = sizeof(T) == 4;
+  const double sum = is_float && c.precision == Precision::kTF32 && !c.coarse ? 0x1p-10 : 2e-6;
+  if (is_float) return {0x1p-24, sum, 0};
+  return std::is_same_v<T, __half> ? Tolerance{0x1p-11, sum, 0x1p-25} : Tolerance{0x1p-8, sum, 0};
+}
+
+void describe(const Case& c, const char* type, const char* what, const char* kernel) {
+  const Problem& p = c.problem;
+  const auto dims = [](const char* name, const Dims& v) {
+    std::printf(" %s %lldx%lldx%lld", name, (long long)v[0], (long long)v[1], (long long)v[2]);
+  };
+  std::printf("%s %s [%s] %s %s: N %lld C %lld K %lld groups %lld", what, type, kernel,
+              c.layout == Layout::kNHWC ? "NHWC" : "NCHW", c.precision == Precision::kTF32 ? "tf32" : "fp32",
+              (long long)p.N, (long long)p.filter.C, (long long)p.filter.K, (long long)p.filter.groups);
+  dims("filter", p.filter.extent), dims("input", p.input), dims("output", p.output), dims("stride", p.stride);
+  dims("dilation", p.dilation), dims("pad", p.pad);
+  std::printf(" activation %d bias %d residual %d coarse %d\n", int(c.activation.kind), c.bias, c.residual, c.coarse);
+}
+
+// A report on the device, cleared; read back after the check.
+class DeviceReport {
+ public:
+  DeviceReport() {
+    must(cudaMalloc(&device_, sizeof(Report)));
+    must(cudaMemset(device_, 0, sizeof(Report)));
+  }
+  ~DeviceReport() { cudaFree(device_); }
+  Report* device() const { return device_; }
+
+  bool passed(bool guards, bool repeatable) const {
+    Report r;
+    must(cudaMemcpy(&r, device_, sizeof(Report), cudaMemcpyDeviceToHost));
+    if (r.failures == 0 && guards && repeatable) return true;
+    std::printf("FAILED: %llu wrong, one at %llu: %.9g, not %.9g +- %.3g; guards %s; second run %s\n  ", r.failures,
+                r.first, r.got, r.want, r.bound, guards ? "intact" : "OVERWRITTEN", repeatable ? "equal" : "DIFFERENT");
+    return false;
+  }
+
+ private:
+  Report* device_ = nullptr;
+};
+
+template <class T>
+bool check_convolution_case(const Case& c, std::mt19937& random) {
+  const Problem& p = c.problem;
+  const Filter& f = p.filter;
+  const DataType type = data_type(static_cast<T*>(nullptr));
+  const int64_t outputs = p.N * f.K * volume(p.output);
+  Buffer x(size_t(p.N * f.C * volume(p.input)) * sizeof(T)), w(size_t(f.elements()) * sizeof(T)),
+      bias(size_t(f.K) * sizeof(T)), residual(size_t(outputs) * sizeof(T)), y(size_t(outputs) * sizeof(T)),
+      packed(cuda::packed_filter_bytes(f, type, c.precision));
+  fill<T>(x, c.coarse, random), fill<T>(w, c.coarse, random);
+  fill<T>(bias, c.coarse, random), fill<T>(residual, c.coarse, random);
+  const T* b = c.bias ? reinterpret_cast<const T*>(bias.data()) : nullptr;
+  const T* z = c.residual ? reinterpret_cast<const T*>(residual.data()) : nullptr;
+
+  cuda::pack_filter(f, type, c.precision, w.data(), packed.data(), nullptr);
+  const cuda::Convolution convolution(p, type, c.layout, c.precision, c.activation);
+  Buffer workspace(convolution.workspace_bytes());
+  convolution.run(x.data(), packed.data(), b, z, y.data(), workspace.data(), nullptr);
+  must(cudaDeviceSynchronize());
+  const auto first = y.read();
+  y.poison(), workspace.poison();
+  convolution.run(x.data(), packed.data(), b, z, y.data(), workspace.data(), nullptr);
+
+  const DeviceReport report;
+  if (outputs > 0)
+    check_convolution<<<1024, 128>>>(to_shapes(p, c.layout), c.activation, tolerance_of<T>(c),
+                                     reinterpret_cast<const T*>(x.data()), reinterpret_cast<const T*>(w.data()), b, z,
+                                     reinterpret_cast<const T*>(y.data()), outputs, report.device());
+  const bool guards = y.guards_intact() && workspace.guards_intact() && packed.guards_intact();
+  if (report.passed(guards, first == y.read())) return true;
+  describe(c, type_name(static_cast<T*>(nullptr)), f.op == Operator::kConv ? "Conv" : "ConvTranspose",
+           convolution.kernel_name());
+  return false;
+}
+
+template <class T>
+bool check_gradient_case(const Case& c, std::mt19937& random) {
+  const Problem& p = c.problem;
+  const Filter& f = p.filter;
+  const DataType type = data_type(static_cast<T*>(nullptr));
+  Buffer x(size_t(p.N * f.C * volume(p.input)) * sizeof(T)), dy(size_t(p.N * f.K * volume(p.output)) * sizeof(T)),
+      dw(size_t(f.elements()) * sizeof(T));
+  fill<T>(x, c.coarse, random), fill<T>(dy, c.coarse, random);
+  const cuda::WeightGradient gradient(p, type, c.layout, c.precision);
+  Buffer workspace(gradient.workspace_bytes());
+  gradient.run(x.data(), dy.data(), dw.data(), workspace.data(), nullptr);
+  must(cudaDeviceSynchronize());
+  const auto first = dw.read();
+  dw.poison(), workspace.poison();
+  gradient.run(x.data(), dy.data(), dw.data(), workspace.data(), nullptr);
+
+  const DeviceReport report;
+  check_gradient<<<1024, 128>>>(to_shapes(p, c.layout), tolerance_of<T>(c), reinterpret_cast<const T*>(x.data()),
+                                reinterpret_cast<const T*>(dy.data()), reinterpret_cast<const T*>(dw.data()),
+                                f.elements(), report.device());
+  if (report.passed(dw.guards_intact() && workspace.guards_intact(), first == dw.read())) return true;
+  describe(c, type_name(static_cast<T*>(nullptr)), "weight gradient", "-");
+  return false;
+}
+
+Case random_case(std::mt19937& random, Operator op) {
+  Case c;
+  c.problem = random_problem(random, op);
+  c.layout = pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW;
+  c.precision = pick(random, {0, 1}) ? Precision::kTF32 : Precision::kFP32;
+  c.activation.kind = ActivationKind(pick(random, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}));
+  if (c.activation.kind == ActivationKind::kClip)
+    c.activation.alpha = -0.5f, c.activation.beta = 6.f;
+  else
+    c.activation.alpha = 0.2f, c.activation.beta = 0.5f;
+  c.bias = pick(random, {0, 1}), c.residual = pick(random, {0, 1}), c.coarse = pick(random, {0, 1});
+  return c;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int problems = argc > 1 ? std::atoi(argv[1]) : 300;
+  std::mt19937 random(argc > 2 ? unsigned(std::atoi(argv[2])) : 1u);
+  int failed = 0, done = 0;
+  try {
+    for (int i = 0; i < problems && failed < 10; ++i) {
+      const Case c = random_case(random, i % 2 ? Operator::kConvTranspose : Operator::kConv);
+      failed += !check_convolution_case<float>(c, random);
+      failed += !check_convolution_case<__half>(c, random);
+      failed += !check_convolution_case<__nv_bfloat16>(c, random);
+      done += 3;
+    }
+    for (int i = 0; i < problems / 2 && failed < 10; ++i) {
+      const Case c = random_case(random, Operator::kConv);
+      failed += !check_gradient_case<float>(c, random);
+      failed += !check_gradient_case<__half>(c, random);
+      failed += !check_gradient_case<__nv_bfloat16>(c, random);
+      done += 3;
+    }
+  } catch (const std::exception& e) {
+    std::printf("FAILED: %s\n", e.what());
+    ++failed;
+  }
+  std::printf("%d checks, %d failed\n", done, failed);
+  return failed ? 1 : 0;
+}
