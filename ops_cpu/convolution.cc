@@ -121,7 +121,7 @@ void Convolution::Impl::multiply(const BlockRows& block, int64_t panel, const fl
     product.x_offset = g * product.channels, product.slab = product.channels * width;
     product.w = w + panel * f.taps() * product.slab;
   }
-  alignas(64) float sums[kBlockTiles * kMaxRows * kMaxWidth + kSumsSlack];
+  alignas(64) float sums[kBlockTiles * kMaxRows * kMaxWidth];
   int rows = 0;
   for (const TileRows& tile : block.tiles) {
     product.x = block.x.data() + tile.first_tap * kMaxRows;

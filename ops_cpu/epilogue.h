@@ -7,58 +7,68 @@ namespace {
 
 using cks::cpu::Epilogue;
 
-// Calls f(row, column, height, columns, neighbours) for each square of [rows][count], with as much of it as exists.
-// neighbours: its pixels are four, contiguous in a plane. Four planes from end to end, then the next: many planes at a
-// time would meet in the same sets of the cache. Whole squares, nearly all, have constant sizes.
-template <class F>
-inline void for_each_square(int rows, int count, const int64_t* pixel, F f) {
-  for (int i = 0; i < count; i += 4)
-    for (int m = 0; m < rows; m += 4) {
-      const int64_t* p = pixel + m;
-      if (rows - m < 4 || count - i < 4)
-        f(m, i, rows - m < 4 ? rows - m : 4, count - i < 4 ? count - i : 4, false);
-      else if (p[1] - p[0] == 1 && p[2] - p[0] == 2 && p[3] - p[0] == 3)
-        f(m, i, 4, 4, true);
-      else
-        f(m, i, 4, 4, false);
-    }
-}
-
-template <class T>
-inline void add_planes(const Epilogue& e, float* sums, int rows, int width, int count, const int64_t* pixel,
-                       int64_t k) {
-  const T* residual = static_cast<const T*>(e.residual) + k * e.channel_step;
-  for_each_square(rows, count, pixel, [=](int m, int i, int height, int columns, bool neighbours) {
-    const T* corner = residual + i * e.channel_step;
-    for (int j = 0; j < columns; ++j)
-      for (int r = 0; r < height; ++r)
-        sums[(m + r) * width + i + j] += widen(corner[j * e.channel_step + (neighbours ? pixel[m] + r : pixel[m + r])]);
-  });
-}
-
 inline void narrow4(V4 v, float* to) { store(to, v); }
 template <class T>
 inline void narrow4(V4 v, T* to) {
   for (int r = 0; r < 4; ++r) narrow(v[r], to + r);
 }
 
+// Calls square(m, i) for each whole square of four channels and four pixels that are contiguous in a plane, and
+// channels(m, i, count) for each of the other pixels. Four planes from end to end, then the next: many planes at a time
+// would meet in the same sets of the cache.
+template <class Square, class Channels>
+inline void for_each_four_planes(int64_t rows, int64_t count, const int64_t* pixel, Square square, Channels channels) {
+  for (int64_t i = 0; i < count; i += 4) {
+    const int64_t planes = count - i < 4 ? count - i : 4;
+    for (int64_t m = 0; m < rows;) {
+      const int64_t* p = pixel + m;
+      if (planes < 4) {
+        channels(m++, i, planes);
+      } else if (rows - m >= 4 && p[1] - p[0] == 1 && p[2] - p[0] == 2 && p[3] - p[0] == 3) {
+        square(m, i);
+        m += 4;
+      } else {
+        channels(m++, i, 4);
+      }
+    }
+  }
+}
+
 template <class T>
-inline void store_planes(const Epilogue& e, const float* sums, int rows, int width, int count, const int64_t* pixel,
-                         int64_t k) {
-  T* y = static_cast<T*>(e.y) + k * e.channel_step;
+inline void add_planes(const Epilogue& e, float* sums, int rows, int64_t width, int count, const int64_t* pixel,
+                       int64_t k) {
   const int64_t step = e.channel_step;
-  for_each_square(rows, count, pixel, [=](int m, int i, int height, int columns, bool neighbours) {
+  const T* residual = static_cast<const T*>(e.residual) + k * step;
+  const auto square = [=](int64_t m, int64_t i) {
+    const T* corner = residual + i * step + pixel[m];
+    V4 v[] = {widen4(corner), widen4(corner + step), widen4(corner + 2 * step), widen4(corner + 3 * step)};
+    transpose4(v[0], v[1], v[2], v[3]);
+    for (int r = 0; r < 4; ++r) {
+      float* row = sums + (m + r) * width + i;
+      store(row, load<V4>(row) + v[r]);
+    }
+  };
+  const auto channels = [=](int64_t m, int64_t i, int64_t planes) {
+    for (int64_t j = 0; j < planes; ++j) sums[m * width + i + j] += widen(residual[(i + j) * step + pixel[m]]);
+  };
+  for_each_four_planes(rows, count, pixel, square, channels);
+}
+
+template <class T>
+inline void store_planes(const Epilogue& e, const float* sums, int rows, int64_t width, int count, const int64_t* pixel,
+                         int64_t k) {
+  const int64_t step = e.channel_step;
+  T* y = static_cast<T*>(e.y) + k * step;
+  const auto square = [=](int64_t m, int64_t i) {
     const float* corner = sums + m * width + i;
     V4 v[] = {load<V4>(corner), load<V4>(corner + width), load<V4>(corner + 2 * width), load<V4>(corner + 3 * width)};
     transpose4(v[0], v[1], v[2], v[3]);
-    for (int j = 0; j < columns; ++j) {
-      T* plane = y + (i + j) * step;
-      if (neighbours)
-        narrow4(v[j], plane + pixel[m]);
-      else
-        for (int r = 0; r < height; ++r) narrow(v[j][r], plane + pixel[m + r]);
-    }
-  });
+    for (int j = 0; j < 4; ++j) narrow4(v[j], y + (i + j) * step + pixel[m]);
+  };
+  const auto channels = [=](int64_t m, int64_t i, int64_t planes) {
+    for (int64_t j = 0; j < planes; ++j) narrow(sums[m * width + i + j], y + (i + j) * step + pixel[m]);
+  };
+  for_each_four_planes(rows, count, pixel, square, channels);
 }
 
 void store_sums(const Epilogue& e, float* sums, int rows, int width, int skip, int count, const int64_t* pixel,

@@ -50,8 +50,6 @@ struct PanelWidths {
   const int* end() const { return width + count; }
 };
 
-inline constexpr int kSumsSlack = 4 * kMaxWidth;
-
 struct Kernels {
   const char* name;
   int rows;            // pixels in a full tile
@@ -65,7 +63,7 @@ struct Kernels {
   void (*depthwise_gradient)(const GradientProduct&, float* acc);
 
   // sums[rows][width] holds channels [k, k + count) in its columns [skip, skip + count); pixel[row] is the offset of
-  // the row's channel 0 in y. Overwrites sums, and reads kSumsSlack floats beyond them.
+  // the row's channel 0 in y. Overwrites sums.
   void (*store)(const Epilogue&, float* sums, int rows, int width, int skip, int count, const int64_t* pixel,
                 int64_t k);
 
