@@ -13,6 +13,7 @@ from ort_cks.comparison.inputs import BadInput, load_file, parse_shape
 from ort_cks.comparison.result import ComparisonResult
 from ort_cks.comparison.timing import DEFAULT_WARMUP
 from ort_cks.graph_rewrite.errors import RewriteError
+from ort_cks.graph_rewrite.save import check_writable
 
 PROGRAM = "python -m ort_cks.compare"
 
@@ -115,10 +116,7 @@ def _writers(options: argparse.Namespace) -> list[tuple[Path, Writer]]:
     ]
     wanted = [(path, write) for path, write in writers if path is not None]
     for path, _ in wanted:
-        if path.is_dir():
-            raise BadInput(f"cannot write {path}: it is a folder")
-        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise BadInput(f"cannot write {path}: {path.parent} is no folder, or not writable")
+        check_writable(path)
     if options.plot is not None:
         report_plot.require_matplotlib()
     return wanted

@@ -14,16 +14,17 @@ import onnx_ir as ir
 from ort_cks.comparison import machine
 from ort_cks.comparison.errors import Tolerance, output_error, tolerance_for
 from ort_cks.comparison.inputs import BadInput, graph_inputs, make_inputs
-from ort_cks.comparison.placement import DOMAIN, node_rows, profile
-from ort_cks.comparison.reference import upcast
+from ort_cks.comparison.placement import node_rows, profile
+from ort_cks.comparison.reference import data_types, strict_run
 from ort_cks.comparison.result import ComparisonResult, Contender
-from ort_cks.comparison.sessions import BoundSession, Way, default_provider
+from ort_cks.comparison.sessions import BoundSession, Way, default_provider, one_line
 from ort_cks.comparison.timing import DEFAULT_WARMUP, interleaved
+from ort_cks.graph_rewrite.fallback import DOMAIN
 from ort_cks.graph_rewrite.load import load
 from ort_cks.graph_rewrite.records import NodeRecord
+from ort_cks.graph_rewrite.save import save
 
 Model = str | os.PathLike | onnx.ModelProto
-Outputs = dict[str, np.ndarray]
 
 
 def compare_models(
@@ -77,10 +78,10 @@ def compare_models(
         rewritten_path, records = _rewritten_file(original, rewritten, folder / "rewritten.onnx")
         rewritten_model = load(rewritten_path)
         _check_same_interface(model, rewritten_model)
-        precision = _precision(model, rewritten_model, provider)
+        precision = precision_of(model, rewritten_model, provider)
 
         progress("reference run")
-        reference, how = _reference(original_path, precision, provider, feeds, folder / "reference.onnx")
+        reference, how = strict_run(original_path, provider, feeds, folder)
         ours, *natives = _ways(original_path, rewritten_path, provider, precision, cuda_graph)
         tolerance = tolerance_for(precision, rtol, atol)
 
@@ -132,7 +133,7 @@ def _check_options(provider: str, warmup: int, runs: int | None, cuda_graph: boo
 def _as_file(model: Model, path: Path) -> Path:
     if not isinstance(model, onnx.ModelProto):
         return Path(model)
-    ir.save(load(model), path, external_data=f"{path.name}.data")
+    save(load(model), path)
     return path
 
 
@@ -167,9 +168,8 @@ def _answered(model: ir.Model) -> list[str]:
     return [value.name for value in model.graph.outputs]
 
 
-def _precision(original: ir.Model, rewritten: ir.Model, provider: str) -> str:
-    values = [*original.graph.inputs, *original.graph.outputs, *original.graph.initializers.values()]
-    types = {value.dtype for value in values}
+def precision_of(original: ir.Model, rewritten: ir.Model, provider: str) -> str:
+    types = data_types(original)
     if ir.DataType.BFLOAT16 in types:
         return "bf16"
     if ir.DataType.FLOAT16 in types:
@@ -194,35 +194,8 @@ def _ways(original: Path, rewritten: Path, provider: str, precision: str, cuda_g
     ]
 
 
-def _reference(
-    original: Path, precision: str, provider: str, feeds: Mapping[str, np.ndarray], upcast_path: Path
-) -> tuple[Outputs, str]:
-    """The outputs of a strict float32 run, and in words how it was made."""
-    tf32_off = ", TF32 off" if provider == "cuda" else ""
-    failure: Exception | None = None
-    if precision in ("fp16", "bf16"):
-        wide = {
-            n: a.astype(np.float32) if a.dtype.name in ("float16", "bfloat16") else a
-            for n, a in feeds.items()
-        }
-        try:
-            path = upcast(load(original), upcast_path)
-            return BoundSession(
-                Way("", path, provider, tf32=False), wide
-            ).outputs(), f"the original in float32{tf32_off}"
-        except Exception as error:  # some operator has no float32 form: the model's own types have to do
-            failure = error
-    try:
-        outputs = BoundSession(Way("", original, provider, tf32=False), feeds).outputs()
-        return outputs, f"the original in its own data types{tf32_off}"
-    except BadInput:
-        raise
-    except Exception as error:  # ONNX Runtime's exceptions share no documented base
-        raise BadInput(f"the original model does not run: {one_line(failure or error)}") from error
-
-
 def _first_run(
-    way: Way, feeds: Mapping[str, np.ndarray], reference: Outputs, tolerance: Tolerance
+    way: Way, feeds: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], tolerance: Tolerance
 ) -> tuple[Contender, BoundSession | None]:
     try:
         session = BoundSession(way, feeds, {name: array.shape for name, array in reference.items()})
@@ -233,7 +206,3 @@ def _first_run(
         return Contender(way.label, failure=one_line(error)), None
     errors = [output_error(name, outputs[name], array, tolerance) for name, array in reference.items()]
     return Contender(way.label, outputs=errors), session
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

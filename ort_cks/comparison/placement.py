@@ -11,10 +11,10 @@ import onnx_ir as ir
 
 from ort_cks.comparison.sessions import BoundSession, Way
 from ort_cks.graph_rewrite.convolution import Convolution, is_convolution
+from ort_cks.graph_rewrite.fallback import DOMAIN
 from ort_cks.graph_rewrite.geometry import zero_fraction
 from ort_cks.graph_rewrite.records import NodeRecord
 
-DOMAIN = "ort_cks"
 OPERATORS = ("ConvV2", "KSDeconv", "SkDilated", "SkDilatedWeightGrad")
 
 

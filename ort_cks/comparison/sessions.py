@@ -1,5 +1,7 @@
 """One model, opened one way, with its inputs bound where it computes: ready to be run again and again."""
 
+import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +32,8 @@ class Way:
         model: the file.
         provider: "cpu" or "cuda".
         prefer_nhwc, tf32, cuda_graph: the CUDA provider's options; without meaning on the CPU.
-        with_library: whether the ort_cks operators are registered; without them the model's own functions
-            run.
+        search: whether cuDNN's algorithms are timed and the fastest taken, as by default; it takes seconds.
+        with_library: whether the ort_cks operators are registered; else the functions in the model run.
         threads: of the CPU provider; 0 leaves the number to ONNX Runtime.
     """
 
@@ -41,12 +43,15 @@ class Way:
     prefer_nhwc: bool = False
     tf32: bool = True
     cuda_graph: bool = False
+    search: bool = True
     with_library: bool = False
     threads: int = 0
 
     def open(self, profile_prefix: str | None = None) -> "onnxruntime.InferenceSession":
         ort = import_onnxruntime()
         name = PROVIDERS[self.provider]
+        if self.provider == "cuda":
+            _find_cuda_libraries()
         if name not in ort.get_available_providers():
             raise BadInput(
                 f"this onnxruntime is built without the {self.provider} provider; onnxruntime-gpu has it"
@@ -75,12 +80,14 @@ class Way:
             "prefer_nhwc": str(int(self.prefer_nhwc)),
             "use_tf32": str(int(self.tf32)),
             "enable_cuda_graph": str(int(self.cuda_graph)),
+            "cudnn_conv_algo_search": "EXHAUSTIVE" if self.search else "HEURISTIC",
         }
 
 
 def default_provider() -> str:
     """The name of the provider to take: "cuda" where ONNX Runtime can reach a GPU, else "cpu"."""
     ort = import_onnxruntime()
+    _find_cuda_libraries()
     if PROVIDERS["cuda"] not in ort.get_available_providers():
         return "cpu"
     try:
@@ -88,6 +95,15 @@ def default_provider() -> str:
     except Exception:  # a build with CUDA on a machine without; the type of the error is not documented
         return "cpu"
     return "cuda"
+
+
+@functools.cache
+def _find_cuda_libraries() -> None:
+    """CUDA and cuDNN that came as Python packages are on no search path; ONNX Runtime loads them if asked."""
+    ort = import_onnxruntime()
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(None):  # it prints what it does not find, needed or not
+            ort.preload_dlls()
 
 
 class BoundSession:
@@ -170,3 +186,8 @@ def _element_type(text: str) -> int:
     names = {"float": "FLOAT", "double": "DOUBLE"}
     kind = text.removeprefix("tensor(").removesuffix(")")
     return onnx.TensorProto.DataType.Value(names.get(kind, kind.upper()))
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, without ONNX Runtime's line breaks and the tail of its longest messages."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
