@@ -36,13 +36,18 @@ class ConstantFactory:
     def __init__(self, model: ir.Model):
         self._names = {value.name for graph in model.graphs() for value in _values(graph)}
 
-    def add(self, graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        """Registers the tensor as an initializer of the graph and returns its value."""
+    def free_name(self, name: str) -> str:
+        """The name, with a number after it where it is taken; taken from now on."""
         unique, suffix = name, 1
         while unique in self._names:
             suffix += 1
             unique = f"{name}_{suffix}"
         self._names.add(unique)
+        return unique
+
+    def add(self, graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """Registers the tensor as an initializer of the graph and returns its value."""
+        unique = self.free_name(name)
         tensor.name = unique
         value = ir.Value(
             name=unique, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor

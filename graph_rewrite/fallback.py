@@ -59,12 +59,8 @@ def add_fallback_functions(model: ir.Model) -> None:
             raise RewriteError(f"Node '{node.name}' cannot have a fallback function: {error}.") from error
         node.overload = function.overload
         model.functions[function.identifier()] = function
-    if any(domain == DOMAIN for domain, _, _ in model.functions) and model.ir_version < _OVERLOAD_IR_VERSION:
-        if (
-            model.ir_version < 4
-        ):  # there an initializer has to be an input too, and is a constant all the same
-            RemoveInitializersFromInputsPass()(model)
-        model.ir_version = _OVERLOAD_IR_VERSION
+    if any(domain == DOMAIN for domain, _, _ in model.functions):
+        model.ir_version = max(model.ir_version, _OVERLOAD_IR_VERSION)
 
 
 @dataclass(frozen=True)
