@@ -87,16 +87,17 @@ bool KernelAttributes::succeeded(OrtStatus* status) const {
   return !status;
 }
 
-// The API tells an attribute that is absent from one of another type only in its message, so the other types are tried.
+// ONNX Runtime tells an attribute that is absent from one of another type only in its message, and takes one that is
+// not a list for an empty list. So where nothing was found, the other types are tried.
 void KernelAttributes::require_absent(const char* name, const char* wanted) const {
   int64_t i;
   float f;
-  size_t size = 0;
+  size_t text_size = 0, integers = 0, floats = 0;
   if (succeeded(api_.KernelInfoGetAttribute_int64(info_, name, &i)) ||
       succeeded(api_.KernelInfoGetAttribute_float(info_, name, &f)) ||
-      succeeded(api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size)) ||
-      succeeded(api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size)) ||
-      succeeded(api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &size))) {
+      succeeded(api_.KernelInfoGetAttribute_string(info_, name, nullptr, &text_size)) ||
+      (succeeded(api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &integers)) && integers) ||
+      (succeeded(api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &floats)) && floats)) {
     throw Error(std::string("attribute ") + name + " must be " + wanted);
   }
 }
@@ -110,23 +111,23 @@ std::optional<int64_t> KernelAttributes::integer(const char* name) const {
 
 std::optional<std::vector<int64_t>> KernelAttributes::integers(const char* name) const {
   size_t size = 0;
-  if (!succeeded(api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size))) {
+  if (!succeeded(api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size)) || size == 0) {
     require_absent(name, "a list of integers");
     return std::nullopt;
   }
   std::vector<int64_t> values(size);
-  if (size) check(api_, api_.KernelInfoGetAttributeArray_int64(info_, name, values.data(), &size));
+  check(api_, api_.KernelInfoGetAttributeArray_int64(info_, name, values.data(), &size));
   return values;
 }
 
 std::optional<std::vector<float>> KernelAttributes::floats(const char* name) const {
   size_t size = 0;
-  if (!succeeded(api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &size))) {
+  if (!succeeded(api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &size)) || size == 0) {
     require_absent(name, "a list of floats");
     return std::nullopt;
   }
   std::vector<float> values(size);
-  if (size) check(api_, api_.KernelInfoGetAttributeArray_float(info_, name, values.data(), &size));
+  check(api_, api_.KernelInfoGetAttributeArray_float(info_, name, values.data(), &size));
   return values;
 }
 

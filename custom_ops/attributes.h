@@ -18,8 +18,8 @@ struct NodeAttributes {
   Activation activation;
 };
 
-// Where attributes are read from. Each reader returns nothing where the attribute is absent and throws Error where it
-// has another type.
+// Where attributes are read from. Each reader returns nothing where the attribute is absent (or an empty list) and
+// throws Error where it has another type.
 class AttributeSource {
  public:
   virtual ~AttributeSource() = default;

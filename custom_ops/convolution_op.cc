@@ -85,6 +85,10 @@ class ConvolutionKernel final : public Kernel {
 
   std::unique_ptr<const PlannedConvolution<Provider>> plan(const typename Cache::Key& key, Precision precision) const {
     const auto& [x, w] = key;
+    if (x.rank != w.rank) {
+      throw Error("X has rank " + std::to_string(x.rank) + " and W rank " + std::to_string(w.rank) +
+                  "; they must be the same");
+    }
     auto planned = std::make_unique<PlannedConvolution<Provider>>();
     planned->filter = make_filter(attributes_.convolution, w);
     const Problem problem = make_problem(attributes_.convolution, planned->filter, x, attributes_.layout);

@@ -11,7 +11,7 @@ namespace {
 constexpr int kCudaResourceVersion = 3;
 constexpr int kUseTf32Resource = 10011;
 
-void check(cudaError_t error, const char* what) {
+void check_cuda(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw Error(std::string(what) + " failed: " + cudaGetErrorString(error));
 }
 
@@ -25,7 +25,9 @@ int device_of(const OrtApi& api, const Allocator& allocator) {
 // CUDA graph capture of another session.
 class PrivateStream {
  public:
-  PrivateStream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
+  PrivateStream() {
+    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  }
   ~PrivateStream() { cudaStreamDestroy(stream_); }
   PrivateStream(const PrivateStream&) = delete;
   cuda::Stream get() const { return stream_; }
@@ -37,8 +39,8 @@ class PrivateStream {
 }  // namespace
 
 DeviceGuard::DeviceGuard(int device) : device_(device) {
-  check(cudaGetDevice(&previous_), "cudaGetDevice");
-  if (previous_ != device_) check(cudaSetDevice(device_), "cudaSetDevice");
+  check_cuda(cudaGetDevice(&previous_), "cudaGetDevice");
+  if (previous_ != device_) check_cuda(cudaSetDevice(device_), "cudaSetDevice");
 }
 
 DeviceGuard::~DeviceGuard() {
@@ -51,7 +53,7 @@ CudaProvider::CudaProvider(const OrtApi& api, const OrtKernelInfo* info)
 CudaProvider::Run::Run(const CudaProvider& provider, const OrtKernelContext* context)
     : provider_(provider), context_(context), guard_(provider.device_) {
   void* stream = nullptr;
-  ort::check(provider_.api_, provider_.api_.KernelContext_GetGPUComputeStream(context, &stream));
+  check(provider_.api_, provider_.api_.KernelContext_GetGPUComputeStream(context, &stream));
   stream_ = static_cast<cuda::Stream>(stream);
 }
 
@@ -60,8 +62,8 @@ Precision CudaProvider::Run::precision(Precision asked) const {
   Tf32 tf32 = provider_.tf32_.load(std::memory_order_relaxed);
   if (tf32 == Tf32::kUnknown) {
     void* use_tf32 = nullptr;
-    ort::check(provider_.api_,
-               provider_.api_.KernelContext_GetResource(context_, kCudaResourceVersion, kUseTf32Resource, &use_tf32));
+    check(provider_.api_,
+          provider_.api_.KernelContext_GetResource(context_, kCudaResourceVersion, kUseTf32Resource, &use_tf32));
     tf32 = use_tf32 ? Tf32::kAllowed : Tf32::kForbidden;
     provider_.tf32_.store(tf32, std::memory_order_relaxed);
   }
@@ -70,7 +72,7 @@ Precision CudaProvider::Run::precision(Precision asked) const {
 
 bool CudaProvider::Run::is_capturing() const {
   cudaStreamCaptureStatus status;
-  check(cudaStreamIsCapturing(stream_, &status), "cudaStreamIsCapturing");
+  check_cuda(cudaStreamIsCapturing(stream_, &status), "cudaStreamIsCapturing");
   return status != cudaStreamCaptureStatusNone;
 }
 
@@ -79,8 +81,8 @@ bool CudaProvider::Run::is_capturing() const {
 Block CudaProvider::Run::scratch(size_t bytes) const {
   if (bytes == 0) return {};
   void* data = nullptr;
-  ort::check(provider_.api_,
-             provider_.api_.KernelContext_GetScratchBuffer(context_, provider_.allocator_.memory(), bytes, &data));
+  check(provider_.api_,
+        provider_.api_.KernelContext_GetScratchBuffer(context_, provider_.allocator_.memory(), bytes, &data));
   return {provider_.allocator_, data};
 }
 
@@ -110,13 +112,14 @@ void CudaProvider::ConstantFilter::pack(Precision precision, const OrtValue* wei
   if (is_in_cpu_memory(provider_.api_, weights)) {
     const size_t bytes = filter_.elements() * size_of(type_);
     staged = Block(provider_.allocator_, provider_.allocator_.allocate(bytes));
-    check(cudaMemcpyAsync(staged.data(), source, bytes, cudaMemcpyHostToDevice, stream.get()), "copying the weights");
+    check_cuda(cudaMemcpyAsync(staged.data(), source, bytes, cudaMemcpyHostToDevice, stream.get()),
+               "copying the weights");
     source = staged.data();
   }
   const size_t bytes = cuda::packed_filter_bytes(filter_, type_, precision);
   Block packed(provider_.allocator_, provider_.allocator_.allocate(bytes));
   cuda::pack_filter(filter_, type_, precision, source, packed.data(), stream.get());
-  check(cudaStreamSynchronize(stream.get()), "packing the weights");
+  check_cuda(cudaStreamSynchronize(stream.get()), "packing the weights");
   packed_ = std::move(packed);
 }
 

@@ -125,16 +125,6 @@ class Geometry:
         y = y[(..., *(slice(b, b + o) for b, o in zip(begins, outputs, strict=True)))]
         return y.reshape(x.shape[0], self.group * w.shape[2], *outputs)
 
-    def weight_gradient(self, x, dy):
-        """dW[K, C / group, ...] in float64 of the Conv from X to an output with gradient dY."""
-        x, dy = self._grouped(self._padded(np.float64(x)), 1), self._grouped(np.float64(dy), 1)
-        dw = np.zeros((self.group, dy.shape[2], x.shape[2], *self.kernel))
-        for tap in self._taps():
-            window = x[(..., *self._window(tap, dy.shape[3:]))]
-            flat_dy, flat_x = (v.reshape(*v.shape[:3], math.prod(v.shape[3:])) for v in (dy, window))
-            dw[(..., *tap)] = np.einsum("ngkp,ngcp->gkc", flat_dy, flat_x)
-        return dw.reshape(self.group * dy.shape[2], *dw.shape[2:])
-
     def borders(self, extents):
         """True for the outputs for which some tap is outside the input: a boolean array of output extents."""
         count = replace(self, group=1).convolve(np.ones((1, 1, *extents)), np.ones((1, 1, *self.kernel)))[
