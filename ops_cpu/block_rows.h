@@ -12,12 +12,14 @@ struct TileRows {
   size_t first_tap, taps;
 };
 
+// Vectors only grow: a steady run allocates nothing.
 struct BlockRows {
   std::vector<TileRows> tiles;
-  std::vector<const float*> x;  // [taps of all tiles][kMaxRows]; zeros where the tap reads outside the input
-  std::vector<int32_t> filter;  // [taps of all tiles]
-  std::vector<int64_t> pixel;   // [rows of all tiles]: offset in Y of channel 0
-  void clear() { tiles.clear(), x.clear(), filter.clear(), pixel.clear(); }
+  size_t taps = 0;                    // of all tiles
+  std::vector<const float*> x;        // [taps][kMaxRows]; zeros where the tap reads outside the input
+  std::vector<int32_t> filter, span;  // [taps], as in TapProduct
+  std::vector<int64_t> pixel;         // [rows of all tiles]: offset in Y of channel 0
+  void clear() { tiles.clear(), pixel.clear(), taps = 0; }
 };
 
 // What rows are found in: input pixels are x_pitch floats apart, output pixels and images as said (in elements of Y).
@@ -26,6 +28,7 @@ struct RowSpace {
   const Plan* plan;
   const float *x, *zeros;
   int64_t x_pitch, y_pixel_step, y_image_step;
+  bool join_taps;  // taps next to each other in the filter and in x make one: both are contiguous
 };
 
 void append_rows(const RowSpace&, const Tile&, BlockRows& to);

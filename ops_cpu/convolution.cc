@@ -69,9 +69,7 @@ struct Convolution::Impl {
   Activation activation;
   Plan plan;
   FeatureRows rows;
-  bool depthwise;
-  int width;
-  int64_t group_panels, panels;  // of one group, and in all; a depthwise filter is one group
+  Packing packing;
   Schedule tasks;
   std::vector<Block> blocks;
 
@@ -83,15 +81,10 @@ struct Convolution::Impl {
         activation(a),
         plan(make_plan(p, choose_box(p, kernels.rows, kTileOverhead))),
         rows{t, l, p.N, p.filter.C, volume(p.input)},
-        depthwise(is_depthwise(p.filter)) {
-    const Filter& f = p.filter;
-    const int64_t K = depthwise ? f.K : f.K / f.groups;
-    // The last panel of a depthwise filter overlaps its neighbour rather than reach beyond the channels.
-    width = depthwise ? *std::ranges::find_if(kernels.widths, [&](int w) { return w <= K; }) : panel_width(kernels, K);
-    group_panels = ceil_div(K, width);
-    panels = depthwise ? group_panels : group_panels * f.groups;
-    tasks = schedule(int64_t(plan.tiles.size()), panels,
-                     double(plan.executed_pixel_taps) * double(f.C / f.groups) * double(panels) * width);
+        packing(choose_packing(kernels, p.filter)),
+        tasks(schedule(int64_t(plan.tiles.size()), packing.panels,
+                       double(plan.executed_pixel_taps) * double(p.filter.C / p.filter.groups) *
+                           double(packing.panels) * packing.width)) {
     blocks = cut_blocks(plan, tasks.tiles);
   }
 
@@ -106,29 +99,38 @@ struct Convolution::Impl {
 void Convolution::Impl::multiply(const BlockRows& block, int64_t panel, const float* w,
                                  const Epilogue& epilogue) const {
   const Filter& f = problem.filter;
+  const int width = packing.width;
+  const int64_t Cg = f.C / f.groups, Kg = f.K / f.groups;
+  const int64_t g = panel / packing.group_panels, in_group = panel % packing.group_panels * width;
   TapProduct product{};
   product.width = width;
-  int64_t k;            // the first channel that the panel holds,
-  int skip = 0, count;  // after `skip` of its neighbour's, and how many
-  if (depthwise) {
-    const int64_t first = std::min(panel * width, f.K - width);
-    k = panel * width, skip = int(k - first), count = width - skip;
-    product.x_offset = first, product.w = w + first, product.slab = f.K;
-  } else {
-    const int64_t Kg = f.K / f.groups, g = panel / group_panels, in_group = panel % group_panels * width;
-    k = g * Kg + in_group, count = int(std::min<int64_t>(width, Kg - in_group));
-    product.channels = f.C / f.groups;
-    product.x_offset = g * product.channels, product.slab = product.channels * width;
-    product.w = w + panel * f.taps() * product.slab;
+  product.channels = Cg;
+  int64_t k = g * Kg + in_group;  // the first channel of the panel, after `skip` of its neighbour's
+  int skip = 0, count = int(std::min<int64_t>(width, Kg - in_group));
+  auto multiply_tile = kernels.tap_product;
+  switch (packing.kind) {
+    case Packing::kWide:
+      product.x_offset = g * Cg, product.w = w + panel * f.taps() * Cg * width, product.slab = Cg * width;
+      break;
+    case Packing::kNarrow:
+      product.x_offset = g * Cg, product.w = w + g * f.taps() * Cg * width, product.slab = Cg * width;
+      multiply_tile = kernels.narrow_product;
+      break;
+    case Packing::kDepthwise:
+      k = panel * width;
+      product.x_offset = std::min(k, f.K - width), product.w = w + product.x_offset, product.slab = f.K;
+      skip = int(k - product.x_offset), count = width - skip;
+      multiply_tile = kernels.depthwise_product;
   }
   alignas(64) float sums[kBlockTiles * kMaxRows * kMaxWidth];
   int rows = 0;
   for (const TileRows& tile : block.tiles) {
     product.x = block.x.data() + tile.first_tap * kMaxRows;
     product.filter = block.filter.data() + tile.first_tap;
+    product.span = block.span.data() + tile.first_tap;
     product.taps = int64_t(tile.taps);
     product.rows = tile.rows;
-    (depthwise ? kernels.depthwise_product : kernels.tap_product)(product, sums + rows * width);
+    multiply_tile(product, sums + rows * width);
     rows += tile.rows;
   }
   kernels.store(epilogue, sums, rows, width, skip, count, block.pixel.data(), k);
@@ -168,14 +170,15 @@ void Convolution::run(const void* x, const PackedFilter& filter, const void* bia
                        .zeros = zeros,
                        .x_pitch = self.rows.pitch(),
                        .y_pixel_step = rows_out ? f.K : 1,
-                       .y_image_step = f.K * pixels};
+                       .y_image_step = f.K * pixels,
+                       .join_taps = self.packing.kind == Packing::kWide && f.groups == 1 && self.rows.pitch() == f.C};
   const Schedule& s = self.tasks;
   parallel_for(int64_t(self.blocks.size()) * s.panel_blocks, [&](int64_t i) {
     thread_local BlockRows rows;  // kept from run to run: a steady run allocates nothing
     rows.clear();
     const Block& block = self.blocks[i / s.panel_blocks];
     for (int64_t t = block.first; t < block.first + block.tiles; ++t) append_rows(space, self.plan.tiles[t], rows);
-    const int64_t begin = i % s.panel_blocks * s.panels, end = std::min(self.panels, begin + s.panels);
+    const int64_t begin = i % s.panel_blocks * s.panels, end = std::min(self.packing.panels, begin + s.panels);
     for (int64_t panel = begin; panel < end; ++panel) self.multiply(rows, panel, filter.data(), epilogue);
   });
 }

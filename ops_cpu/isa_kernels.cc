@@ -26,47 +26,61 @@ constexpr cks::cpu::PanelWidths panel_widths(std::integer_sequence<int, widths..
 
 // The instance of a kernel for p.rows and p.width.
 template <class Kernel, class Product, int width, int... rows>
-inline bool run_width(const Product& p, float* acc, std::integer_sequence<int, rows...>) {
-  return ((p.rows == rows + 1 && (Kernel::template run<rows + 1, width>(p, acc), true)) || ...);
+inline bool run_width(const Product& p, float* sums, std::integer_sequence<int, rows...>) {
+  return ((p.rows == rows + 1 && (Kernel::template run<rows + 1, width>(p, sums), true)) || ...);
 }
 template <class Kernel, class Product, int... widths>
-inline void run_shape(const Product& p, float* acc, std::integer_sequence<int, widths...>) {
+inline void run_shape(const Product& p, float* sums, std::integer_sequence<int, widths...>) {
   constexpr auto all_rows = std::make_integer_sequence<int, Kernel::max_rows>();
-  (void)((p.width == widths && run_width<Kernel, Product, widths>(p, acc, all_rows)) || ...);
+  (void)((p.width == widths && run_width<Kernel, Product, widths>(p, sums, all_rows)) || ...);
 }
 template <class Kernel, class Product>
-void run(const Product& p, float* acc) {
-  run_shape<Kernel>(p, acc, Widths());
+void run(const Product& p, float* sums) {
+  run_shape<Kernel>(p, sums, Widths());
 }
 
 struct Tap {
   static constexpr int max_rows = kRows;
   template <int rows, int width>
-  static void run(const TapProduct& p, float* acc) {
-    tap_product<rows, width>(p, acc);
+  static void run(const TapProduct& p, float* sums) {
+    tap_product<rows, width>(p, sums);
   }
 };
 struct Depthwise {
   static constexpr int max_rows = kRows;
   template <int rows, int width>
-  static void run(const TapProduct& p, float* acc) {
-    depthwise_product<rows, width>(p, acc);
+  static void run(const TapProduct& p, float* sums) {
+    depthwise_product<rows, width>(p, sums);
   }
 };
 struct Gradient {
   static constexpr int max_rows = kRows;
   template <int rows, int width>
-  static void run(const GradientProduct& p, float* acc) {
-    gradient_product<rows, width>(p, acc);
+  static void run(const GradientProduct& p, float* sums) {
+    gradient_product<rows, width>(p, sums);
   }
 };
 struct DepthwiseGradient {
   static constexpr int max_rows = 1;
   template <int rows, int width>
-  static void run(const GradientProduct& p, float* acc) {
-    depthwise_gradient<width>(p, acc);
+  static void run(const GradientProduct& p, float* sums) {
+    depthwise_gradient<width>(p, sums);
   }
 };
+
+void run_narrow(const TapProduct& p, float* sums) {
+  static_assert(cks::cpu::kNarrow == 4);
+  switch (p.width) {
+    case 1:
+      return narrow_product<1>(p, sums);
+    case 2:
+      return narrow_product<2>(p, sums);
+    case 3:
+      return narrow_product<3>(p, sums);
+    case 4:
+      return narrow_product<4>(p, sums);
+  }
+}
 
 }  // namespace
 
@@ -78,6 +92,7 @@ const Kernels table = {
     .rows = kRows,
     .widths = panel_widths(Widths()),
     .tap_product = run<Tap, TapProduct>,
+    .narrow_product = run_narrow,
     .depthwise_product = run<Depthwise, TapProduct>,
     .gradient_product = run<Gradient, GradientProduct>,
     .depthwise_gradient = run<DepthwiseGradient, GradientProduct>,

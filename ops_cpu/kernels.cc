@@ -1,7 +1,7 @@
 #include "ops_cpu/kernels.h"
 
+#include <algorithm>
 #include <atomic>
-#include <limits>
 #include <vector>
 
 namespace cks::cpu {
@@ -49,15 +49,34 @@ std::span<const Kernels* const> runnable_kernels() {
 const Kernels& kernels() { return *current(); }
 void use_kernels(const Kernels& kernels) { current() = &kernels; }
 
-// A step of a panel takes as long as its multiplications, or as the broadcasts of x where the panel is narrow.
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The width that wastes least on `channels`. A step of a panel takes as long as its multiplications, or as the
+// broadcasts of x where the panel is narrow.
 int panel_width(const Kernels& kernels, int64_t channels) {
-  int best = 0;
-  int64_t least = std::numeric_limits<int64_t>::max();
-  for (const int width : kernels.widths) {
-    const int64_t panels = (channels + width - 1) / width, cost = panels * (std::max(width, 8) + 1);
-    if (cost <= least) least = cost, best = width;
-  }
+  const auto cost = [&](int width) { return ceil_div(channels, width) * (std::max(width, 8) + 1); };
+  int best = *kernels.widths.begin();
+  for (const int width : kernels.widths)
+    if (cost(width) <= cost(best)) best = width;
   return best;
+}
+
+}  // namespace
+
+Packing choose_packing(const Kernels& kernels, const Filter& f) {
+  constexpr int64_t kManyChannels = 16;
+  const int64_t C = f.C / f.groups, K = f.K / f.groups;
+  if (f.groups > 1 && C == 1 && K == 1) {
+    const int width = *std::ranges::find_if(kernels.widths, [&](int w) { return w <= f.K; });
+    const int64_t panels = ceil_div(f.K, width);
+    return {Packing::kDepthwise, width, panels, panels};
+  }
+  if (K <= kNarrow && C >= kManyChannels) return {Packing::kNarrow, int(K), 1, f.groups};
+  const int width = panel_width(kernels, K);
+  const int64_t panels = ceil_div(K, width);
+  return {Packing::kWide, width, panels, panels * f.groups};
 }
 
 }  // namespace cks::cpu

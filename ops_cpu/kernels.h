@@ -10,19 +10,21 @@ namespace cks::cpu {
 
 inline constexpr int kMaxRows = 12;   // the most output pixels a kernel holds in registers
 inline constexpr int kMaxWidth = 32;  // and the most channels
+inline constexpr int kNarrow = 4;     // the most output channels that are summed over input channels side by side
 
-// acc[rows][width] = sum over taps t and channels c of x[t][row][c] * w[t][c][0 .. width).
+// sums[rows][width] = sum over taps t and channels c of x[t][row][c] * w[t][c][0 .. width).
 struct TapProduct {
   const float* const* x;  // [taps][kMaxRows]: the input pixel that each row reads, or a row of zeros
   int64_t x_offset;       // added to each of them: the first channel of the group
   const float* w;         // one panel of a packed filter
   const int32_t* filter;  // [taps]: which tap of the panel
+  const int32_t* span;    // [taps]: of how many taps in a row x and w are contiguous; read by tap_product alone
   int64_t slab;           // floats in one tap of the panel
   int64_t taps, channels;
   int rows, width;
 };
 
-// acc[rows][width] += sum over runs and i < length of dy[i][0 .. rows) (outer product) x[i][0 .. width).
+// sums[rows][width] += sum over runs and i < length of dy[i][0 .. rows) (outer product) x[i][0 .. width).
 struct GradientRun {
   const float *dy, *x;
 };
@@ -55,12 +57,14 @@ struct Kernels {
   int rows;            // pixels in a full tile
   PanelWidths widths;  // widest first; the last is 1
 
-  void (*tap_product)(const TapProduct&, float* acc);
+  void (*tap_product)(const TapProduct&, float* sums);
+  // As tap_product for few output channels, width <= kNarrow, and the filter with its input channels last: w[t][k][c].
+  void (*narrow_product)(const TapProduct&, float* sums);
   // As tap_product for groups of one channel in, one out: w[t][k] multiplies x[t][row][k] for k in [0, width).
-  void (*depthwise_product)(const TapProduct&, float* acc);
-  void (*gradient_product)(const GradientProduct&, float* acc);
+  void (*depthwise_product)(const TapProduct&, float* sums);
+  void (*gradient_product)(const GradientProduct&, float* sums);
   // As gradient_product for groups of one channel in, one out: rows is 1 and dy has `width` channels.
-  void (*depthwise_gradient)(const GradientProduct&, float* acc);
+  void (*depthwise_gradient)(const GradientProduct&, float* sums);
 
   // sums[rows][width] holds channels [k, k + count) in its columns [skip, skip + count); pixel[row] is the offset of
   // the row's channel 0 in y. Overwrites sums.
@@ -81,9 +85,15 @@ std::span<const Kernels* const> runnable_kernels();  // on this machine, best fi
 const Kernels& kernels();                            // the table that operators made from now on use: the best one
 void use_kernels(const Kernels&);  // another one, for tests of those that this machine would not choose
 
-// The panel width that wastes least on `channels` output channels of a group.
-int panel_width(const Kernels&, int64_t channels);
-// Groups of one channel in, one out.
-inline bool is_depthwise(const Filter& f) { return f.groups > 1 && f.C == f.groups && f.K == f.groups; }
+// Which product a filter is for, and so how it is packed:
+//   kWide       [group][panel][tap][C / groups][width], zeros where K / groups is not a multiple of the width
+//   kNarrow     [group][tap][K / groups][C / groups]: groups of few channels out and many in; one panel a group
+//   kDepthwise  [tap][K]: groups of one channel in, one out; panels overlap where K is not a multiple of the width
+struct Packing {
+  enum Kind { kWide, kNarrow, kDepthwise } kind;
+  int width;
+  int64_t group_panels, panels;  // of one group (a depthwise filter is one), and in all
+};
+Packing choose_packing(const Kernels&, const Filter&);
 
 }  // namespace cks::cpu

@@ -1,5 +1,4 @@
-// Filters in panels: [group][panel][tap][C / groups][width], zeros where K / groups is not a multiple of the width. A
-// tap that no tile needs is never read. Depthwise filters are [tap][K].
+// Filters in the orders that kernels.h names. A tap that no tile needs is never read again.
 #include <algorithm>
 #include <new>
 
@@ -25,35 +24,42 @@ struct PackedFilter::Impl {
 
 PackedFilter::PackedFilter(const Filter& f, DataType type, const void* w_onnx, const ParallelFor& parallel_for)
     : impl_(new Impl{f, nullptr}) {
-  const Kernels& k = kernels();
+  const Kernels& isa = kernels();
   const int64_t taps = f.taps(), Cg = f.C / f.groups, Kg = f.K / f.groups;
 
   Floats widened;
   const float* w = static_cast<const float*>(w_onnx);
   if (type != DataType::kFloat) {
     widened = allocate(f.elements());
-    k.to_float(w_onnx, type, f.elements(), widened.get());
+    isa.to_float(w_onnx, type, f.elements(), widened.get());
     w = widened.get();
   }
 
-  if (is_depthwise(f)) {
-    impl_->packed = allocate(f.elements());
-    for (int64_t tap = 0; tap < taps; ++tap)
-      for (int64_t c = 0; c < f.K; ++c) impl_->packed[tap * f.K + c] = w[f.onnx_offset(c, c, tap)];
-    return;
-  }
-
-  const int width = panel_width(k, Kg);
-  const int64_t panels = (Kg + width - 1) / width, panel_floats = taps * Cg * width;
-  impl_->packed = allocate(f.groups * panels * panel_floats);
-  parallel_for(f.groups * panels, [&](int64_t i) {
-    const int64_t g = i / panels, k0 = i % panels * width;
-    float* panel = impl_->packed.get() + i * panel_floats;
-    for (int64_t c = 0; c < Cg; ++c)
+  const auto [kind, width, panels, all_panels] = choose_packing(isa, f);
+  const int64_t panel_floats = kind == Packing::kDepthwise ? 0 : taps * Cg * width;
+  impl_->packed = allocate(kind == Packing::kDepthwise ? f.elements() : all_panels * panel_floats);
+  float* to = impl_->packed.get();
+  switch (kind) {
+    case Packing::kDepthwise:
       for (int64_t tap = 0; tap < taps; ++tap)
-        for (int64_t j = 0; j < width; ++j)
-          panel[(tap * Cg + c) * width + j] = k0 + j < Kg ? w[f.onnx_offset(g * Kg + k0 + j, g * Cg + c, tap)] : 0.0f;
-  });
+        for (int64_t c = 0; c < f.K; ++c) *to++ = w[f.onnx_offset(c, c, tap)];
+      break;
+    case Packing::kNarrow:
+      for (int64_t g = 0; g < f.groups; ++g)
+        for (int64_t tap = 0; tap < taps; ++tap)
+          for (int64_t k = 0; k < Kg; ++k)
+            for (int64_t c = 0; c < Cg; ++c) *to++ = w[f.onnx_offset(g * Kg + k, g * Cg + c, tap)];
+      break;
+    case Packing::kWide:
+      parallel_for(all_panels, [&](int64_t i) {
+        const int64_t g = i / panels, k0 = i % panels * width;
+        for (int64_t c = 0; c < Cg; ++c)
+          for (int64_t tap = 0; tap < taps; ++tap)
+            for (int64_t j = 0; j < width; ++j)
+              to[i * panel_floats + (tap * Cg + c) * width + j] =
+                  k0 + j < Kg ? w[f.onnx_offset(g * Kg + k0 + j, g * Cg + c, tap)] : 0.0f;
+      });
+  }
 }
 
 PackedFilter::~PackedFilter() = default;

@@ -66,7 +66,7 @@ struct WeightGradient::Impl {
         x_rows{t, l, p.N, p.filter.C, volume(p.input)},
         dy_rows{t, l, p.N, p.filter.K, volume(p.output)},
         taps(weight_gradient_taps(p)),
-        depthwise(is_depthwise(p.filter)) {
+        depthwise(p.filter.groups > 1 && p.filter.C == p.filter.groups && p.filter.K == p.filter.groups) {
     const Filter& f = p.filter;
     const int64_t K = depthwise ? 1 : f.K / f.groups, C = depthwise ? f.C : f.C / f.groups;
     rows = {K, int(std::min<int64_t>(kernels.rows, K))};
