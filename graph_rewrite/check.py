@@ -20,8 +20,9 @@ def check(
 ) -> Iterator[list[OutputError]]:
     """For each run, the error of every output; an output is off where its error is not `ok`.
 
-    Both models run on the GPU, where ONNX Runtime reaches one, else on the CPU: the rewritten one in the library's
-    kernels, where it is installed, else in its fallback functions. Tolerances are those of `ort_cks.compare`.
+    Both models run on the GPU, where ONNX Runtime reaches one, else on the CPU: the rewritten one in the
+    library's kernels, where it is installed, else in its fallback functions. Tolerances are those of
+    `ort_cks.compare`.
 
     Raises:
         RewriteError: the original does not run, so that there is nothing to compare with.

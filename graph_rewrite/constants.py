@@ -61,7 +61,8 @@ def derived(
 ) -> ir.TensorProtocol:
     """A tensor of the source's data type that is computed from it each time it is read, and never kept.
 
-    A model of many gigabytes is rewritten by describing its new weights; each is computed once, while it is written.
+    A model of many gigabytes is rewritten by describing its new weights; each is computed once, while it is
+    written.
     """
     dtype = source.dtype
     return ir.LazyTensor(

@@ -1,4 +1,6 @@
-"""A view of a Conv or ConvTranspose node: its attributes with ONNX's defaults, and its axes where shapes are static."""
+"""A view of a Conv or ConvTranspose node: its attributes with ONNX's defaults, and its axes where shapes are
+static.
+"""
 
 from collections.abc import Iterator
 
@@ -15,7 +17,7 @@ def is_convolution(node: ir.Node) -> bool:
 
 
 def convolutions(model: ir.Model) -> Iterator[ir.Node]:
-    """The convolutions of the graph and, where they stand, of its subgraphs; not those in model-local functions."""
+    """The convolutions of the graph and, where they stand, of its subgraphs; not those of functions."""
     return (node for node in ir.traversal.RecursiveGraphIterator(model.graph) if is_convolution(node))
 
 
@@ -88,7 +90,7 @@ class Convolution:
         return list(zip(flat[: self.rank], flat[self.rank :], strict=True))
 
     def axes(self) -> list[Axis] | None:
-        """The spatial axes with their pads resolved; None where X or W is not static, or the output is not ONNX's."""
+        """The spatial axes with their pads resolved; None where X or W is not static, or nothing comes out."""
         shape = static_shape(self.x)
         if shape is None or self.kernel_shape is None:
             return None

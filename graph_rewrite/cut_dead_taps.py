@@ -1,7 +1,7 @@
 """Rows, columns and planes of a filter that meet padding at every output are cut from the weights.
 
-A 3x3 convolution with dilation 36 on a 33x33 map becomes a 1x1; a 4x4 transposed one with stride 2 and pad 1 on a 1x1
-map becomes a 2x2 without pads. Standard ONNX says both, so sessions without the library profit too.
+A 3x3 convolution with dilation 36 on a 33x33 map becomes a 1x1; a 4x4 transposed one with stride 2 and pad 1
+on a 1x1 map becomes a 2x2 without pads. Standard ONNX says both, so sessions without the library profit too.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from ort_cks.graph_rewrite.records import NodeRecord
 
 
 class CutDeadTapsPass(ir.passes.InPlacePass):
-    """Cuts constant weights where all shapes are static. Other readers of the same weights keep the whole tensor."""
+    """Cuts constant weights where all shapes are static. Other readers of the weights keep all of them."""
 
     def __init__(self, records: Mapping[ir.Node, NodeRecord]):
         super().__init__()

@@ -1,4 +1,6 @@
-"""Every attribute written out, so that later passes and the kernels need not resolve auto_pad or output_shape."""
+"""Every attribute written out, so that later passes and the kernels need not resolve auto_pad or
+output_shape.
+"""
 
 from collections.abc import Iterable
 
@@ -11,8 +13,8 @@ from ort_cks.graph_rewrite.geometry import Axis, same_pads
 class ExplicitAttributesPass(ir.passes.InPlacePass):
     """Writes kernel_shape, strides, dilations and pads.
 
-    auto_pad stays where the pads depend on an extent that is only known in a run: SAME on a strided Conv. output_shape
-    stays where pads cannot express it, or depend on such an extent.
+    auto_pad stays where the pads depend on an extent that is only known in a run: SAME on a strided Conv.
+    output_shape stays where pads cannot express it, or depend on such an extent.
     """
 
     def __init__(self, nodes: Iterable[ir.Node]):

@@ -25,10 +25,11 @@ class Affine:
 
 
 class FoldAffinePass(ir.passes.InPlacePass):
-    """Folds BatchNormalization (inference), Mul, Div, Add and Sub, one after the other, while nothing else reads Y.
+    """Folds BatchNormalization (inference), Mul, Div, Add and Sub, in turn, while nothing else reads Y.
 
-    The weights must be constant for a factor, the bias constant or absent. Weights that others share are left to them.
-    Arithmetic is in float64 and rounded once. A fold whose result is not finite in the weights' type is not made.
+    The weights must be constant for a factor, the bias constant or absent. Weights that others share are left
+    to them. Arithmetic is in float64 and rounded once. A fold whose result is not finite in the weights' type
+    is not made.
     """
 
     def __init__(self, records: Mapping[ir.Node, NodeRecord]):
@@ -50,7 +51,7 @@ class FoldAffinePass(ir.passes.InPlacePass):
 
 
 def per_channel_affine(node: ir.Node, conv: Convolution) -> Affine | None:
-    """What the node, a reader of the convolution's output, does to each channel; None where it is anything else."""
+    """What the node, which reads the convolution's output, does to each channel; None for anything else."""
     channels = conv.out_channels
     if channels is None or node.domain not in ("", "ai.onnx"):
         return None
@@ -78,7 +79,7 @@ def per_channel_affine(node: ir.Node, conv: Convolution) -> Affine | None:
 
 
 def _per_channel(value: ir.Value | None, channels: int, rank: int) -> np.ndarray | None:
-    """The constant as one number a channel, where broadcasting makes it that and does not widen the other operand."""
+    """The constant as one number a channel; None where broadcasting makes it anything else, or widens Y."""
     if not is_constant(value):
         return None
     shape = tuple(value.shape.numpy()) if value.shape is not None else constant(value).shape
@@ -135,7 +136,7 @@ def _fold(conv: Convolution, affine: Affine, constants: ConstantFactory) -> bool
 
 
 def _scaled(w: ir.TensorProtocol, scale: np.ndarray, conv: Convolution) -> ir.TensorProtocol:
-    """W with each output channel times its factor: axis 0 of Conv's W; axis 1, counted by group, of ConvTranspose's."""
+    """W with each output channel times its factor: axis 0 of Conv's W, axis 1 by group of ConvTranspose's."""
     shape = tuple(w.shape.numpy())
     groups = conv.group if conv.transposed else 1
     if conv.transposed:

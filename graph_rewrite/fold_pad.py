@@ -12,8 +12,8 @@ from ort_cks.graph_rewrite.records import NodeRecord
 class FoldPadPass(ir.passes.InPlacePass):
     """Lets a Conv read the Pad's input instead of its output; the Pad goes when nobody else reads it.
 
-    Holds for a Pad of mode "constant", value 0 and known, non-negative pads on spatial axes only, and a Conv with
-    explicit pads. Not for ConvTranspose, whose pads mean the opposite.
+    Holds for a Pad of mode "constant", value 0 and known, non-negative pads on spatial axes only, and a Conv
+    with explicit pads. Not for ConvTranspose, whose pads mean the opposite.
     """
 
     def __init__(self, records: Mapping[ir.Node, NodeRecord]):

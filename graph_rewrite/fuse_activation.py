@@ -13,7 +13,7 @@ _LONGEST_GROUP = 10  # nodes; the longest spelling, Gelu's tanh approximation wi
 
 
 class FuseActivationPass(ir.passes.InPlacePass):
-    """Takes in the largest group of elementwise nodes after Y that is an activation and that alone reads Y."""
+    """Takes in the largest group of elementwise nodes after Y that is an activation and alone reads Y."""
 
     def __init__(self, records: Mapping[ir.Node, NodeRecord]):
         super().__init__()

@@ -13,8 +13,8 @@ from ort_cks.graph_rewrite.records import NodeRecord
 class FuseResidualPass(ir.passes.InPlacePass):
     """Add(Y, Z) with Y from a swapped convolution and nobody else reading it, and Z of exactly Y's shape.
 
-    The node moves to the Add's place, where Z is known. Z cannot depend on Y, because the Add is all that reads Y.
-    Where two convolutions meet in an Add, the later one takes it.
+    The node moves to the Add's place, where Z is known. Z cannot depend on Y, because the Add is all that
+    reads Y. Where two convolutions meet in an Add, the later one takes it.
     """
 
     def __init__(self, records: Mapping[ir.Node, NodeRecord]):
@@ -47,7 +47,7 @@ class FuseResidualPass(ir.passes.InPlacePass):
 
 
 def _same_shape(a: ir.Value, b: ir.Value) -> bool:
-    """Whether the shapes are certainly equal: an unknown dimension equals nothing, a named one its namesake."""
+    """Whether the shapes are surely equal: an unknown dimension equals nothing, a named one its namesake."""
     if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
         return False
     return all(
@@ -57,7 +57,7 @@ def _same_shape(a: ir.Value, b: ir.Value) -> bool:
 
 
 def _ensure_bias(node: ir.Node, constants: ConstantFactory) -> bool:
-    """Z is the fourth input, and ONNX Runtime before 1.24 crashes where the third is left out: a bias of zeros fills it."""
+    """Gives the node a bias of zeros where it has none: ONNX Runtime before 1.24 crashes on a hole before Z."""
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         return True
     y = node.outputs[0]

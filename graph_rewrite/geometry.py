@@ -1,8 +1,8 @@
 """The arithmetic of one spatial axis of a convolution: extents, pads, and which taps ever meet data.
 
-Pure functions on integers. A *pair* is an output element with a tap of the filter; it is *dead* when its operand of X is
-a zero that padding or a transposed convolution's stride has put there, so that the multiply-add contributes nothing.
-Where ONNX and ONNX Runtime differ, ONNX Runtime's CPU provider is followed.
+Pure functions on integers. A *pair* is an output element with a tap of the filter; it is *dead* when its
+operand of X is a zero that padding or a transposed convolution's stride has put there, so that the
+multiply-add contributes nothing. Where ONNX and ONNX Runtime differ, ONNX Runtime's CPU provider is followed.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,8 @@ class Axis:
 
     def live_pairs(self) -> list[int]:
         """For each tap, the number of outputs that meet an element of X through it."""
-        # Both operators walk one side and land on the other: outputs on inputs, or, transposed, inputs on outputs.
+        # Both operators walk one side and land on the other: outputs on inputs, or, transposed, inputs on
+        # outputs.
         steps, bound = (self.input, self.output) if self.transposed else (self.output, self.input)
         counts = []
         for tap in range(self.kernel):
@@ -73,8 +74,9 @@ def pads_for_output(axis: Axis, output: int, auto_pad: str) -> tuple[int, int] |
 def zero_fraction(axes: Iterable[Axis]) -> float:
     """The share of dead pairs, 0 to 1, of a convolution with these axes and a positive output.
 
-    A transposed convolution counts as what it is by definition: a dense one over X with stride - 1 zeros between its
-    elements. The zeros that a dilation puts between the taps are never multiplied by anyone and are not counted.
+    A transposed convolution counts as what it is by definition: a dense one over X with stride - 1 zeros
+    between its elements. The zeros that a dilation puts between the taps are never multiplied by anyone and
+    are not counted.
     """
     axes = list(axes)
     total = prod(axis.output * axis.kernel for axis in axes)
@@ -82,7 +84,7 @@ def zero_fraction(axes: Iterable[Axis]) -> float:
 
 
 def cut_dead_taps(axis: Axis) -> tuple[slice, Axis]:
-    """The taps to keep, and the axis with only them: the same output without the outer taps that are dead everywhere.
+    """The taps to keep, and the axis with only them: outer taps that are dead at every output go.
 
     No pad becomes negative: ONNX has no negative pads on a convolution. At least one tap is kept.
     """
@@ -98,7 +100,8 @@ def cut_dead_taps(axis: Axis) -> tuple[slice, Axis]:
         kernel=kernel,
         pads=(axis.pads[0] - begin * axis.dilation, axis.pads[1] - end * axis.dilation),
     )
-    # A single tap has no dilation, except that ONNX bounds output_padding by the larger of stride and dilation.
+    # A single tap has no dilation, except that ONNX bounds output_padding by the larger of stride and
+    # dilation.
     if kernel == 1 and axis.output_padding < axis.stride:
         cut = replace(cut, dilation=1)
     return kept, cut

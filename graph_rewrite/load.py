@@ -13,7 +13,7 @@ _OPSET_OF_EVERY_SUPPORTED_RUNTIME = 21  # ONNX Runtime 1.18, the oldest the libr
 
 
 def load(source: onnx.ModelProto | str | os.PathLike) -> ir.Model:
-    """The model, external data memory-mapped and not read. A ModelProto is not changed by what is done to the result.
+    """The model; external data is memory-mapped and not read. The given ModelProto is never changed.
 
     Raises:
         RewriteError: what is wrong with the file or the model, in one sentence.
@@ -58,7 +58,7 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _check_opset(name: str, version: int) -> None:
-    """Asks the installed ONNX Runtime itself: which opsets it takes depends on its version, and it publishes no list."""
+    """Asks the installed ONNX Runtime itself, because it publishes no list of the opsets it takes."""
     if 1 <= version <= _OPSET_OF_EVERY_SUPPORTED_RUNTIME:
         return
     problem = f"{name} uses opset {version} of ONNX, which the installed"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from ort_cks.graph_rewrite.errors import RewriteError
-from ort_cks.graph_rewrite.load import load
 
 from ort_cks.comparison.inputs import make_inputs
 from ort_cks.comparison.sessions import BoundSession, Way, default_provider
 from ort_cks.comparison.timing import interleaved
+from ort_cks.graph_rewrite.errors import RewriteError
+from ort_cks.graph_rewrite.load import load
 
 WARMUP, RUNS = 5, 30
 
@@ -23,6 +23,20 @@ class Timing:
     native_us: float
     swapped_us: float
 
+    @property
+    def native_is_faster(self) -> bool:
+        return self.native_us < self.swapped_us
+
+    def __str__(self) -> str:
+        native, swapped = (
+            f"{us:.1f} us" if us < 1000 else f"{us / 1000:.1f} ms" for us in (self.native_us, self.swapped_us)
+        )
+        return (
+            f"native is faster here: {native}, swapped {swapped}"
+            if self.native_is_faster
+            else f"{swapped}, native {native}"
+        )
+
 
 def measure_node(native: onnx.ModelProto, swapped: onnx.ModelProto) -> Timing:
     """Times two small models, usually of one node each, on this machine's GPU if it has one, else its CPU.
@@ -32,13 +46,16 @@ def measure_node(native: onnx.ModelProto, swapped: onnx.ModelProto) -> Timing:
 
     Args:
         native: the operator as ONNX has it.
-        swapped: what would take its place; the same inputs, with every extent known.
+        swapped: what would take its place; its inputs may be in the other layout. Every extent is known.
 
     Raises:
         RewriteError: one of the two does not run, with ONNX Runtime's words.
     """
     provider = default_provider()
-    feeds, _ = make_inputs(load(native), {}, {}, seed=0)
+    feeds = {
+        name: make_inputs(load(m), {}, {}, seed=0)[0]
+        for name, m in (("native", native), ("swapped", swapped))
+    }
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / f"{name}.onnx" for name in ("native", "swapped")}
         onnx.save(native, paths["native"])
@@ -50,7 +67,7 @@ def measure_node(native: onnx.ModelProto, swapped: onnx.ModelProto) -> Timing:
         ]
         if on_gpu:
             ways.append(replace(ways[1], prefer_nhwc=True))
-        latencies = interleaved([_open(way, feeds).run for way in ways], WARMUP, RUNS)
+        latencies = interleaved([_open(way, feeds[way.label]).run for way in ways], WARMUP, RUNS)
     swapped_ms, *native_ms = (latency.p50_ms for latency in latencies)
     return Timing(native_us=min(native_ms) * 1e3, swapped_us=swapped_ms * 1e3)
 

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 def measure_nodes(model: ir.Model, nodes: Sequence[ir.Node], layout: str) -> dict[ir.Node, Timing]:
     """Times each node of the ort_cks domain alone, in NCHW as they are now, against its standard operators.
 
-    Ours runs on tensors in `layout`, because in the model its neighbours are in that layout too. Nodes whose shapes
-    are not static are left out.
+    Ours runs on tensors in `layout`, because in the model its neighbours are in that layout too. Nodes whose
+    shapes are not static are left out.
     """
     timings = {}
     for done, node in enumerate(nodes):
@@ -33,7 +33,7 @@ def measure_nodes(model: ir.Model, nodes: Sequence[ir.Node], layout: str) -> dic
 
 
 def native_model(model: ir.Model, node: ir.Node) -> onnx.ModelProto:
-    """The node's fallback function as a model of its own: the convolution and what was fused, in standard operators."""
+    """The convolution and what was fused into it, in standard operators: the node's fallback function."""
     alone = single_node_model(model, node, "NCHW")
     add_fallback_functions(alone)
     InlinePass()(alone)
@@ -43,6 +43,7 @@ def native_model(model: ir.Model, node: ir.Node) -> onnx.ModelProto:
 def single_node_model(model: ir.Model, node: ir.Node, layout: str) -> ir.Model:
     """The node with its weights and bias as they are, other inputs as the model's inputs."""
     inputs, initializers = [], []
+    weight_gradient = node.op_type == "SkDilatedWeightGrad"
     for index, value in enumerate(node.inputs):
         copy = ir.Value(name=f"input_{index}", type=value.type, shape=ir.Shape(static_shape(value)))
         copy.const_value = ir.convenience.get_const_tensor(value)
@@ -50,8 +51,7 @@ def single_node_model(model: ir.Model, node: ir.Node, layout: str) -> ir.Model:
             initializers.append(copy)
         else:
             inputs.append(copy)
-            # Weights that come at run time keep their ONNX layout.
-            if index != 1:
+            if weight_gradient or index != 1:  # weights, and their gradient, are in ONNX's layout in either
                 copy.shape = _in_layout(copy.shape, layout)
     by_name = {value.name: value for value in (*inputs, *initializers)}
     attributes = dict(node.attributes) | {"layout": ir.AttrString("layout", layout)}
@@ -60,7 +60,7 @@ def single_node_model(model: ir.Model, node: ir.Node, layout: str) -> ir.Model:
     )
     y = alone.outputs[0]
     y.name, y.type = "output", node.outputs[0].type
-    y.shape = _in_layout(ir.Shape(static_shape(node.outputs[0])), layout)
+    y.shape = _in_layout(ir.Shape(static_shape(node.outputs[0])), "NCHW" if weight_gradient else layout)
     opsets = {"": model.opset_imports[""], DOMAIN: 1}
     graph = ir.Graph(
         inputs, [y], nodes=[alone], initializers=initializers, opset_imports=opsets, name=node.name

@@ -22,6 +22,7 @@ from ort_cks.graph_rewrite.fold_pad import FoldPadPass
 from ort_cks.graph_rewrite.fuse_activation import FuseActivationPass
 from ort_cks.graph_rewrite.fuse_residual import FuseResidualPass
 from ort_cks.graph_rewrite.geometry import zero_fraction
+from ort_cks.graph_rewrite.layout import NhwcLayoutPass
 from ort_cks.graph_rewrite.load import load
 from ort_cks.graph_rewrite.prepare import fix_input_shapes, prepare
 from ort_cks.graph_rewrite.records import NodeRecord
@@ -51,11 +52,13 @@ class RewriteResult:
 
     @cached_property
     def model(self) -> onnx.ModelProto:
-        """The model with all weights inside. Raises RewriteError beyond protobuf's 2 GB: `save` it instead."""
+        """The model with all weights inside; beyond protobuf's 2 GB a RewriteError: `save` it instead."""
         return serialize_inline(self.ir_model)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the model, weights in PATH.data where they were external or exceed 1.5 GB; all of it or nothing.
+        """Writes the model, all of it or nothing.
+
+        Weights that are still in the original's external data, or exceed 1.5 GB, go to PATH.data.
 
         Raises:
             RewriteError: the folder cannot be written, or PATH.data is where the original keeps its weights.
@@ -80,15 +83,19 @@ def rewrite_model(
 
     Args:
         model: a model, which is not changed, or the path of one.
-        include, exclude: patterns as in a shell ("*head*", "ConvTranspose") on node names or operators: swap only those
-            that an include pattern matches, if there are any, and none that an exclude pattern matches.
-        input_shapes: shapes by input name. They become the model's own: what depends on them is fixed for good.
-        layout: what the operators compute in. "nhwc" suits tensor cores; Transposes are put where layouts meet.
+        include, exclude: patterns as in a shell ("*head*", "ConvTranspose") on node names or operators: swap
+            only those that an include pattern matches, if there are any, and none that an exclude pattern
+            matches.
+        input_shapes: shapes by input name. They become the model's own: what depends on them is fixed for
+            good.
+        layout: what the operators compute in. "nhwc" suits tensor cores; Transposes are put where layouts
+            meet.
         precision: of float convolutions on a GPU, "tf32" as is ONNX Runtime's default, or strict "fp32".
         measure: time each node native and swapped on this machine, and keep the faster.
         simplify: run onnxsim first.
         fuse: take BatchNormalization, arithmetic, Pad, residuals and activations into the operators.
-        fallback: put functions of standard operators into the model, which run where the library is not loaded.
+        fallback: put functions of standard operators into the model, which run where the library is not
+            loaded.
 
     Raises:
         RewriteError: the model cannot be read or rewritten, in one sentence.
@@ -97,17 +104,14 @@ def rewrite_model(
     eligibility.check_choice("precision", precision, ("tf32", "fp32"))
 
     def rewrite(timings: Mapping[int, "Timing"]) -> tuple[ir.Model, dict[ir.Node, NodeRecord]]:
-        """Everything up to the swapped model in NCHW. Leaves alone what the timings, by position, say is slower."""
+        """The swapped model in NCHW. What the timings, by position, say is slower stays native."""
         ir_model = _load(model, input_shapes or {}, simplify)
         records = _records(ir_model)
-        for index, (node, record) in enumerate(records.items()):
-            record.reason = eligibility.refusal(node, include, exclude) or _slower(timings.get(index)) or ""
-        _swap(ir_model, {n: r for n, r in records.items() if not r.reason}, fuse, precision)
-        for index, record in enumerate(records.values()):
-            if record.decision == "swapped" and index in timings:
-                record.reason += (
-                    f"; {timings[index].swapped_us:.1f} us, native {timings[index].native_us:.1f} us"
-                )
+        for node, record in records.items():
+            record.reason = eligibility.refusal(node, include, exclude) or ""
+        eligible = {node: record for node, record in records.items() if not record.reason}
+        timed = {node: timings[index] for index, node in enumerate(records) if index in timings}
+        _swap(ir_model, eligible, timed, fuse, precision)
         return ir_model, records
 
     ir_model, records = rewrite({})
@@ -115,12 +119,7 @@ def rewrite_model(
         ir_model, records = rewrite(_timings(ir_model, records, layout))
     if layout == "nhwc":
         logger.info("laying out as NHWC")
-        try:
-            from ort_cks.graph_rewrite.layout import NhwcLayoutPass
-        except ImportError:
-            pass
-        else:
-            NhwcLayoutPass()(ir_model)
+        NhwcLayoutPass()(ir_model)
     if fallback:
         add_fallback_functions(ir_model)
     return RewriteResult(ir_model, list(records.values()))
@@ -140,10 +139,17 @@ def _load(
     return model
 
 
-def _swap(model: ir.Model, records: dict[ir.Node, NodeRecord], fuse: bool, precision: str) -> None:
+def _swap(
+    model: ir.Model,
+    records: Mapping[ir.Node, NodeRecord],
+    timings: Mapping[ir.Node, "Timing"],
+    fuse: bool,
+    precision: str,
+) -> None:
     """What depends on the operator being ONNX's comes before the swap, what goes into ours after it."""
     logger.info("folding and swapping %d convolutions", len(records))
-    SwapWeightGradientPass(records)(model)
+    faster = {n: r for n, r in records.items() if n not in timings or not timings[n].native_is_faster}
+    SwapWeightGradientPass(faster)(model)
     convolutions = {node: record for node, record in records.items() if record.decision == "kept"}
     ExplicitAttributesPass(convolutions)(model)
     if fuse:
@@ -152,13 +158,20 @@ def _swap(model: ir.Model, records: dict[ir.Node, NodeRecord], fuse: bool, preci
             _describe(node, record)  # the zeros of a Pad are the convolution's now
         FoldAffinePass(convolutions)(model)
     CutDeadTapsPass(convolutions)(model)
-    SwapConvolutionPass(convolutions)(model)
+    faster = {node: record for node, record in faster.items() if record.decision == "kept"}
+    SwapConvolutionPass(faster)(model)
     if fuse:
-        FuseResidualPass(convolutions)(model)
-        FuseActivationPass(convolutions)(model)
-    for node in records:
-        if precision != "tf32" and node.outputs[0].dtype == ir.DataType.FLOAT:
+        FuseResidualPass(faster)(model)
+        FuseActivationPass(faster)(model)
+    for node, record in records.items():
+        if (
+            precision != "tf32"
+            and record.decision == "swapped"
+            and node.outputs[0].dtype == ir.DataType.FLOAT
+        ):
             node.attributes["precision"] = ir.AttrString("precision", precision)
+        if node in timings:
+            record.reason = "; ".join(filter(None, (record.reason, str(timings[node]))))
     RemoveUnusedNodesPass()(model)
 
 
@@ -169,12 +182,6 @@ def _timings(model: ir.Model, records: Mapping[ir.Node, NodeRecord], layout: str
     swapped = [node for node, record in records.items() if record.decision == "swapped"]
     by_node = measure_nodes(model, swapped, layout)
     return {index: by_node[node] for index, node in enumerate(records) if node in by_node}
-
-
-def _slower(timing: "Timing | None") -> str | None:
-    if timing is None or timing.swapped_us <= timing.native_us:
-        return None
-    return f"native is faster here: {timing.native_us:.1f} us, swapped {timing.swapped_us:.1f} us"
 
 
 def _records(model: ir.Model) -> dict[ir.Node, NodeRecord]:

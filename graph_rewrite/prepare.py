@@ -1,4 +1,6 @@
-"""What the model needs before its convolutions are looked at: fixed inputs, inlined functions, constants, shapes."""
+"""What the model needs before its convolutions are looked at: fixed inputs, inlined functions, constants,
+shapes.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def fix_input_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Writes the shapes into the model's inputs, for good: dead taps can only be cut where shapes are certain.
+    """Writes the shapes into the model's inputs, for good: dead taps are only cut where shapes are certain.
 
     Raises:
         RewriteError: no such input, or a shape that contradicts the model's.
@@ -53,7 +55,7 @@ def prepare(model: ir.Model) -> None:
 
 
 def _inline_convolutions(model: ir.Model) -> None:
-    """ONNX Runtime inlines these functions itself; inlined here, their weights and shapes are in sight of the passes."""
+    """ONNX Runtime inlines such functions itself; here it brings their weights and shapes into sight."""
     holders: set[ir.OperatorIdentifier] = set()
     grown = True
     while grown:

@@ -1,7 +1,8 @@
 """Which activation, of those the operators know, a few elementwise nodes compute.
 
-A single node is read. Exporters spell SiLU, HardSwish and Gelu as many small nodes in ever new orders, so a group of
-nodes is not matched against patterns: it is a function of one number, it is evaluated, and compared with the known ones.
+A single node is read. Exporters spell SiLU, HardSwish and Gelu as many small nodes in ever new orders, so a
+group of nodes is not matched against patterns: it is a function of one number, it is evaluated, and compared
+with the known ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,7 +54,8 @@ def of_node(node: ir.Node) -> Activation | None:
 def of_nodes(nodes: Sequence[ir.Node], x: ir.Value) -> Activation | None:
     """The activation that the nodes, in order, compute from x; the last one has the result.
 
-    Two functions are taken for one where they differ by no more than rounding the nodes' constants to x's type explains.
+    Two functions are taken for one where they differ by no more than rounding the nodes' constants to x's
+    type explains.
     """
     samples = np.concatenate([np.linspace(-8, 8, 257), *(s * np.logspace(-3, 38, 124) for s in (1, -1))])
     computed = _evaluate(nodes, x, samples)
@@ -70,12 +72,12 @@ def of_nodes(nodes: Sequence[ir.Node], x: ir.Value) -> Activation | None:
 
 
 def is_elementwise(node: ir.Node) -> bool:
-    """Whether `of_nodes` can evaluate the node, given that its inputs are the group's values or single constants."""
+    """Whether `of_nodes` can evaluate the node, if its inputs are the group's values or single constants."""
     return node.domain in ("", "ai.onnx") and node.op_type in (*_UNARY, *_BINARY, "Clip", "HardSigmoid")
 
 
-# Half a unit in the last place on every constant moves these functions by less than a unit of x. Exporters write float
-# constants with as few as 5 digits (1.4142).
+# Half a unit in the last place on every constant moves these functions by less than a unit of x. Exporters
+# write float constants with as few as 5 digits (1.4142).
 _TOLERANCE = {
     ir.DataType.FLOAT: 2e-5,
     ir.DataType.FLOAT16: 2.0**-10,
@@ -140,7 +142,7 @@ def _apply(activation: Activation, x: np.ndarray) -> np.ndarray:
 
 
 def _clip_through(y: np.ndarray, x: np.ndarray) -> Activation:
-    """The only Clip that y, samples of a function at x, can be: one bounded by what it tends to on either side."""
+    """The only Clip that a function with values y at x can be: the one bounded by its outermost values."""
     low, high = y[np.argmin(x)], y[np.argmax(x)]
     return Activation("Clip", (low if low > x.min() else -inf, high if high < x.max() else inf))
 

@@ -16,11 +16,12 @@ class NodeRecord:
         decision: "swapped" for an ort_cks operator, or "kept" as it is.
         new_op: the operator that took its place, None for a kept node.
         reason: why, in one sentence.
-        input_shape, weight_shape, output_shape: in ONNX layout (N, C, spatial); a dimension that is not known before a
-            run is a string. None where not even the rank is known.
-        zero_fraction: the share of the convolution's multiply-adds that have a zero operand because of padding or of
-            a transposed convolution's stride, 0 to 1. None where the shapes are not static.
-        fused: what the operator took in, in the order of computation, e.g. ["Pad", "BatchNormalization", "Relu"].
+        input_shape, weight_shape, output_shape: in ONNX layout (N, C, spatial); a dimension that is not known
+            before a run is a string. None where not even the rank is known.
+        zero_fraction: the share of the convolution's multiply-adds that have a zero operand because of
+            padding or of a transposed convolution's stride, 0 to 1. None where the shapes are not static.
+        fused: what the operator took in, in the order of computation, e.g. ["Pad", "BatchNormalization",
+            "Relu"].
     """
 
     name: str

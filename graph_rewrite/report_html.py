@@ -7,7 +7,8 @@ from ort_cks.graph_rewrite.records import NodeRecord
 from ort_cks.graph_rewrite.report_text import shape_text, summary, zeros_text
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2126; margin: 2rem auto; max-width: 90rem; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2126; margin: 2rem auto; max-width: 90rem;
+  padding: 0 1rem }
 h1 { font-size: 1.4rem; margin-bottom: 0 }
 p { color: #56606a; margin-top: .2rem }
 table { border-collapse: collapse; width: 100%; font-size: .87rem }
@@ -36,8 +37,8 @@ def html_report(records: Sequence[NodeRecord], model: str, output: str | None) -
 <title>{escape(model)}: convolutions</title>
 <style>{_STYLE}</style>
 <h1>{escape(model)}</h1>
-<p>{escape(summary(records))}{written} Zeros: the share of a convolution's multiply-adds with a zero operand that
-padding or a transposed convolution's stride put there.</p>
+<p>{escape(summary(records))}{written} Zeros: the share of a convolution's multiply-adds with a zero operand
+that padding or a transposed convolution's stride put there.</p>
 <table>
 <thead><tr>{head}</tr></thead>
 <tbody>

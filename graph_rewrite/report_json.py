@@ -8,7 +8,7 @@ from ort_cks.graph_rewrite.records import NodeRecord
 
 
 def json_report(records: Sequence[NodeRecord], model: str, output: str | None) -> str:
-    """An object with the model, the output (null in a dry run), the counts, and each record with its fields' names."""
+    """An object: the model, the output (null in a dry run), the counts, and each record by its fields."""
     swapped = sum(record.decision == "swapped" for record in records)
     report = {
         "model": model,

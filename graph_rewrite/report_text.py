@@ -10,7 +10,7 @@ _LONGEST_NAME = 30
 
 
 def table(records: Sequence[NodeRecord], width: int = 120) -> str:
-    """Plain text, no line longer than `width` where that is 100 or more; long reasons go on below themselves."""
+    """Plain text, at most `width` columns where that is 100 or more; long reasons go on below themselves."""
     if not records:
         return "The model has no Conv or ConvTranspose."
     rows = [_HEADINGS, *map(_cells, records)]

@@ -12,8 +12,8 @@ logger = logging.getLogger(__name__)
 # It copies the weights several times, through protobuf messages that end at 2 GB.
 _LIMIT_BYTES = 1 << 30
 
-# Fusions into convolutions are this package's own: they are reported by node, serve ConvTranspose and keep off the
-# nodes that are not swapped.
+# Fusions into convolutions are this package's own: they are reported by node, serve ConvTranspose and keep
+# off the nodes that are not swapped.
 _SKIPPED_OPTIMIZERS = ("fuse_bn_into_conv", "fuse_add_bias_into_conv", "fuse_pad_into_conv")
 
 

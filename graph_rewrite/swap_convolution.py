@@ -45,7 +45,7 @@ def _reason(record: NodeRecord, conv: Convolution) -> str:
     elif record.zero_fraction >= 0.005:
         reasons.append("its zeros are skipped")
     else:
-        reasons.append("no zeros, but no kernels of their own for bias and what follows")
+        reasons.append("no zeros, but fewer kernels")
     if not is_constant(conv.w):
         reasons.append("weights come at run time and are packed on every run")
     return "; ".join(reasons)

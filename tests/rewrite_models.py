@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
+
 from ort_cks.graph_rewrite import NodeRecord, RewriteResult, rewrite_model
 
 
@@ -42,8 +43,13 @@ class Builder:
         bias, mean = self.normal(channels), self.normal(channels)
         return self.op("BatchNormalization", x, scale, bias, mean, variance, **attributes)
 
-    def model(self, *outputs: str, ir_version: int = 8, functions=(), domains=()) -> onnx.ModelProto:
+    def model(
+        self, *outputs: str, ir_version: int = 8, functions=(), domains=(), shape=None
+    ) -> onnx.ModelProto:
+        """`shape` is the outputs', where ONNX does not infer it."""
         infos = [onnx.ValueInfoProto(name=name) for name in outputs]
+        if shape is not None:
+            infos = [helper.make_tensor_value_info(name, self.dtype, shape) for name in outputs]
         graph = helper.make_graph(self.nodes, "test", self.inputs, infos, self.initializers)
         opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(d, 1) for d in domains)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, functions=functions)
@@ -93,11 +99,12 @@ def run(model: onnx.ModelProto, feeds: dict) -> list[np.ndarray]:
 def assert_same_answers(
     original: onnx.ModelProto, rewritten: onnx.ModelProto, feeds: dict | None = None, rtol: float = 2e-5
 ) -> None:
-    """Every element equal to within rtol of itself and of its output's root mean square; borders are elements too."""
+    """Every element equal to within rtol of itself and of its output's root mean square, borders too."""
     onnx.checker.check_model(rewritten, full_check=True)
     feeds = random_feeds(original) if feeds is None else feeds
     for got, expected in zip(run(rewritten, feeds), run(original, feeds), strict=True):
-        assert got.dtype == expected.dtype and got.shape == expected.shape
+        assert got.dtype == expected.dtype
+        assert got.shape == expected.shape
         size = np.sqrt(np.mean(np.square(expected.astype(np.float64))))
         assert size > 0
         np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol * size)

@@ -159,4 +159,6 @@ def test_nothing_is_folded_into_a_node_that_is_kept():
     model = b.model(b.batch_norm(y, K))
     result = rewrite(model, exclude=["Conv"])
     assert op_types(result) == ["Conv", "BatchNormalization"]
-    np.testing.assert_array_equal(run(result.model, random_feeds(model))[0], run(model, random_feeds(model))[0])
+    np.testing.assert_array_equal(
+        run(result.model, random_feeds(model))[0], run(model, random_feeds(model))[0]
+    )

@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
+
 from ort_cks.graph_rewrite.geometry import Axis, cut_dead_taps, pads_for_output, same_pads, zero_fraction
 
 
@@ -43,9 +44,12 @@ def test_live_pairs_zero_fraction_and_cut(transposed):
         assert zero_fraction([axis]) == pytest.approx(1 - alive.mean(), abs=1e-12), axis
 
         kept, cut = cut_dead_taps(axis)
-        assert cut.output == axis.output and min(cut.pads) >= 0 and cut.kernel >= 1, (axis, cut)
+        assert cut.output == axis.output, (axis, cut)
+        assert min(cut.pads) >= 0, (axis, cut)
+        assert cut.kernel >= 1, (axis, cut)
         np.testing.assert_array_equal(pairs_by_definition(cut), alive[:, kept], err_msg=str(axis))
-        assert not alive[:, : kept.start].any() and not alive[:, kept.stop :].any(), axis
+        assert not alive[:, : kept.start].any(), axis
+        assert not alive[:, kept.stop :].any(), axis
         # What is left at either end is alive, or its pad would have become negative.
         if alive.any():
             assert alive[:, kept.start].any() or cut.pads[0] < axis.dilation, axis
@@ -101,11 +105,14 @@ def test_same_pads_are_those_of_onnxruntime(transposed, auto_pad):
         axis = Axis(transposed, n, k, s, d, output_padding=extra)
         expected = onnxruntime_output(axis, auto_pad=auto_pad)
         if expected is None:
-            # ONNX Runtime refuses a dilated SAME convolution, and an output_padding that only the dilation allows.
+            # ONNX Runtime refuses a dilated SAME convolution, and an output_padding that only the dilation
+            # allows.
             assert extra >= s if transposed else d > 1, axis
             continue
         begin, end = same_pads(axis, auto_pad)
-        np.testing.assert_array_equal(onnxruntime_output(axis, pads=[begin, end]), expected, err_msg=str(axis))
+        np.testing.assert_array_equal(
+            onnxruntime_output(axis, pads=[begin, end]), expected, err_msg=str(axis)
+        )
         checked += 1
     assert checked >= 36
 
@@ -118,7 +125,10 @@ def test_pads_for_output_are_those_of_onnxruntime(auto_pad):
         if wanted < 1:
             continue
         expected = onnxruntime_output(axis, auto_pad=auto_pad, output_shape=[wanted])
-        assert expected is not None and expected.shape == (1, 1, wanted), axis
+        assert expected is not None, axis
+        assert expected.shape == (1, 1, wanted), axis
         begin, end = pads_for_output(axis, wanted, auto_pad)
-        np.testing.assert_array_equal(onnxruntime_output(axis, pads=[begin, end]), expected, err_msg=str(axis))
+        np.testing.assert_array_equal(
+            onnxruntime_output(axis, pads=[begin, end]), expected, err_msg=str(axis)
+        )
     assert pads_for_output(axis, axis.output + 1, auto_pad) is None
