@@ -90,7 +90,7 @@ class Convolution:
         return list(zip(flat[: self.rank], flat[self.rank :], strict=True))
 
     def axes(self) -> list[Axis] | None:
-        """The spatial axes with their pads resolved; None where X or W is not static, or nothing comes out."""
+        """The spatial axes, pads resolved; None where X or W is not static, or nothing comes out."""
         shape = static_shape(self.x)
         if shape is None or self.kernel_shape is None:
             return None

@@ -57,7 +57,7 @@ def _same_shape(a: ir.Value, b: ir.Value) -> bool:
 
 
 def _ensure_bias(node: ir.Node, constants: ConstantFactory) -> bool:
-    """Gives the node a bias of zeros where it has none: ONNX Runtime before 1.24 crashes on a hole before Z."""
+    """Gives the node a bias, of zeros: ONNX Runtime before 1.24 crashes on a hole in front of Z."""
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         return True
     y = node.outputs[0]

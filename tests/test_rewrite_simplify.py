@@ -1,0 +1,86 @@
+"""onnxsim in front of the rewrite: what it folds, and that weights pass round it unread."""
+
+import numpy as np
+import onnxsim
+import pytest
+from onnx import TensorProto
+from rewrite_models import Builder, assert_same_answers, only, op_types, rewrite
+
+from ort_cks.graph_rewrite import simplify as simplify_module
+from ort_cks.graph_rewrite.load import load
+from ort_cks.graph_rewrite.simplify import simplify
+
+LARGE = (16, 16, 3, 3)  # 9 KB, a weight
+
+
+def test_weights_computed_from_constants_are_folded():
+    b = Builder()
+    half = b.op("Cast", b.normal(*LARGE), to=TensorProto.FLOAT16)
+    w = b.op("Mul", b.op("Cast", half, to=TensorProto.FLOAT), b.normal(16, 1, 1, 1))
+    model = b.model(b.batch_norm(b.op("Conv", b.input(1, 16, 6, 6), w), 16))
+    result = rewrite(model, simplify=True)
+    assert op_types(result) == ["ConvV2"]
+    assert only(result.nodes).fused == ["BatchNormalization"]
+    assert_same_answers(model, result.model)
+
+
+def test_onnxsim_sees_no_weights_and_they_all_come_back(monkeypatch):
+    seen = []
+    original = onnxsim.simplify
+
+    def spy(model, **options):
+        seen.append(model.ByteSize())
+        return original(model, **options)
+
+    monkeypatch.setattr(onnxsim, "simplify", spy)
+    b = Builder()
+    x = b.input(1, 16, 6, 6)
+    y = b.op("Identity", b.op("Conv", x, b.normal(*LARGE)))
+    unused = b.normal(64, 64)
+    model = b.model(b.op("Neg", b.op("Conv", y, b.normal(*LARGE))))
+    result = rewrite(model, simplify=True)
+    assert seen[0] < 2000
+    assert op_types(result) == ["ConvV2", "ConvV2", "Neg"]
+    names = [i.name for i in result.model.graph.initializer]
+    assert len(names) == 2
+    assert unused not in names
+    assert [i.name for i in result.model.graph.input] == [x]
+    assert_same_answers(model, result.model)
+
+
+def test_a_simple_graph_does_not_wait_for_onnxsim(monkeypatch):
+    monkeypatch.setattr(onnxsim, "simplify", lambda *args, **options: pytest.fail("it was called"))
+    b = Builder()
+    result = rewrite(
+        b.model(b.op("Relu", b.op("Conv", b.input(1, 16, 6, 6), b.normal(*LARGE)))), simplify=True
+    )
+    assert op_types(result) == ["ConvV2"]
+
+
+def needs_simplifying() -> Builder:
+    b = Builder()
+    b.op("Identity", b.op("Conv", b.input(1, 16, 6, 6), b.normal(*LARGE)), output="y")
+    return b
+
+
+def test_a_failure_of_onnxsim_is_a_warning(monkeypatch, caplog):
+    def fail(*args, **options):
+        raise RuntimeError("it broke\nbadly")
+
+    monkeypatch.setattr(onnxsim, "simplify", fail)
+    model = needs_simplifying().model("y")
+    result = rewrite(model, simplify=True)
+    assert only(result.nodes).decision == "swapped"
+    assert "onnxsim was skipped, as it failed: it broke" in caplog.text
+    assert_same_answers(model, result.model)
+
+
+def test_constants_beyond_the_limit_skip_it_with_the_reason(monkeypatch, caplog):
+    monkeypatch.setattr(simplify_module, "_LIMIT_BYTES", 100)
+    b = needs_simplifying()
+    folded = b.op("Neg", b.constant(np.ones((1, 16, 4, 4))))
+    model = load(b.model(b.op("Add", "y", folded)))
+    assert simplify(model) is model
+    assert "GB of constants to fold" in caplog.text
+    assert len(model.graph.initializers) == 2
+    assert [value.name for value in model.graph.inputs] == ["x0"]
