@@ -4,24 +4,20 @@ used.
 Needs torch; DeepLabV3, the pose net and ResNet-18 need torchvision, HiFi-GAN needs transformers.
 """
 
+import math
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from benchmarks.suite import MODELS
+
 SEED = 20231
 # Calibrating the statistics of BatchNorm runs the model once on the CPU; larger images would only make that
 # slow.
 CALIBRATION_EXTENT = {2: 256, 3: 32}
-
-
-@dataclass(frozen=True)
-class Architecture:
-    name: str
-    build: Callable[[], nn.Module]
-    input_shape: tuple[int, ...]
 
 
 def conv_norm_relu(conv: nn.Module, norm: type[nn.Module] = nn.BatchNorm2d) -> list[nn.Module]:
@@ -164,21 +160,18 @@ def fsrcnn(scale: int = 4, features: int = 56, narrow: int = 12, mappings: int =
     return nn.Sequential(*layers, enlarge)
 
 
-ARCHITECTURES = {
-    architecture.name: architecture
-    for architecture in (
-        Architecture("dcgan_b64", dcgan_generator, (64, 100, 1, 1)),
-        Architecture("dcgan_b1", dcgan_generator, (1, 100, 1, 1)),
-        Architecture("pix2pix_b1", pix2pix_generator, (1, 3, 256, 256)),
-        Architecture("hifigan_b1", hifigan, (1, 200, 80)),
-        Architecture("deeplabv3_r50_b1", deeplabv3_resnet50, (1, 3, 513, 513)),
-        Architecture("pose_r50_b1", pose_resnet50, (1, 3, 256, 192)),
-        Architecture("pose_r50_b32", pose_resnet50, (32, 3, 256, 192)),
-        Architecture("unet_b1", lambda: UNet(width=64, dimensions=2), (1, 1, 512, 512)),
-        Architecture("unet3d_b1", lambda: UNet(width=32, dimensions=3), (1, 1, 96, 96, 96)),
-        Architecture("resnet18_cifar_b128", resnet18_cifar, (128, 3, 32, 32)),
-        Architecture("fsrcnn_x4", fsrcnn, (1, 1, 270, 480)),
-    )
+BUILDERS: dict[str, Callable[[], nn.Module]] = {
+    "dcgan_b64": dcgan_generator,
+    "dcgan_b1": dcgan_generator,
+    "pix2pix_b1": pix2pix_generator,
+    "hifigan_b1": hifigan,
+    "deeplabv3_r50_b1": deeplabv3_resnet50,
+    "pose_r50_b1": pose_resnet50,
+    "pose_r50_b32": pose_resnet50,
+    "unet_b1": lambda: UNet(width=64, dimensions=2),
+    "unet3d_b1": lambda: UNet(width=32, dimensions=3),
+    "resnet18_cifar_b128": resnet18_cifar,
+    "fsrcnn_x4": fsrcnn,
 }
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -186,23 +179,20 @@ NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @torch.no_grad()
-def load(architecture: Architecture) -> nn.Module:
+def load(name: str) -> nn.Module:
     """The model in eval mode, float32, on the CPU, with the same weights every time.
 
     Weights keep the signal's size from layer to layer and BatchNorm's statistics are those of a random batch,
-    so an error anywhere reaches the output; its scales and shifts are random, so that folding them wrongly is
-    seen.
+    so an error anywhere reaches the output; its scales and shifts are random, so a wrong fold is seen.
     """
     torch.manual_seed(SEED)
-    model = architecture.build()
+    model = BUILDERS[name]()
     for module in model.modules():
         if isinstance(module, CONVOLUTIONS):
             # Of a transposed convolution's taps, 1 / stride of them meet in an output, on each axis.
-            meeting = module.stride if module.transposed else (1,)
-            fan_in = (
-                module.in_channels * torch.tensor(module.kernel_size).prod() / torch.tensor(meeting).prod()
-            )
-            nn.init.normal_(module.weight, std=float(fan_in) ** -0.5)
+            phases = math.prod(module.stride) if module.transposed else 1
+            fan_in = module.in_channels * math.prod(module.kernel_size) / phases
+            nn.init.normal_(module.weight, std=fan_in**-0.5)
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=0.1)
         elif isinstance(module, NORMS):
@@ -210,17 +200,24 @@ def load(architecture: Architecture) -> nn.Module:
             nn.init.normal_(module.bias, std=0.1)
             module.momentum = 1.0  # the statistics become those of the one batch below
     if any(isinstance(module, NORMS) for module in model.modules()):
-        _, channels, *extents = architecture.input_shape
+        _, channels, *extents = MODELS[name]
         limit = CALIBRATION_EXTENT[len(extents)]
         model.train()(torch.randn(2, channels, *(min(extent, limit) for extent in extents)))
     return model.eval()
 
 
-def example_input(architecture: Architecture) -> torch.Tensor:
-    return torch.randn(architecture.input_shape, generator=torch.Generator().manual_seed(SEED))
+def example_input(name: str) -> torch.Tensor:
+    return torch.randn(MODELS[name], generator=torch.Generator().manual_seed(SEED))
 
 
-def export(architecture: Architecture, model: nn.Module, path: Path) -> None:
-    """Writes the model with torch's exporter, in its own dtype (all of its parameters have one)."""
-    x = example_input(architecture).to(next(model.parameters()).dtype)
-    torch.onnx.export(model, (x,), str(path), dynamo=True, external_data=False, verbose=False)
+def export(name: str, model: nn.Module, path: Path, fold_norms: bool = True) -> None:
+    """Writes the model with torch's exporter, in the data type of its parameters.
+
+    The exporter folds BatchNormalization into the convolutions, unless it is told to optimize nothing.
+    """
+    x = example_input(name).to(next(model.parameters()).dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about itself
+        torch.onnx.export(
+            model, (x,), str(path), dynamo=True, external_data=False, verbose=False, optimize=fold_norms
+        )

@@ -1,4 +1,4 @@
-"""The 28 layers the kernels are judged by, and how fast hardware could run each.
+"""The 28 layers the kernels are judged by, how fast hardware could run each, and the sizes of the 11 models.
 
 They are the convolutions of DCGAN, pix2pix, SimpleBaseline pose, Mask R-CNN, SAM, ResNet and DeepLabV3 at the
 sizes those networks have, and a few transposed ones of the shapes the C-K-S paper times.
@@ -135,3 +135,18 @@ LAYERS = (
     _conv("aspp36_65_b8", 8, 2048, 65, 256, 3, pad=36, dilation=36),
     _conv("res5_d4_65", 1, 512, 65, 512, 3, pad=4, dilation=4),
 )
+
+# Name and input shape; `benchmarks.architectures` builds them.
+MODELS = {
+    "dcgan_b64": (64, 100, 1, 1),
+    "dcgan_b1": (1, 100, 1, 1),
+    "pix2pix_b1": (1, 3, 256, 256),
+    "hifigan_b1": (1, 200, 80),
+    "deeplabv3_r50_b1": (1, 3, 513, 513),
+    "pose_r50_b1": (1, 3, 256, 192),
+    "pose_r50_b32": (32, 3, 256, 192),
+    "unet_b1": (1, 1, 512, 512),
+    "unet3d_b1": (1, 1, 96, 96, 96),
+    "resnet18_cifar_b128": (128, 3, 32, 32),
+    "fsrcnn_x4": (1, 1, 270, 480),
+}

@@ -1,0 +1,49 @@
+"""What every benchmark writes: a head that says where it ran, and rows; and the mean that sums rows up."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ort_cks.comparison import machine
+
+
+def head(provider: str) -> dict[str, str]:
+    """Machine, driver, versions, commit and date."""
+    facts = machine.describe(provider)
+    if torch := sys.modules.get("torch"):  # only what took part
+        facts["torch"] = torch.__version__
+        if provider == "cuda":
+            facts["cudnn"] = str(torch.backends.cudnn.version())
+    if commit := _commit():
+        facts["commit"] = commit
+    return facts | {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
+
+
+def write(path: Path | None, header: dict[str, str], rows: list[dict]) -> None:
+    """Writes all rows so far: a benchmark calls it after each, so that an end of time loses nothing."""
+    if path is not None:
+        lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+        path.write_text(f'{{\n "header": {json.dumps(header)},\n "rows": [\n{lines}\n ]\n}}\n')
+
+
+def geomean(values: Iterable[float]) -> float:
+    logarithms = [math.log(value) for value in values]
+    return math.exp(sum(logarithms) / len(logarithms)) if logarithms else math.nan
+
+
+def ratios(rows: Iterable[dict], slower: str, faster: str) -> list[float]:
+    """`slower / faster` of the rows that have both."""
+    return [row[slower] / row[faster] for row in rows if row.get(slower) and row.get(faster)]
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        folder = Path(__file__).parent
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
