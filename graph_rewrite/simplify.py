@@ -1,6 +1,6 @@
 """onnxsim before the rewrite: it folds constants, computes shapes and drops what does nothing.
 
-It never sees the weights: they would be copied several times, end at protobuf's 2 GB, and it has no use for them.
+It never sees the weights: it has no use for them, would copy them several times, and protobuf ends at 2 GB.
 """
 
 import logging
@@ -21,15 +21,30 @@ _SMALLEST_WEIGHT_BYTES = 4096
 _LIMIT_BYTES = 1 << 30
 _PROTOBUF_BYTES = 2**31 - 2**20  # a message ends at 2 GB; graphs are far smaller than the rest
 
-# Fusions into convolutions are this package's own: they are reported by node, serve ConvTranspose too and keep
-# off the nodes that are not swapped.
+# Fusions into convolutions are this package's own: they are reported by node, serve ConvTranspose too and
+# keep off the nodes that are not swapped.
 _SKIPPED_OPTIMIZERS = ("fuse_bn_into_conv", "fuse_add_bias_into_conv", "fuse_pad_into_conv")
 
-# A graph of nothing but these, none of them with constant inputs only, is as simple as it gets; importing onnxsim
-# alone takes longer than the whole rewrite of such a model.
-_SIMPLE = frozenset(
-    ["Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Elu", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "InstanceNormalization", "LeakyRelu", "MatMul", "MaxPool", "Mul", "PRelu", "Relu", "Sigmoid", "Softmax", "Sub", "Tanh"]
-)
+# A graph of nothing but these, none of them with constant inputs only, is as simple as it gets;
+# importing onnxsim alone takes longer than the whole rewrite of such a model.
+_SIMPLE = {
+    *("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization"),
+    *("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Add", "Sub", "Mul", "Div"),
+    *(
+        "Clip",
+        "Elu",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "PRelu",
+        "Relu",
+        "Sigmoid",
+        "Softmax",
+        "Tanh",
+    ),
+    *("Concat", "Flatten"),
+}
 
 
 def simplify(model: ir.Model) -> ir.Model:
@@ -91,7 +106,7 @@ def _is_foldable(node: ir.Node) -> bool:
 
 
 def _is_weight(value: ir.Value) -> bool:
-    """Whether constant folding has no use for the initializer: each of its readers has an input that varies."""
+    """Whether constant folding has no use for the initializer, as each reader has an input that varies."""
     return (
         value.const_value is not None
         and value.const_value.nbytes >= _SMALLEST_WEIGHT_BYTES
