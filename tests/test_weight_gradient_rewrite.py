@@ -3,50 +3,39 @@
 import warnings
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
-from fallback_models import CONVOLUTIONS, run, with_fallback
-from onnx import TensorProto, helper
-from onnx_ir.passes.common import InlinePass
+from fallback_models import with_fallback
+from nodes import node_model
+from onnx import TensorProto, helper, inliner
+from reference import Geometry
+from rewrite_models import Builder, assert_same_answers, only, op_types, rewrite, run
+from torch_gradient import weight_gradient
 
-from ort_cks.graph_rewrite.convolution import convolutions
-from ort_cks.graph_rewrite.prepare import prepare
-from ort_cks.graph_rewrite.records import NodeRecord
-from ort_cks.graph_rewrite.weight_gradient import SwapWeightGradientPass
+import ort_cks
 
 
 class SwappedConvolution(torch.nn.Module):
     """The weight gradient as one writes it for an exporter that has no aten::convolution_backward."""
 
-    def __init__(self, kernel, stride, padding, dilation):
+    def __init__(self, geometry):
         super().__init__()
-        self.kernel, self.stride, self.padding, self.dilation = kernel, stride, padding, dilation
+        self.geometry = geometry
 
     def forward(self, x, dy):
-        dw = F.conv2d(
-            x.transpose(0, 1),
-            dy.transpose(0, 1),
-            padding=self.padding,
-            stride=self.dilation,
-            dilation=self.stride,
-        )
-        return dw.transpose(0, 1)[:, :, : self.kernel[0], : self.kernel[1]]
+        g = self.geometry
+        dw = F.conv2d(x.transpose(0, 1), dy.transpose(0, 1), None, g.dilations, g.pads[: g.rank], g.strides)
+        return dw.transpose(0, 1)[:, :, : g.kernel[0], : g.kernel[1]]
 
 
-class LibraryGradient(torch.nn.Module):
+class LibraryGradient(SwappedConvolution):
     """torch.nn.grad.conv2d_weight, which is aten::convolution_backward once traced."""
 
-    def __init__(self, kernel, stride, padding, dilation):
-        super().__init__()
-        self.kernel, self.arguments = kernel, {"stride": stride, "padding": padding, "dilation": dilation}
-
     def forward(self, x, dy):
-        shape = (dy.shape[1], x.shape[1], *self.kernel)
-        return torch.nn.grad.conv2d_weight(x, shape, dy, **self.arguments)
+        g = self.geometry
+        shape = (dy.shape[1], x.shape[1], *g.kernel)
+        return torch.nn.grad.conv2d_weight(x, shape, dy, g.strides, g.pads[: g.rank], g.dilations)
 
 
 def translate_convolution_backward(
@@ -73,221 +62,170 @@ def translate_convolution_backward(
     return op.Identity(grad_output), dw, op.Identity(grad_output)
 
 
-# kernel, stride, padding, dilation, input
-GEOMETRIES = [
-    ((3, 3), (2, 2), (1, 1), (1, 1), (10, 10)),  # one row of X is never read: Slice
-    ((3, 3), (2, 2), (1, 1), (1, 1), (9, 9)),
-    ((4, 2), (3, 2), (1, 0), (2, 1), (15, 12)),
-    ((3, 3), (1, 1), (1, 1), (1, 1), (6, 7)),
-    ((1, 1), (2, 2), (0, 0), (1, 1), (8, 7)),
+# The forward Conv, and the extents of its input
+EXPORTED = [
+    (Geometry((3, 3), (2, 2), pads=(1, 1, 1, 1)), (10, 10)),  # the last row of X is never read
+    (Geometry((3, 3), (2, 2), pads=(1, 1, 1, 1)), (9, 9)),
+    (Geometry((4, 2), (3, 2), (2, 1), (1, 0, 1, 0)), (15, 12)),
+    (Geometry((3, 3), pads=(1, 1, 1, 1)), (6, 7)),
+    (Geometry((1, 1), (2, 2)), (8, 7)),
 ]
 
 
-def gradient(x, dy, kernel, stride, padding, dilation, group=1):
-    """The weight gradient by autograd, in float64."""
-    rank = x.ndim - 2
-    w = torch.zeros(dy.shape[1], x.shape[1] // group, *kernel, dtype=torch.float64, requires_grad=True)
-    pads = [p for before, after in reversed(padding) for p in (before, after)]
-    y = CONVOLUTIONS[rank](F.pad(x.double(), pads), w, stride=stride, dilation=dilation, groups=group)
-    y.backward(dy.double())
-    return w.grad.numpy()
+def operands(geometry, extents):
+    random = np.random.default_rng(3)
+    x_shape = (2, 4 * geometry.group, *extents)
+    dy_shape = (2, 3 * geometry.group, *geometry.output_extents(extents))
+    return (np.float32(random.standard_normal(shape)) for shape in (x_shape, dy_shape))
 
 
-def tensors(kernel, stride, padding, dilation, size, group=1):
-    torch.manual_seed(3)
-    x = torch.randn(2, 4 * group, *size)
-    extents = zip(size, kernel, stride, padding, dilation, strict=True)
-    outputs = [(n + sum(p) - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in extents]
-    return x, torch.randn(2, 3 * group, *outputs)
-
-
-def rewritten(proto):
-    """The model after the pass alone, its operators and the records."""
-    model = ir.from_proto(proto)
-    prepare(model)
-    records = {node: NodeRecord(node.name, node.op_type) for node in convolutions(model)}
-    SwapWeightGradientPass(records)(model)
-    ir.passes.common.RemoveUnusedNodesPass()(model)
-    return with_fallback(ir.to_proto(model)), list(records.values())
-
-
-def check(proto, inputs, expected):
-    """The pass swaps the model's one convolution, takes in all around it, and the answer stays."""
-    names = [value.name for value in proto.graph.input]
-    feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-    model, [record] = rewritten(proto)
-    assert [node.op_type for node in model.graph.node] == ["SkDilatedWeightGrad"]
+def check(model, geometry, x, dy, simplify=False):
+    """One operator is left of the model, and its answer is the gradient, with the library and without it."""
+    result = rewrite(model, simplify=simplify)
+    record = only(result.nodes)
+    assert op_types(result) == ["SkDilatedWeightGrad"]
     assert (record.decision, record.new_op) == ("swapped", "SkDilatedWeightGrad")
     assert "weight gradient" in record.reason
-    assert [value.name for value in model.graph.output] == [value.name for value in proto.graph.output]
-    answer = run(model, feed)
-    np.testing.assert_allclose(answer, run(proto, feed), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-5)
-    return model
+    assert [value.name for value in result.model.graph.output] == [v.name for v in model.graph.output]
+    feeds = dict(zip((value.name for value in model.graph.input), (x, dy), strict=True))
+    assert_same_answers(model, result.model, feeds)
+    expected = weight_gradient(geometry, x, dy)
+    for answer in (run(result.model, feeds), ort_cks.InferenceSession(result.model).run(None, feeds)):
+        np.testing.assert_allclose(answer[0], expected, rtol=1e-5, atol=1e-5)
+    return result.model
 
 
-def export(module, inputs, **options):
+def export(module, x, dy, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.onnx.export(module.eval(), inputs, dynamo=True, verbose=False, **options).model_proto
+        tensors = torch.from_numpy(x), torch.from_numpy(dy)
+        return torch.onnx.export(module.eval(), tensors, dynamo=True, verbose=False, **options).model_proto
 
 
-@pytest.mark.parametrize("dynamic_batch", [False, True], ids=["static", "dynamic batch"])
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_exported_by_torch(geometry, dynamic_batch):
-    *arguments, size = geometry
-    kernel, stride, padding, dilation = arguments
-    both = [(p, p) for p in padding]
-    inputs = tensors(kernel, stride, both, dilation, size)
+@pytest.mark.parametrize(("geometry", "extents"), EXPORTED)
+def test_exported_by_torch(geometry, extents):
+    x, dy = operands(geometry, extents)
+    check(export(SwappedConvolution(geometry), x, dy), geometry, x, dy)
+
+
+@pytest.mark.parametrize("simplify", [False, True], ids=["", "onnxsim"])
+def test_exported_by_torch_with_a_dynamic_batch(simplify):
+    geometry, extents = EXPORTED[0]
+    x, dy = operands(geometry, extents)
     batch = {0: torch.export.Dim.DYNAMIC}
-    shapes = {"dynamic_shapes": (batch, batch)} if dynamic_batch else {}
-    model = export(SwappedConvolution(*arguments), inputs, **shapes)
-    check(model, inputs, gradient(*inputs, kernel, stride, both, dilation))
+    model = export(SwappedConvolution(geometry), x, dy, dynamic_shapes=(batch, batch))
+    check(model, geometry, x, dy, simplify)
 
 
 def test_torch_nn_grad_through_a_translation_of_convolution_backward():
-    *arguments, size = GEOMETRIES[0]
-    kernel, stride, padding, dilation = arguments
-    both = [(p, p) for p in padding]
-    inputs = tensors(kernel, stride, both, dilation, size)
+    geometry, extents = EXPORTED[0]
+    x, dy = operands(geometry, extents)
     table = {torch.ops.aten.convolution_backward.default: translate_convolution_backward}
-    model = export(LibraryGradient(*arguments), inputs, custom_translation_table=table)
-    check(model, inputs, gradient(*inputs, kernel, stride, both, dilation))
+    check(export(LibraryGradient(geometry), x, dy, custom_translation_table=table), geometry, x, dy)
 
 
-def hand_built(x, dy, *, pads, strides, dilations, out, slices=(), spatial="static", **changes):
-    """Transpose, Conv, Transpose and Slices as (starts, ends, axes), with opset 17."""
-    rank = x.ndim - 2
-    swap = [1, 0, *range(2, rank + 2)]
-    nodes = [
-        helper.make_node("Transpose", ["x"], ["xt"], perm=changes.get("x_perm", swap)),
-        helper.make_node("Transpose", ["dy"], ["dyt"], perm=swap),
-        helper.make_node(
-            "Conv", ["xt", "dyt"], ["g"], "conv", pads=pads, strides=dilations, dilations=strides
-        ),
-        helper.make_node("Transpose", ["g"], ["cut0"], perm=swap),
-    ]
-    initializers = []
-    for index, parameters in enumerate(slices):
-        names = [f"slice{index}_{part}" for part in ("starts", "ends", "axes")]
-        initializers += [
-            helper.make_tensor(name, TensorProto.INT64, [len(v)], v)
-            for name, v in zip(names, parameters, strict=True)
-        ]
-        nodes.append(helper.make_node("Slice", [f"cut{index}", *names], [f"cut{index + 1}"]))
-    nodes[-1].output[0] = "dw"
-    shapes = [list(x.shape), list(dy.shape)]
-    if spatial == "dynamic":
-        shapes = [
-            ["n", s[1], *(f"{name}{axis}" for axis in range(rank))]
-            for s, name in zip(shapes, "xy", strict=True)
-        ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        float_inputs(x=shapes[0], dy=shapes[1]),
-        [helper.make_tensor_value_info("dw", TensorProto.FLOAT, out)],
-        initializers,
+def hand_built(geometry, x, dy, *, slices=(), shapes=None, x_perm=None, dy_constant=False, show_conv=False):
+    """Transpose, Conv, Transpose and Slices, each as (starts, ends, axes)."""
+    net, swap = Builder(), [1, 0, *range(2, geometry.rank + 2)]
+    x_shape, dy_shape = shapes or (x.shape, dy.shape)
+    x_value = net.input(*x_shape)
+    dy_value = net.constant(np.swapaxes(dy, 0, 1)) if dy_constant else net.input(*dy_shape)
+    attributes = {"pads": geometry.pads, "strides": geometry.dilations, "dilations": geometry.strides}
+    conv = net.op(
+        "Conv",
+        net.op("Transpose", x_value, perm=x_perm or swap),
+        dy_value if dy_constant else net.op("Transpose", dy_value, perm=swap),
+        **attributes,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    y = net.op("Transpose", conv, perm=swap)
+    for parameters in slices:
+        y = net.op("Slice", y, *(net.constant(np.array(p, np.int64)) for p in parameters))
+    rank = [None] * (geometry.rank + 2)
+    return net.model(y, *([conv] if show_conv else []), shape=rank)
 
 
-@pytest.mark.parametrize("spatial", ["static", "dynamic"])
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_hand_built_with_asymmetric_pads(rank, spatial):
-    kernel, stride, dilation = (3, 2, 2)[:rank], (2, 3, 2)[:rank], (1, 2, 1)[:rank]
-    padding, size = [(1, 0), (0, 2), (1, 1)][:rank], (10, 11, 8)[:rank]
-    x, dy = tensors(kernel, stride, padding, dilation, size)
-    pads = [p for p, _ in padding] + [p for _, p in padding]
-    slices = [([0], [k], [axis + 2]) for axis, k in enumerate(kernel)]
-    out = [dy.shape[1], x.shape[1], *kernel]
-    model = hand_built(
-        x, dy, pads=pads, strides=stride, dilations=dilation, out=out, slices=slices, spatial=spatial
-    )
-    check(model, (x, dy), gradient(x, dy, kernel, stride, padding, dilation))
+def test_hand_built_with_asymmetric_pads(rank, dynamic):
+    pads = (1, 0, 1)[:rank] + (0, 2, 1)[:rank]
+    geometry = Geometry((3, 2, 2)[:rank], (2, 3, 2)[:rank], (1, 2, 1)[:rank], pads)
+    x, dy = operands(geometry, (10, 11, 8)[:rank])
+    shapes = [
+        ["n", t.shape[1], *(f"{name}{axis}" for axis in range(rank))] for t, name in ((x, "x"), (dy, "y"))
+    ]
+    slices = [([0], [k], [axis + 2]) for axis, k in enumerate(geometry.kernel)]
+    check(hand_built(geometry, x, dy, slices=slices, shapes=shapes if dynamic else None), geometry, x, dy)
 
 
 def test_uncropped_with_more_padding_than_the_forward_convolution_had():
-    kernel, stride, dilation, size = (2,), (1,), (3,), (9,)
-    x, dy = tensors(kernel, stride, [(0, 0)], dilation, size)
-    model = hand_built(x, dy, pads=[0, 2], strides=stride, dilations=dilation, out=[3, 4, 2])
-    model = check(model, (x, dy), gradient(x, dy, kernel, stride, [(0, 0)], dilation))
-    attributes = {a.name: helper.get_attribute_value(a) for a in model.graph.node[0].attribute}
-    assert attributes["kernel_shape"] == [2]
-    assert attributes["pads"] == [0, 0]
+    geometry = Geometry((2,), (1,), (3,))
+    x, dy = operands(geometry, (9,))
+    padded = Geometry((2,), (1,), (3,), (0, 2))
+    (node,) = check(hand_built(padded, x, dy), geometry, x, dy).graph.node
+    assert helper.get_node_attr_value(node, "kernel_shape") == [2]
+    assert helper.get_node_attr_value(node, "pads") == [0, 0]
 
 
 @pytest.mark.parametrize(("group", "batch"), [(1, 2), (1, "n"), (3, 2)])
 def test_our_own_fallback_function_inlined(group, batch):
-    kernel, stride, padding, dilation, size = (3, 2), (2, 3), [(1, 0), (0, 2)], (1, 2), (10, 11)
-    x, dy = tensors(kernel, stride, padding, dilation, size, group)
-    shapes = [[batch, *tensor.shape[1:]] for tensor in (x, dy)]
-    node = helper.make_node(
-        "SkDilatedWeightGrad",
-        ["x", "dy"],
-        ["dw"],
-        name="node",
-        domain="ort_cks",
-        kernel_shape=kernel,
-        strides=stride,
-        dilations=dilation,
-        pads=[1, 0, 0, 2],
-        group=group,
+    geometry = Geometry((3, 2), (2, 3), (1, 2), (1, 0, 0, 2), group)
+    x, dy = operands(geometry, (10, 11))
+    inputs = {"X": x, "dY": dy}
+    shapes = {name: [batch, *array.shape[1:]] for name, array in inputs.items()}
+    model = node_model("SkDilatedWeightGrad", inputs, geometry.attributes(), shapes=shapes)
+    dw_shape = weight_gradient(geometry, x, dy).shape
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("Y", TensorProto.FLOAT, dw_shape))
+    inlined = inliner.inline_local_functions(with_fallback(model))
+    assert {node.domain for node in inlined.graph.node} == {""}
+    check(inlined, geometry, x, dy)
+
+
+STRIDED = Geometry((3,), (2,), pads=(1, 1))
+
+
+def kept(model):
+    result = rewrite(model)
+    assert_same_answers(model, result.model)
+    return "SkDilatedWeightGrad" not in op_types(result)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"x_perm": [0, 1, 2]}, {"dy_constant": True}, {"show_conv": True}], ids=str
+)
+def test_what_is_no_weight_gradient_stays(changes):
+    x, dy = operands(STRIDED, (9,))
+    if "x_perm" in changes:
+        x = np.ascontiguousarray(x.repeat(2, 0)[:, :2])  # so that the operands fit without the exchange
+    assert kept(hand_built(STRIDED, x, dy, **changes))
+
+
+@pytest.mark.parametrize(
+    "parameters", [([0], [2], [0]), ([1], [3], [2])], ids=["channels", "from the second on"]
+)
+def test_slices_that_do_not_crop_to_a_filter_stay(parameters):
+    x, dy = operands(STRIDED, (9,))
+    model = hand_built(STRIDED, x, dy, slices=[parameters])
+    result = rewrite(model)
+    assert op_types(result) == ["SkDilatedWeightGrad", "Slice"]
+    assert_same_answers(model, result.model)
+
+
+def test_a_filter_of_unknown_extent_stays():
+    x, dy = operands(STRIDED, (9,))
+    model = hand_built(STRIDED, x, dy, shapes=[["n", 4, "w"], ["n", 3, "v"]])
+    assert "SkDilatedWeightGrad" not in op_types(rewrite(model))
+
+
+def test_a_convolution_that_would_need_a_negative_pad_stays():
+    random = np.random.default_rng(0)
+    x, dy = (np.float32(random.standard_normal(shape)) for shape in ((2, 4, 10), (2, 3, 3)))
+    assert kept(hand_built(Geometry((2,), (1,), (5,)), x, dy))
+
+
+def test_opsets_without_a_fallback_function_stay():
+    net = Builder(opset=10)
+    swapped = [net.op("Transpose", net.input(2, c, n), perm=[1, 0, 2]) for c, n in ((4, 9), (3, 5))]
+    model = net.model(
+        net.op("Transpose", net.op("Conv", *swapped, pads=[1, 1], dilations=[2]), perm=[1, 0, 2])
     )
-    graph = helper.make_graph(
-        [node],
-        "g",
-        float_inputs(x=shapes[0], dy=shapes[1]),
-        [helper.make_tensor_value_info("dw", TensorProto.FLOAT, [3 * group, 4, *kernel])],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ort_cks", 1)]
-    model = ir.from_proto(with_fallback(helper.make_model(graph, opset_imports=opsets)))
-    InlinePass()(model)
-    proto = ir.to_proto(model)
-    assert "ort_cks" not in {node.domain for node in proto.graph.node}
-    check(proto, (x, dy), gradient(x, dy, kernel, stride, padding, dilation, group))
-
-
-def float_inputs(**shapes):
-    return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-
-
-def unchanged(proto):
-    model, [record] = rewritten(proto)
-    return record.decision == "kept" and "SkDilatedWeightGrad" not in {n.op_type for n in model.graph.node}
-
-
-def test_what_is_no_weight_gradient_stays():
-    kernel, stride, dilation, size = (3,), (2,), (1,), (9,)
-    x, dy = tensors(kernel, stride, [(1, 1)], dilation, size)
-    same = {"pads": [1, 1], "strides": stride, "dilations": dilation}
-    assert not unchanged(hand_built(x, dy, out=[3, 4, 3], **same))
-
-    y = torch.randn(4, 4, 9)
-    assert unchanged(hand_built(y, torch.randn(4, 4, 5), out=[4, 4, 3], x_perm=[0, 1, 2], **same))
-    # cuts at the front, which is no crop to a filter: the Slice stays outside
-    front = hand_built(x, dy, out=[3, 4, 2], slices=[([1], [3], [2])], **same)
-    assert [n.op_type for n in rewritten(front)[0].graph.node] == ["SkDilatedWeightGrad", "Slice"]
-    # nothing says how large the filter is
-    assert unchanged(hand_built(x, dy, out=[3, 4, None], spatial="dynamic", **same))
-    # X would need a negative pad to be the input of such a Conv
-    wide = {"pads": [0, 0], "strides": (1,), "dilations": (5,)}
-    assert unchanged(hand_built(torch.randn(2, 4, 10), torch.randn(2, 3, 3), out=[3, 4, 2], **wide))
-
-    constant = hand_built(x, dy, out=[3, 4, 3], **same)
-    weights = onnx.numpy_helper.from_array(dy.transpose(0, 1).contiguous().numpy(), "dyt")
-    del constant.graph.node[1]
-    constant.graph.initializer.append(weights)
-    assert unchanged(constant)
-
-    read_twice = hand_built(x, dy, out=[3, 4, 3], **same)
-    read_twice.graph.output.append(helper.make_tensor_value_info("g", TensorProto.FLOAT, [4, 3, 3]))
-    assert unchanged(read_twice)
-
-
-def test_old_opsets_are_left_alone():
-    x, dy = tensors((3,), (2,), [(1, 1)], (1,), (9,))
-    model = hand_built(x, dy, out=[3, 4, 3], pads=[1, 1], strides=(2,), dilations=(1,))
-    model.opset_import[0].version = 10
-    assert unchanged(model)
-    assert ort.InferenceSession(rewritten(model)[0].SerializeToString()) is not None
+    assert kept(model)
