@@ -68,7 +68,7 @@ def run_node(op, inputs, attributes, dtype="float", constants=(), provider="cpu"
     model = node_model(op, inputs, attributes, dtype, constants)
     feed_type = np.float16 if dtype == "float16" else np.float32
     feeds = {n: v.astype(feed_type) for n, v in inputs.items() if n not in constants}
-    return np.float64(session(model, provider).run(None, feeds)[0])
+    return session(model, provider).run(None, feeds)[0].astype(np.float64)
 
 
 def representable(array, dtype):

@@ -93,7 +93,7 @@ class Geometry:
 
     def convolve(self, x, w):
         """Y[N, K, ...] in float64 from X[N, C, ...] and W in its ONNX layout."""
-        x, w = np.float64(x), np.float64(w)
+        x, w = np.asarray(x, np.float64), np.asarray(w, np.float64)
         return self._convolve_transposed(x, w) if self.transposed else self._convolve(x, w)
 
     def _padded(self, x):
@@ -156,7 +156,7 @@ def assert_close(got, want, magnitude, terms, dtype, borders=None, product_round
     accumulation = 4 * math.sqrt(terms + 1) * 2.0**-24 + 2 * product_rounding
     bound = STEEPEST * accumulation * magnitude + 4 * 2.0**-24 * np.abs(want)  # + activations in float
     bound = bound + ROUNDING[dtype] * (np.abs(want) + bound) + TINIEST[dtype]
-    error = np.abs(np.float64(got) - want)
+    error = np.abs(np.asarray(got, np.float64) - want)
     wrong = ~(error <= bound)  # NaN is wrong too
     at_border = np.broadcast_to(False if borders is None else borders, wrong.shape)
     for region, name in ((at_border, "border"), (~at_border, "middle")):

@@ -75,8 +75,8 @@ class Node:
         def total(operands):
             y = self.geometry.convolve(operands["X"], operands["W"])
             if "B" in names:
-                y += np.float64(operands["B"]).reshape(-1, *(1,) * len(self.extents))
-            return y + np.float64(operands["Z"]) if "Z" in names else y
+                y += np.asarray(operands["B"], np.float64).reshape(-1, *(1,) * len(self.extents))
+            return y + np.asarray(operands["Z"], np.float64) if "Z" in names else y
 
         return total(self.inputs), total({name: abs(value) for name, value in self.inputs.items()})
 
@@ -189,7 +189,7 @@ def test_padding_as_onnx_runtime_decides_it(provider, op, native, attributes):
     got = run_node(
         op, {"X": x, "W": w}, attributes | {"precision": "fp32"}, constants=("W",), provider=provider
     )
-    assert_close(got, np.float64(want), 2 * magnitude, 5 * 12, "float")
+    assert_close(got, np.asarray(want, np.float64), 2 * magnitude, 5 * 12, "float")
 
 
 def run_native(op, x, w, attributes):

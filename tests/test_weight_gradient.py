@@ -49,9 +49,9 @@ class Gradient:
         padding = [p for pair in zip(reversed(begins), reversed(ends), strict=True) for p in pair]
         w = torch.zeros(self.w_shape, dtype=torch.float64, requires_grad=True)
         convolution = (torch.conv1d, torch.conv2d, torch.conv3d)[g.rank - 1]
-        padded = torch.nn.functional.pad(torch.from_numpy(np.float64(x)), padding)
+        padded = torch.nn.functional.pad(torch.from_numpy(np.asarray(x, np.float64)), padding)
         convolution(padded, w, None, g.strides, 0, g.dilations, g.group).backward(
-            torch.from_numpy(np.float64(dy))
+            torch.from_numpy(np.asarray(dy, np.float64))
         )
         return w.grad.numpy()
 
