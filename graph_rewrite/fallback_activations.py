@@ -1,4 +1,4 @@
-"""The activations of the ort_cks operators, in standard ONNX operators of any opset from 7 on."""
+"""The activations of the ort_cks operators, in standard ONNX operators of any opset from 9 on."""
 
 import math
 from collections.abc import Callable, Sequence

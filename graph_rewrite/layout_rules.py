@@ -1,7 +1,7 @@
 """Which nodes can compute in NHWC, and what has to change in them for it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -31,7 +31,7 @@ class LayoutRule:
 
     Attributes:
         rank: the number of spatial axes of its tensors.
-        fixed: it computes in NHWC wherever its neighbours do; otherwise the pass chooses.
+        fixed: it is to compute in NHWC whatever its neighbours do; for others the pass chooses.
         inputs: the indices of the inputs that come in the node's layout.
         outputs: the indices of the outputs that leave in it.
         constants: the indices of constant inputs to be laid out with the node.
@@ -55,27 +55,32 @@ def layout_rule(node: ir.Node) -> LayoutRule | None:
     if node.op_type in _ELEMENTWISE:
         return _elementwise_rule(node)
     if node.op_type == "Concat":
-        return _concat_rule(node)
+        rule = _same_rank_rule(node)
+        return None if rule is None else replace(rule, relabel=_relabel_axis(rule.rank))
+    if node.op_type == "Split":
+        rank = _rank(node.inputs[0])
+        outputs = tuple(range(len(node.outputs)))
+        return None if rank is None else LayoutRule(rank, False, (0,), outputs, relabel=_relabel_axis(rank))
     return None
 
 
 def _operator_rule(node: ir.Node) -> LayoutRule | None:
     if node.attributes.get_string("layout", "NCHW") == "NHWC":
         return None
+    gradient = node.op_type == "SkDilatedWeightGrad"
     rank = _rank(node.inputs[0])
-    if rank is None and node.op_type != "SkDilatedWeightGrad":
+    if rank is None and not gradient:
         rank = _rank(node.inputs[1])
-    if rank is None or not 1 <= rank <= 3:
+    if rank is None:
         return None
     inputs = tuple(
         i for i in _OPERATOR_INPUTS[node.op_type] if i < len(node.inputs) and node.inputs[i] is not None
     )
-    outputs = () if node.op_type == "SkDilatedWeightGrad" else (0,)
+    return LayoutRule(rank, True, inputs, () if gradient else (0,), relabel=_relabel_layout)
 
-    def relabel(node: ir.Node) -> None:
-        node.attributes["layout"] = ir.AttrString("layout", "NHWC")
 
-    return LayoutRule(rank, True, inputs, outputs, relabel=relabel)
+def _relabel_layout(node: ir.Node) -> None:
+    node.attributes["layout"] = ir.AttrString("layout", "NHWC")
 
 
 def _elementwise_rule(node: ir.Node) -> LayoutRule | None:
@@ -84,18 +89,15 @@ def _elementwise_rule(node: ir.Node) -> LayoutRule | None:
     return _same_rank_rule(node)
 
 
-def _concat_rule(node: ir.Node) -> LayoutRule | None:
+def _relabel_axis(rank: int) -> Callable[[ir.Node], None]:
     def relabel(node: ir.Node) -> None:
-        axis = node.attributes["axis"].as_int() % (rank + 2)
+        axis = node.attributes.get_int("axis", 0) % (rank + 2)
         node.attributes["axis"] = ir.AttrInt64("axis", to_channels_last(rank).index(axis))
 
-    rank = _rank(node.outputs[0])
-    return _same_rank_rule(node, relabel) if rank is not None else None
+    return relabel
 
 
-def _same_rank_rule(
-    node: ir.Node, relabel: Callable[[ir.Node], None] = lambda node: None
-) -> LayoutRule | None:
+def _same_rank_rule(node: ir.Node) -> LayoutRule | None:
     """For nodes with one rank for all outputs, and all inputs but constants and single elements."""
     rank = _rank(node.outputs[0])
     if rank is None or any(_rank(value) not in (None, rank) for value in node.outputs):
@@ -112,7 +114,7 @@ def _same_rank_rule(
             return None
     if not inputs:
         return None
-    return LayoutRule(rank, False, tuple(inputs), tuple(range(len(node.outputs))), tuple(constants), relabel)
+    return LayoutRule(rank, False, tuple(inputs), tuple(range(len(node.outputs))), tuple(constants))
 
 
 def lay_out_constant(array: np.ndarray, rank: int) -> np.ndarray:

@@ -92,7 +92,7 @@ def test_half_precision(activation, nhwc, residual, dtype):
     Case("ConvV2", 2, activation=activation, nhwc=nhwc, residual=residual, dtype=dtype, opset=22).check()
 
 
-@pytest.mark.parametrize("opset", [11, 12, 13, 14, 15, 17, 20, 22, 24])
+@pytest.mark.parametrize("opset", [9, 10, 11, 12, 13, 14, 15, 17, 20, 22, 24])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_opset(activation, opset):
     Case("ConvV2", 2, activation=activation, residual=True, nhwc=True, opset=opset).check()

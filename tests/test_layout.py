@@ -1,5 +1,6 @@
 """The NHWC pass: the same answers, as few Transposes as can be, and right shapes."""
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -93,6 +94,18 @@ def test_concat(axis):
     y = net.op("Concat", a, b, net.normal(1, 4, 5, 5), axis=axis)
     channels = 12 if axis in (1, -3) else 4
     check(net, conv(net, y, channels, 2), transposes=2)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_split(axis, opset):
+    net = Builder(opset=opset)
+    y = conv(net, net.input(1, 3, 6, 6), 3, 4)
+    first, second = f"first{axis}", f"second{axis}"
+    sizes = [net.constant(np.array([2, 2] if axis == 1 else [3, 3], np.int64))] if opset >= 13 else []
+    net.nodes.append(helper.make_node("Split", [y, *sizes], [first, second], axis=axis))
+    halves = net.op("Add", net.op("Relu", first), second)
+    check(net, conv(net, halves, 2 if axis == 1 else 4, 4), transposes=2)
 
 
 def test_gate_of_one_pixel_and_residuals():
