@@ -76,6 +76,7 @@ void append_rows(const RowSpace& space, const Tile& tile, BlockRows& to) {
     to.filter[to.taps] = tap.filter;
     to.span[to.taps++] = 1;
   }
+  to.most_taps = std::max(to.most_taps, to.taps - first);
   to.tiles.push_back({origins.rows, first, to.taps - first});
 }
 

@@ -15,11 +15,11 @@ struct TileRows {
 // Vectors only grow: a steady run allocates nothing.
 struct BlockRows {
   std::vector<TileRows> tiles;
-  size_t taps = 0;                    // of all tiles
+  size_t taps = 0, most_taps = 0;     // of all tiles, and of the one with most
   std::vector<const float*> x;        // [taps][kMaxRows]; zeros where the tap reads outside the input
   std::vector<int32_t> filter, span;  // [taps], as in TapProduct
   std::vector<int64_t> pixel;         // [rows of all tiles]: offset in Y of channel 0
-  void clear() { tiles.clear(), pixel.clear(), taps = 0; }
+  void clear() { tiles.clear(), pixel.clear(), taps = most_taps = 0; }
 };
 
 // What rows are found in: input pixels are x_pitch floats apart, output pixels and images as said (in elements of Y).

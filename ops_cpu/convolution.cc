@@ -123,15 +123,24 @@ void Convolution::Impl::multiply(const BlockRows& block, int64_t panel, const fl
       multiply_tile = kernels.depthwise_product;
   }
   alignas(64) float sums[kBlockTiles * kMaxRows * kMaxWidth];
-  int rows = 0;
-  for (const TileRows& tile : block.tiles) {
-    product.x = block.x.data() + tile.first_tap * kMaxRows;
-    product.filter = block.filter.data() + tile.first_tap;
-    product.span = block.span.data() + tile.first_tap;
-    product.taps = int64_t(tile.taps);
-    product.rows = tile.rows;
-    multiply_tile(product, sums + rows * width);
-    rows += tile.rows;
+  // All tiles take a few taps, then the next few: weights that the cache holds are read from memory once.
+  constexpr int64_t kCachedFloats = 1 << 16;
+  const bool large = packing.kind == Packing::kWide && product.slab * f.taps() > kCachedFloats;
+  const size_t taps_at_once = large ? size_t(std::max<int64_t>(1, kCachedFloats / product.slab)) : size_t(f.taps());
+  int rows;
+  for (size_t first = 0; first == 0 || first < block.most_taps; first += taps_at_once) {
+    product.accumulate = first > 0;
+    rows = 0;
+    for (const TileRows& tile : block.tiles) {
+      product.fetch_ahead = large && rows == 0;
+      product.taps = int64_t(std::min(taps_at_once, tile.taps - std::min(tile.taps, first)));
+      product.x = block.x.data() + (tile.first_tap + first) * kMaxRows;
+      product.filter = block.filter.data() + tile.first_tap + first;
+      product.span = block.span.data() + tile.first_tap + first;
+      product.rows = tile.rows;
+      if (product.taps > 0 || first == 0) multiply_tile(product, sums + rows * width);
+      rows += tile.rows;
+    }
   }
   kernels.store(epilogue, sums, rows, width, skip, count, block.pixel.data(), k);
 }

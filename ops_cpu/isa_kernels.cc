@@ -43,7 +43,7 @@ struct Tap {
   static constexpr int max_rows = kRows;
   template <int rows, int width>
   static void run(const TapProduct& p, float* sums) {
-    tap_product<rows, width>(p, sums);
+    p.fetch_ahead ? tap_product<rows, width, true>(p, sums) : tap_product<rows, width, false>(p, sums);
   }
 };
 struct Depthwise {

@@ -18,10 +18,13 @@ struct TapProduct {
   int64_t x_offset;       // added to each of them: the first channel of the group
   const float* w;         // one panel of a packed filter
   const int32_t* filter;  // [taps]: which tap of the panel
-  const int32_t* span;    // [taps]: of how many taps in a row x and w are contiguous; read by tap_product alone
   int64_t slab;           // floats in one tap of the panel
   int64_t taps, channels;
   int rows, width;
+  // Read by tap_product alone:
+  const int32_t* span;  // [taps]: of how many taps in a row x and w are contiguous
+  bool accumulate;      // sums are added to
+  bool fetch_ahead;     // w is not in the cache
 };
 
 // sums[rows][width] += sum over runs and i < length of dy[i][0 .. rows) (outer product) x[i][0 .. width).
