@@ -76,15 +76,16 @@ void planes_to_rows(const void* from, DataType type, int64_t channels, int64_t p
   with_type(type, [=](auto* t) {
     const auto* source = static_cast<decltype(t)>(const_cast<void*>(from));
     const int64_t c_end = channels / 4 * 4, p_end = begin + (end - begin) / 4 * 4;
-    // Sixteen pixels: what a cache line of a plane holds, which may be gone when the next pixels are looked at.
-    for (int64_t line = begin; line < p_end; line += 16)
-      for (int64_t c = 0; c < c_end; c += 4)
-        for (int64_t p = line; p < p_end && p < line + 16; p += 4) {
-          const auto* block = source + c * pixels + p;
-          V4 v[] = {widen4(block), widen4(block + pixels), widen4(block + 2 * pixels), widen4(block + 3 * pixels)};
-          transpose4(v[0], v[1], v[2], v[3]);
-          for (int i = 0; i < 4; ++i) store(to + (p + i) * pitch + c, v[i]);
-        }
+    // In squares of 16 by 16: whole cache lines of the planes read, whole cache lines of the rows written.
+    for (int64_t p0 = begin; p0 < p_end; p0 += 16)
+      for (int64_t c0 = 0; c0 < c_end; c0 += 16)
+        for (int64_t p = p0; p < p_end && p < p0 + 16; p += 4)
+          for (int64_t c = c0; c < c_end && c < c0 + 16; c += 4) {
+            const auto* block = source + c * pixels + p;
+            V4 v[] = {widen4(block), widen4(block + pixels), widen4(block + 2 * pixels), widen4(block + 3 * pixels)};
+            transpose4(v[0], v[1], v[2], v[3]);
+            for (int i = 0; i < 4; ++i) store(to + (p + i) * pitch + c, v[i]);
+          }
     for (int64_t c = c_end; c < channels; ++c)
       for (int64_t p = begin; p < p_end; ++p) to[p * pitch + c] = widen(source[c * pixels + p]);
     for (int64_t p = p_end; p < end; ++p)
