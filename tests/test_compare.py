@@ -148,9 +148,8 @@ def test_integer_inputs_are_valid_indices():
         [table, w],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    from ort_cks.graph_rewrite.load import load
-
     from ort_cks.comparison.inputs import make_inputs
+    from ort_cks.graph_rewrite.load import load
 
     feeds, _ = make_inputs(load(proto), {}, {}, seed=0)
     assert set(feeds["i"]) == set(range(7))

@@ -1,7 +1,7 @@
 """The 11 architectures on a GPU: exported by torch, rewritten, compared with a float32 run with TF32 off.
 
-Every convolution has to run in an ort_cks operator on the CUDA provider, and the answers have to be within the
-comparer's tolerance without and with a CUDA graph. Each model runs in a process of its own, and so it does for
+Every convolution has to run in an ort_cks operator on the CUDA provider, and the answers have to be within
+the comparer's tolerance without and with a CUDA graph. Each model runs in a process of its own, as for
 `python -m benchmarks.models --check-only`. torch folds the BatchNormalizations of the float16 exports; in the
 float32 ones they are left to the rewriter.
 """

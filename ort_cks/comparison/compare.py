@@ -17,7 +17,7 @@ from ort_cks.comparison.inputs import BadInput, graph_inputs, make_inputs
 from ort_cks.comparison.placement import node_rows, profile
 from ort_cks.comparison.reference import data_types, strict_run
 from ort_cks.comparison.result import ComparisonResult, Contender
-from ort_cks.comparison.sessions import BoundSession, Way, default_provider, one_line
+from ort_cks.comparison.sessions import BoundSession, Way, default_provider, has_provider, one_line
 from ort_cks.comparison.timing import DEFAULT_WARMUP, interleaved
 from ort_cks.graph_rewrite.fallback import DOMAIN
 from ort_cks.graph_rewrite.load import load
@@ -66,10 +66,17 @@ def compare_models(
         BadInput: an input, a shape or the provider does not fit, or the original model does not run at all.
         RewriteError: a model cannot be read, or cannot be rewritten.
     """
-    provider = provider or default_provider()
+    notes = []
+    if provider is None:
+        provider = default_provider()
+        if provider == "cpu" and has_provider("cuda"):
+            notes.append(
+                "on the CPU: onnxruntime has the CUDA provider, but finds no GPU, or no CUDA or cuDNN"
+            )
     _check_options(provider, warmup, runs, cuda_graph)
     model = load(original)
-    feeds, notes = make_inputs(model, input_shapes, inputs, seed)
+    feeds, choices = make_inputs(model, input_shapes, inputs, seed)
+    notes += choices
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

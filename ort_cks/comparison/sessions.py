@@ -52,25 +52,19 @@ class Way:
         name = PROVIDERS[self.provider]
         if self.provider == "cuda":
             _find_cuda_libraries()
-        if name not in ort.get_available_providers():
-            raise BadInput(
-                f"this onnxruntime is built without the {self.provider} provider; onnxruntime-gpu has it"
-            )
+        if not has_provider(self.provider):
+            raise BadInput(f"this onnxruntime has no {self.provider} provider; onnxruntime-gpu has one")
         options = ort.SessionOptions()
-        options.log_severity_level = (
-            3  # what went wrong comes as an exception; warnings would bury the report
-        )
+        options.log_severity_level = 3  # errors come as exceptions; warnings would bury the report
         options.intra_op_num_threads = self.threads
         if profile_prefix is not None:
             options.enable_profiling = True
             options.profile_file_prefix = profile_prefix
         if self.with_library:
             register(options)
-        session = ort.InferenceSession(self.model, options, providers=[(name, self._provider_options())])
+        session = ort.InferenceSession(str(self.model), options, providers=[(name, self._provider_options())])
         if name not in session.get_providers():
-            raise BadInput(
-                "ONNX Runtime's CUDA provider does not start: it needs an NVIDIA GPU, CUDA and cuDNN"
-            )
+            raise BadInput("ONNX Runtime's CUDA provider does not start: it needs a GPU, CUDA and cuDNN")
         return session
 
     def _provider_options(self) -> dict[str, str]:
@@ -84,11 +78,16 @@ class Way:
         }
 
 
+def has_provider(provider: str) -> bool:
+    """Whether this onnxruntime is built with it."""
+    return PROVIDERS[provider] in import_onnxruntime().get_available_providers()
+
+
 def default_provider() -> str:
     """The name of the provider to take: "cuda" where ONNX Runtime can reach a GPU, else "cpu"."""
     ort = import_onnxruntime()
     _find_cuda_libraries()
-    if PROVIDERS["cuda"] not in ort.get_available_providers():
+    if not has_provider("cuda"):
         return "cpu"
     try:
         ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
@@ -192,11 +191,10 @@ def _to_numpy(value: "onnxruntime.OrtValue", device: str) -> np.ndarray:
     return binding.get_outputs()[0].numpy()
 
 
-def _element_type(text: str) -> int:
-    """The number ONNX gives to the element type that ONNX Runtime calls, say, tensor(float16)."""
-    names = {"float": "FLOAT", "double": "DOUBLE"}
-    kind = text.removeprefix("tensor(").removesuffix(")")
-    return onnx.TensorProto.DataType.Value(names.get(kind, kind.upper()))
+def _element_type(text: str) -> np.dtype | int:
+    """What ONNX Runtime calls, say, tensor(float16), as OrtValue takes it: bfloat16 by ONNX's number only."""
+    kind = onnx.TensorProto.DataType.Value(text.removeprefix("tensor(").removesuffix(")").upper())
+    return kind if kind == TensorProto.BFLOAT16 else helper.tensor_dtype_to_np_dtype(kind)
 
 
 def one_line(error: Exception) -> str:
