@@ -17,8 +17,8 @@ __version__ = "0.1.0"
 __all__ = ["InferenceSession", "compare", "get_library_path", "register", "rewrite"]
 
 
-# The rewriter and the comparer import onnx-ir, onnxscript and onnxsim, which take a second; a program that
-# only runs a rewritten model should not wait for them.
+# The rewriter and the comparer import onnx-ir and onnxsim, which take a second; a program that only runs a
+# rewritten model should not wait for them.
 
 
 def rewrite(model: "onnx.ModelProto | str | PathLike[str]", **options: Any) -> "RewriteResult":
