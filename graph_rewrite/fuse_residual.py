@@ -8,6 +8,7 @@ import onnx_ir as ir
 from ort_cks.graph_rewrite.absorb import absorb, only_consumer
 from ort_cks.graph_rewrite.constants import ConstantFactory
 from ort_cks.graph_rewrite.records import NodeRecord
+from ort_cks.graph_rewrite.symbolic_shapes import SymbolicShapes
 
 
 class FuseResidualPass(ir.passes.InPlacePass):
@@ -17,9 +18,10 @@ class FuseResidualPass(ir.passes.InPlacePass):
     reads Y. Where two convolutions meet in an Add, the later one takes it.
     """
 
-    def __init__(self, records: Mapping[ir.Node, NodeRecord]):
+    def __init__(self, records: Mapping[ir.Node, NodeRecord], shapes: SymbolicShapes):
         super().__init__()
         self._records = records
+        self._shapes = shapes
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         constants, modified = ConstantFactory(model), False
@@ -33,7 +35,7 @@ class FuseResidualPass(ir.passes.InPlacePass):
             ):
                 continue
             z = add.inputs[1] if add.inputs[0] is y else add.inputs[0]
-            if z.dtype != y.dtype or not _same_shape(y, z) or not _ensure_bias(node, constants):
+            if z.dtype != y.dtype or not self._shapes.same(y, z) or not _ensure_bias(node, constants):
                 continue
             node.resize_inputs(4)
             node.replace_input_with(3, z)
@@ -44,16 +46,6 @@ class FuseResidualPass(ir.passes.InPlacePass):
             record.fused.append("residual Add")
             modified = True
         return ir.passes.PassResult(model, modified=modified)
-
-
-def _same_shape(a: ir.Value, b: ir.Value) -> bool:
-    """Whether the shapes are surely equal: an unknown dimension equals nothing, a named one its namesake."""
-    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
-        return False
-    return all(
-        one == other and (isinstance(one, int) or one.value is not None)
-        for one, other in zip(a.shape, b.shape, strict=True)
-    )
 
 
 def _ensure_bias(node: ir.Node, constants: ConstantFactory) -> bool:

@@ -30,6 +30,7 @@ from ort_cks.graph_rewrite.save import save
 from ort_cks.graph_rewrite.simplify import serialize_inline
 from ort_cks.graph_rewrite.simplify import simplify as run_onnxsim
 from ort_cks.graph_rewrite.swap_convolution import SwapConvolutionPass
+from ort_cks.graph_rewrite.symbolic_shapes import SymbolicShapes
 from ort_cks.graph_rewrite.weight_gradient import SwapWeightGradientPass
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def _swap(
     faster = {n: r for n, r in records.items() if n not in timings or not timings[n].native_is_faster}
     SwapWeightGradientPass(faster)(model)
     convolutions = {node: record for node, record in records.items() if record.decision == "kept"}
+    shapes = SymbolicShapes(model)
     ExplicitAttributesPass(convolutions)(model)
     if fuse:
         FoldPadPass(convolutions)(model)
@@ -161,7 +163,7 @@ def _swap(
     faster = {node: record for node, record in faster.items() if record.decision == "kept"}
     SwapConvolutionPass(faster)(model)
     if fuse:
-        FuseResidualPass(faster)(model)
+        FuseResidualPass(faster, shapes)(model)
         FuseActivationPass(faster)(model)
     for node, record in records.items():
         if (

@@ -35,7 +35,10 @@ def summary(records: Sequence[NodeRecord]) -> str:
 
 
 def shape_text(shape: Shape | None) -> str:
-    return "?" if shape is None else "x".join(map(str, shape))
+    """ "1x64xHx?": a name that is longer than a word of six letters is one that some tool has made up."""
+    if shape is None:
+        return "?"
+    return "x".join("?" if isinstance(dim, str) and len(dim) > 6 else str(dim) for dim in shape)
 
 
 def zeros_text(record: NodeRecord) -> str:

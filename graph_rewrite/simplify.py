@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from ort_cks.graph_rewrite.constants import is_constant
+from ort_cks.graph_rewrite.convolution import is_convolution
 from ort_cks.graph_rewrite.errors import RewriteError
 
 logger = logging.getLogger(__name__)
@@ -106,10 +107,17 @@ def _is_foldable(node: ir.Node) -> bool:
 
 
 def _is_weight(value: ir.Value) -> bool:
-    """Whether constant folding has no use for the initializer, as each reader has an input that varies."""
+    """Whether constant folding has no use for the initializer, as each reader has an input that varies.
+
+    Small weights of convolutions too: onnxsim would fold into them what comes before, e.g. the half of a
+    Gelu.
+    """
     return (
         value.const_value is not None
-        and value.const_value.nbytes >= _SMALLEST_WEIGHT_BYTES
+        and (
+            value.const_value.nbytes >= _SMALLEST_WEIGHT_BYTES
+            or any(is_convolution(node) for node in value.consumers())
+        )
         and not value.is_graph_input()
         and not value.is_graph_output()
         and not any(_is_foldable(node) for node in value.consumers())

@@ -41,7 +41,7 @@ def _operator(conv: Convolution) -> str:
 def _reason(record: NodeRecord, conv: Convolution) -> str:
     reasons = [record.reason] if record.reason else []  # that its filter was cut
     if record.zero_fraction is None:
-        reasons.append("zeros are skipped as each run's shapes have them")
+        reasons.append("its zeros depend on each run's shapes")
     elif record.zero_fraction >= 0.005:
         reasons.append("its zeros are skipped")
     else:
