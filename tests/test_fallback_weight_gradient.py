@@ -89,8 +89,9 @@ def test_weight_gradient_auto_pad(auto_pad, stride, dynamic):
 @pytest.mark.parametrize(
     "simplify", [lambda m: onnxsim.simplify(m)[0], onnxslim.slim], ids=["onnxsim", "onnxslim"]
 )
-def test_other_tools_leave_a_weight_gradient_equal(gradient, simplify):
-    model, inputs, expected = check_weight_gradient(*gradient)
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_other_tools_leave_a_weight_gradient_equal(gradient, simplify, dynamic):
+    model, inputs, expected = check_weight_gradient(*gradient, dynamic=dynamic)
     simplified = simplify(model)
     onnx.checker.check_model(simplified, full_check=True)
     np.testing.assert_allclose(run(simplified, inputs), expected, rtol=1e-5, atol=1e-5)
