@@ -6,8 +6,9 @@
 On a GPU each side replays a CUDA graph that holds many copies of the layer, runs taken in turn; the median
 of a replay, less that of a graph that does nothing, is divided by the copies. Ours computes in an ONNX
 Runtime session on NHWC tensors; ONNX Runtime's own operators count in the faster of NCHW and prefer_nhwc,
-PyTorch in the faster of its two layouts, with cudnn.benchmark. The error is the largest, as a share of the
-output's root mean square, against a float64 run; on a CPU against ONNX Runtime.
+PyTorch in the faster of its two layouts, with cudnn.benchmark. Every copy has weights of its own, as the
+layers of a model have, so large weights come from memory on every side. The error is the largest, as a share
+of the output's root mean square, against a float64 run; on a CPU against ONNX Runtime.
 """
 
 import argparse
@@ -26,8 +27,9 @@ from ort_cks.comparison.timing import interleaved
 
 DTYPES = ("fp16", "tf32", "fp32")
 # ONNX Runtime searches cuDNN's algorithms for every node, which takes most of the benchmark's time.
-COPIES, NATIVE_COPIES = 20, 8
-WARMUP, RUNS = 5, 40
+MOST_COPIES, NATIVE_COPIES = 20, 8
+WEIGHTS_LIMIT = 256 << 20  # bytes of all copies together
+WARMUP, RUNS, CPU_RUNS = 5, 40, 15
 CPU_THREADS = 2
 
 Action = Callable[[], None]
@@ -48,8 +50,8 @@ class Contenders:
         except Exception as error:  # one side's failure is a result too, and no reason to lose the others
             self.failures[column] = one_line(error)
 
-    def times_us(self) -> dict[str, float]:
-        latencies = interleaved([action for _, action, _, _ in self.entries], WARMUP, RUNS)
+    def times_us(self, runs: int) -> dict[str, float]:
+        latencies = interleaved([action for _, action, _, _ in self.entries], WARMUP, runs)
         best: dict[str, float] = {}
         for (column, _, copies, overhead_ms), latency in zip(self.entries, latencies, strict=True):
             time_us = max(latency.p50_ms - overhead_ms, 0.0) / copies * 1e3
@@ -75,15 +77,16 @@ class GpuBenchmark:
 
     def row(self, layer: Layer, dtype: str) -> dict:
         x, w = layer_models.operands(layer, dtype)
+        copies = min(MOST_COPIES, max(NATIVE_COPIES, WEIGHTS_LIMIT // w.nbytes))
         contenders = Contenders()
         sessions: list[BoundSession] = []
         with tempfile.TemporaryDirectory() as folder:
 
             def ours() -> list[Action]:
                 path = Path(folder) / "ours.onnx"
-                layer_models.write_ours(path, layer, dtype, w, COPIES)
+                layer_models.write_ours(path, layer, dtype, w, copies)
                 way = Way("ours", path, "cuda", tf32=dtype == "tf32", cuda_graph=True, with_library=True)
-                shapes = {f"y{i}": layer_models.nhwc(layer.y_shape) for i in range(COPIES)}
+                shapes = {f"y{i}": layer_models.nhwc(layer.y_shape) for i in range(copies)}
                 feeds = {"x": np.ascontiguousarray(x.transpose(0, 2, 3, 1))}
                 sessions.append(BoundSession(way, feeds, shapes))
                 return [sessions[0].run]
@@ -97,11 +100,11 @@ class GpuBenchmark:
                 ]
                 return [BoundSession(way, {"x": x}, shapes).run for way in ways]
 
-            contenders.add("ours_us", ours, COPIES, self.ort_overhead_ms)
+            contenders.add("ours_us", ours, copies, self.ort_overhead_ms)
             contenders.add("ort_us", native, NATIVE_COPIES, self.ort_overhead_ms)
-            torch_graphs = lambda: self.torch.layer_graphs(layer, dtype, x, w, COPIES)  # noqa: E731
-            contenders.add("torch_us", torch_graphs, COPIES, self.torch_overhead_ms)
-            row = {"name": layer.name, "dtype": dtype, **contenders.times_us()}
+            torch_graphs = lambda: self.torch.layer_graphs(layer, dtype, x, w, copies)  # noqa: E731
+            contenders.add("torch_us", torch_graphs, copies, self.torch_overhead_ms)
+            row = {"name": layer.name, "dtype": dtype, **contenders.times_us(RUNS)}
         row["floor_us"] = round(layer.floor_us(dtype), 3)
         if sessions:
             row["max_error"] = max_error(sessions[0].outputs(), self.torch.exact(layer, x, w), dtype)
@@ -126,7 +129,7 @@ class CpuBenchmark:
         contenders = Contenders()
         for column, session in zip(self.columns, sessions, strict=True):
             contenders.add(column, lambda session=session: [session.run], copies=1)
-        row = {"name": layer.name, "dtype": dtype, **contenders.times_us()}
+        row = {"name": layer.name, "dtype": dtype, **contenders.times_us(CPU_RUNS)}
         return row | {"max_error": max_error(sessions[0].outputs(), sessions[1].outputs()["y0"], dtype)}
 
 

@@ -26,6 +26,7 @@ def head(provider: str) -> dict[str, str]:
 def write(path: Path | None, header: dict[str, str], rows: list[dict]) -> None:
     """Writes all rows so far: a benchmark calls it after each, so that an end of time loses nothing."""
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
         path.write_text(f'{{\n "header": {json.dumps(header)},\n "rows": [\n{lines}\n ]\n}}\n')
 

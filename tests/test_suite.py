@@ -1,4 +1,4 @@
-"""The suite's geometry against ONNX Runtime convolving ones, its floors against numbers worked out by hand."""
+"""The suite's geometry against ONNX Runtime convolving ones, its floors against numbers worked by hand."""
 
 import sys
 from dataclasses import replace
