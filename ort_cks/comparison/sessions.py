@@ -162,7 +162,10 @@ def _on_device(array: np.ndarray, device: str) -> "onnxruntime.OrtValue":
     ort = import_onnxruntime()
     if array.dtype.name != "bfloat16":
         return ort.OrtValue.ortvalue_from_numpy(array, device, 0)
-    value = ort.OrtValue.ortvalue_from_shape_and_type(array.shape, TensorProto.BFLOAT16, device, 0)
+    try:
+        value = ort.OrtValue.ortvalue_from_shape_and_type(array.shape, TensorProto.BFLOAT16, device, 0)
+    except RuntimeError as error:  # "Not a valid numpy type"
+        raise BadInput(f"bfloat16 inputs need a newer onnxruntime than {ort.__version__}") from error
     value.update_inplace(_as_numpy_knows(array))
     return value
 
