@@ -18,6 +18,18 @@ Device current_device() {
           attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
 }
 
+namespace {
+
+std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Device& device) {
+  if (is_direct(spec.problem.filter)) return make_direct_conv(spec, device);
+#ifdef ORT_CKS_HOPPER
+  if (hopper_takes(spec, device)) return make_hopper_conv(spec);
+#endif
+  return make_portable_conv(spec, device);
+}
+
+}  // namespace
+
 struct Convolution::Impl {
   std::unique_ptr<ConvolutionKernel> kernel;  // null for an empty output
 };
@@ -28,7 +40,7 @@ Convolution::Convolution(const Problem& problem, DataType type, Layout layout, P
   if (problem.N * volume(problem.output) * problem.filter.K == 0) return;
   const ConvolutionSpec spec{problem, type, layout, precision, activation};
   const Device device = current_device();
-  impl_->kernel = is_direct(problem.filter) ? make_direct_conv(spec, device) : make_portable_conv(spec, device);
+  impl_->kernel = make_kernel(spec, device);
 }
 
 Convolution::~Convolution() = default;

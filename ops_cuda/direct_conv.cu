@@ -1,12 +1,9 @@
 // Depthwise convolutions and groups of very few channels, on CUDA cores: every thread sums a few pixels of one output
 // channel, or of a chunk of them where each channel is its own group and channels are contiguous.
-#include <algorithm>
-#include <bit>
-
 #include "ops_cuda/epilogue.cuh"
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel.h"
-#include "ops_cuda/pack.h"
+#include "ops_cuda/tile_choice.h"
 #include "ops_cuda/work_tile.cuh"
 
 namespace cks::cuda {
@@ -27,50 +24,45 @@ struct DirectConvArgs {
   Epilogue epilogue;
 };
 
-template <class T, int kVector>
-__device__ void load(const T* from, float (&v)[kVector]) {
-  if constexpr (kVector == 1)
-    v[0] = to_float(*from);
-  else
-    unpack_chunk<T>(__ldg(reinterpret_cast<const uint4*>(from)), v);
-}
-
 // The rows of a thread: first_row + i * row_threads.
 template <class T, int kVector>
 __device__ void convolve_rows(const DirectConvArgs& args, const WorkTile& tile, int first_row, int row_threads, int k) {
+  using Load = Elements<T, kVector>;
   const int rows = pixels(tile);
-  Int3 corner[kRows], q[kRows];
-  int image[kRows];
+  const T* const x = static_cast<const T*>(args.x) + int64_t(k / args.group_k * args.group_c) * args.x_strides.channel;
+  Int3 corner[kRows];
+  const T* source[kRows];
+  int64_t target[kRows];
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
     const int row = first_row + i * row_threads;
     const TilePixel p = pixel_of_row(tile, row);
-    q[i] = p.q, image[i] = p.n;
     corner[i] = along(tile.in_origin, tile.in_step, p.q);
+    source[i] = x + p.n * args.x_strides.image + pixel_index(args.input, corner[i]) * args.x_strides.pixel;
+    target[i] = p.n * args.y_strides.image +
+                pixel_index(args.output, along(tile.out_origin, tile.out_step, p.q)) * args.y_strides.pixel +
+                k * args.y_strides.channel;
     if (row >= rows) corner[i].d = INT32_MIN / 2;  // no tap brings it inside
   }
-  const int first_c = k / args.group_k * args.group_c;
-  const T* const x = static_cast<const T*>(args.x) + first_c * args.x_strides.channel;
   float sum[kRows][kVector] = {};
   for (int t = 0; t < tile.num_taps; ++t) {
     const int4 raw = __ldg(reinterpret_cast<const int4*>(args.taps + tile.first_tap + t));
+    const Int3 offset{raw.x, raw.y, raw.z};
+    const int64_t distance = pixel_index(args.input, offset) * args.x_strides.pixel;
     const T* const w = static_cast<const T*>(args.filter) + int64_t(raw.w) * args.group_c * args.K + k;
-    const T* source[kRows];
-    bool valid[kRows];
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const Int3 p = corner[i] + Int3{raw.x, raw.y, raw.z};
-      valid[i] = inside(args.input, p);
-      source[i] = x + image[i] * args.x_strides.image + pixel_index(args.input, p) * args.x_strides.pixel;
-    }
     for (int c = 0; c < args.group_c; ++c) {
+      // All loads before the first product: they wait together.
+      typename Load::Raw loaded[kRows];
+#pragma unroll
+      for (int i = 0; i < kRows; ++i)
+        loaded[i] =
+            Load::load(source[i] + distance + c * args.x_strides.channel, inside(args.input, corner[i] + offset));
       float wv[kVector];
-      load<T>(w + c * args.K, wv);
+      Load::unpack(Load::load(w + int64_t(c) * args.K, true), wv);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        if (!valid[i]) continue;
         float xv[kVector];
-        load<T>(source[i] + c * args.x_strides.channel, xv);
+        Load::unpack(loaded[i], xv);
 #pragma unroll
         for (int v = 0; v < kVector; ++v) sum[i][v] = fmaf(xv[v], wv[v], sum[i][v]);
       }
@@ -79,13 +71,10 @@ __device__ void convolve_rows(const DirectConvArgs& args, const WorkTile& tile, 
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
     if (first_row + i * row_threads >= rows) continue;
-    const Int3 o = along(tile.out_origin, tile.out_step, q[i]);
-    const int64_t offset = image[i] * args.y_strides.image + pixel_index(args.output, o) * args.y_strides.pixel +
-                           k * args.y_strides.channel;
     if constexpr (kVector == 1)
-      store_output<T>(args.epilogue, sum[i][0], k, offset);
+      store_output<T>(args.epilogue, sum[i][0], k, target[i]);
     else
-      store_chunk<T>(args.epilogue, sum[i], k, offset);
+      store_chunk<T>(args.epilogue, sum[i], k, target[i]);
   }
 }
 
@@ -96,7 +85,7 @@ __global__ void __launch_bounds__(kThreads) direct_conv(const __grid_constant__ 
   const int row = args.channels_first ? threadIdx.x % row_threads : threadIdx.x / args.column_threads;
   const int column = args.channels_first ? threadIdx.x / row_threads : threadIdx.x % args.column_threads;
   const int k = (blockIdx.x % args.column_blocks * args.column_threads + column) * kVector;
-  if (k >= args.K) return;
+  if (k >= args.K || row >= row_threads || column >= args.column_threads) return;
   for (int first_row = row; first_row < pixels(tile); first_row += row_threads * kRows)
     convolve_rows<T, kVector>(args, tile, first_row, row_threads, k);
 }
@@ -122,10 +111,9 @@ class DirectConv : public ConvolutionKernel {
     const int chunk = 16 / int(size_of(type_));
     by_chunks_ = spec.layout == Layout::kNHWC && f.groups == f.C && f.groups == f.K && f.K % chunk == 0;
     const int64_t columns = by_chunks_ ? f.K / chunk : f.K;
-    args_.column_threads = int(std::min<int64_t>(channels_first ? 4 : 64, int64_t(std::bit_ceil(uint64_t(columns)))));
-    args_.column_blocks = int((columns + args_.column_threads - 1) / args_.column_threads);
-    const Box box = choose_box(p, rows_of_tile(p, args_.column_blocks, device), 4.0);
-    plan_ = std::make_unique<DevicePlan>(make_plan(p, box));
+    args_.column_blocks = int(ceil_div(columns, channels_first ? 4 : 64));
+    args_.column_threads = int(ceil_div(columns, args_.column_blocks));
+    plan_ = std::make_unique<DevicePlan>(make_plan(p, wide_box(p, rows_of_tile(p, args_.column_blocks, device))));
     if (plan_->num_tiles() * args_.column_blocks > INT32_MAX)
       throw Error("the convolution is too large: its output has more than 2^31 tiles");
 

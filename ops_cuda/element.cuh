@@ -4,6 +4,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace cks::cuda {
 
@@ -75,5 +76,24 @@ __device__ uint4 pack_chunk(const float (&v)[kChunk<T>]) {
   return {pack_word(v, type), pack_word(v + kPerWord, type), pack_word(v + 2 * kPerWord, type),
           pack_word(v + 3 * kPerWord, type)};
 }
+
+// One element, or a chunk, as a kernel on CUDA cores loads it; zeros where it is not valid.
+template <class T, int kVector>
+struct Elements {
+  static_assert(kVector == 1 || kVector == kChunk<T>);
+  using Raw = std::conditional_t<kVector == 1, T, uint4>;
+  __device__ static Raw load(const T* from, bool valid) {
+    if constexpr (kVector == 1)
+      return valid ? *from : from_float<T>(0);
+    else
+      return valid ? __ldg(reinterpret_cast<const uint4*>(from)) : make_uint4(0, 0, 0, 0);
+  }
+  __device__ static void unpack(Raw raw, float (&v)[kVector]) {
+    if constexpr (kVector == 1)
+      v[0] = to_float(raw);
+    else
+      unpack_chunk<T>(raw, v);
+  }
+};
 
 }  // namespace cks::cuda

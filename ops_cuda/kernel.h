@@ -35,7 +35,7 @@ class ConvolutionKernel {
 
 // sm_90a: TMA and wgmma, for NHWC tensors whose channels fill 16 bytes.
 bool hopper_takes(const ConvolutionSpec&, const Device&);
-std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec&, const Device&);
+std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec&);
 
 std::unique_ptr<ConvolutionKernel> make_portable_conv(const ConvolutionSpec&, const Device&);
 std::unique_ptr<ConvolutionKernel> make_direct_conv(const ConvolutionSpec&, const Device&);

@@ -10,9 +10,9 @@ inline int64_t padded_channels(int64_t channels, DataType type) {
   return (channels + chunk - 1) / chunk * chunk;
 }
 
-// Too few channels a group for a matrix product: the direct kernels read the filter as [taps][C / groups][K], not as
-// [groups][taps][K / groups][padded C / groups].
-inline bool is_direct(const Filter& f) { return (f.C / f.groups) * (f.K / f.groups) < 64; }
+// Too few channels a group for a matrix product, which would fill less than a sixteenth of its tiles: the direct
+// kernels read the filter as [taps][C / groups][K], not as [groups][taps][K / groups][padded C / groups].
+inline bool is_direct(const Filter& f) { return (f.C / f.groups) * (f.K / f.groups) < 16; }
 
 // x [N][pixels of `pixels`][C] or [N][C][pixels] to [N][pixels][groups][padded C / groups], zeros in the padding.
 struct PixelMajor {

@@ -1,7 +1,7 @@
 // The host's half of the portable implicit GEMM: which kernel, which tiles, and the launch.
 #include "ops_cuda/portable_conv.h"
 
-#include <algorithm>
+#include <utility>
 
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel.h"
@@ -22,6 +22,14 @@ PortableKernel find_kernel(const ConvolutionSpec& spec, const Device& device, in
       break;
   }
   return ampere && spec.precision == Precision::kTF32 ? tf32_mma_kernel(shape) : float_fma_kernel(shape);
+}
+
+// Boxes that skip the most; but where pixels of the output are contiguous, wide ones, unless they multiply much more.
+Plan plan_tiles(const Problem& p, int rows, double overhead, bool channels_first) {
+  Plan plan = make_plan(p, choose_box(p, rows, overhead));
+  if (!channels_first) return plan;
+  Plan wide = make_plan(p, wide_box(p, rows));
+  return double(wide.executed_pixel_taps) < 1.25 * double(plan.executed_pixel_taps) ? std::move(wide) : std::move(plan);
 }
 
 class PortableConv : public ConvolutionKernel {
@@ -45,15 +53,17 @@ class PortableConv : public ConvolutionKernel {
 
     // The start and the epilogue of a tile cost about four k-blocks of 64 bytes, in taps:
     const double overhead = 4.0 * 64 / double(input_.group_pitch() * int64_t(size_of(spec.type)));
-    plan_ = std::make_unique<DevicePlan>(make_plan(p, choose_box(p, tile.m, overhead)));
+    const int64_t pixels = volume(p.output);
+    const bool channels_first = spec.layout == Layout::kNCHW && pixels > 1;
+    plan_ = std::make_unique<DevicePlan>(plan_tiles(p, tile.m, overhead, channels_first));
 
     args_.tiles = plan_->tiles(), args_.taps = plan_->taps();
     args_.input = to_int3(p.input), args_.output = to_int3(p.output);
     args_.groups = int(f.groups), args_.group_k = int(group_k), args_.filter_taps = int(f.taps());
     args_.group_c = int(input_.group_pitch());
-    args_.column_tiles = int((group_k + tile.n - 1) / tile.n);
-    const int64_t pixels = volume(p.output);
-    const bool channels_first = spec.layout == Layout::kNCHW && pixels > 1;
+    args_.pixel_chunks = int(f.groups * input_.group_pitch() * int64_t(size_of(spec.type)) / 16);
+    if (input_.bytes() / 16 > UINT32_MAX) throw Error("the convolution is too large: its input has more than 64 GiB");
+    args_.column_tiles = int(ceil_div(group_k, tile.n));
     args_.y_image = pixels * f.K;
     args_.y_pixel = channels_first ? 1 : f.K;
     args_.y_channel = channels_first ? pixels : 1;

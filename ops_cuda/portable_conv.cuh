@@ -15,9 +15,32 @@ namespace cks::cuda {
 template <TileShape kTile>
 inline constexpr int kThreads = kTile.threads();
 
-// Fills the slots with k-blocks: 64 bytes of the index (tap, channel) a row, for pixels (A) and output channels (B).
-// A thread copies the same chunk of a few rows, so it follows one (tap, channel) through the sum. A k-block may span
-// taps: few input channels waste nothing.
+// Where the rows of a block lie, in shared memory.
+struct RowTable {
+  struct Input {
+    Int3 corner;     // the input pixel that tap offset 0 meets
+    uint32_t chunk;  // where that pixel starts in x, in chunks; it wraps where the pixel is outside, and back again
+  };
+  Input* input;
+  int64_t* output;  // where in y channel 0 of the row's pixel lies, in elements
+
+  __device__ void fill(const PortableConvArgs& args, const WorkTile& tile, int count) const {
+    const int rows = pixels(tile);
+    for (int row = threadIdx.x; row < count; row += blockDim.x) {
+      const TilePixel p = pixel_of_row(tile, row);
+      Int3 corner = along(tile.in_origin, tile.in_step, p.q);
+      const int64_t pixel = int64_t(p.n) * args.input.d * args.input.h * args.input.w + pixel_index(args.input, corner);
+      if (row >= rows) corner.d = INT32_MIN / 2;  // no tap brings it inside
+      input[row] = {corner, uint32_t(pixel * args.pixel_chunks)};
+      output[row] =
+          p.n * args.y_image + pixel_index(args.output, along(tile.out_origin, tile.out_step, p.q)) * args.y_pixel;
+    }
+  }
+};
+
+// Fills the slots with k-blocks: a row holds kRowBytes of the index (tap, channel), for pixels (A) and output channels
+// (B). A thread copies the same chunk of a few rows, so it follows one (tap, channel) through the sum. A k-block may
+// span taps: few input channels waste nothing.
 template <class T, TileShape kTile>
 class Loader {
   static constexpr int kRowsAtOnce = kThreads<kTile> / kRowChunks;
@@ -28,39 +51,35 @@ class Loader {
  public:
   static constexpr int kSlotBytes = kRowBytes * (kTile.m + kTile.n);
 
-  __device__ Loader(const PortableConvArgs& args, const WorkTile& tile, int group, int first_k)
+  // The row table must be complete.
+  __device__ Loader(const PortableConvArgs& args, const WorkTile& tile, const RowTable::Input* rows, int group,
+                    int first_k)
       : args_(args), taps_(args.taps + tile.first_tap), taps_left_(tile.num_taps) {
     const int row = threadIdx.x / kRowChunks, chunk = threadIdx.x % kRowChunks;
+    rows_ = rows + row;
     slot_offset_ = chunk_by_row(row, chunk);
     channel_ = chunk * kChunk<T>;
     x_ = static_cast<const T*>(args.x) + int64_t(group) * args.group_c;
     filter_ = static_cast<const T*>(args.filter) +
               (int64_t(group) * args.filter_taps * args.group_k + first_k + row) * args.group_c;
     filter_rows_ = args.group_k - first_k - row;
-    const int rows = pixels(tile);
-#pragma unroll
-    for (int i = 0; i < kARows; ++i) {
-      const int m = row + i * kRowsAtOnce;
-      const TilePixel p = pixel_of_row(tile, m);
-      corner_[i] = along(tile.in_origin, tile.in_step, p.q);
-      image_[i] = int64_t(p.n) * args.input.d * args.input.h * args.input.w;
-      if (m >= rows) corner_[i].d = INT32_MIN / 2;  // no tap brings it inside
-    }
     skip_whole_taps();
     seek();
   }
 
   // Copies the next k-block, see pipeline.cuh.
   __device__ void fetch(uint32_t slot) {
+    const T* const x = x_ + channel_;
 #pragma unroll
     for (int i = 0; i < kARows; ++i)
-      copies_.fetch(i, slot + slot_offset_ + i * kRowsAtOnce * kRowBytes, a_source_[i] + channel_, a_valid_ >> i & 1,
-                    args_.filter);
+      copies_.fetch(i, slot + slot_offset_ + i * kRowsAtOnce * kRowBytes, x + int64_t(source_[i]) * kChunk<T>,
+                    valid_ >> i & 1, args_.filter);
+    const T* const filter = filter_source_ + channel_;
 #pragma unroll
     for (int j = 0; j < kBRows; ++j)
       copies_.fetch(kARows + j, slot + slot_offset_ + (kTile.m + j * kRowsAtOnce) * kRowBytes,
-                    b_source_ + j * kRowsAtOnce * args_.group_c + channel_,
-                    taps_left_ > 0 && j * kRowsAtOnce < filter_rows_, args_.filter);
+                    filter + int64_t(j * kRowsAtOnce) * args_.group_c, taps_left_ > 0 && j * kRowsAtOnce < filter_rows_,
+                    args_.filter);
     channel_ += kDepth;
     if (channel_ >= args_.group_c) {
       skip_whole_taps();
@@ -83,29 +102,29 @@ class Loader {
 
   // Points the sources at the current tap; past the last one everything is zeros.
   __device__ void seek() {
-    a_valid_ = 0;
+    valid_ = 0;
     if (taps_left_ <= 0) return;
     const int4 raw = __ldg(reinterpret_cast<const int4*>(taps_));
-    const int64_t pitch = int64_t(args_.groups) * args_.group_c;
+    const Int3 offset{raw.x, raw.y, raw.z};
+    const uint32_t chunks = uint32_t(pixel_index(args_.input, offset) * args_.pixel_chunks);
 #pragma unroll
     for (int i = 0; i < kARows; ++i) {
-      const Int3 p = corner_[i] + Int3{raw.x, raw.y, raw.z};
-      a_valid_ |= unsigned(inside(args_.input, p)) << i;
-      a_source_[i] = x_ + (image_[i] + pixel_index(args_.input, p)) * pitch;
+      const RowTable::Input row = rows_[i * kRowsAtOnce];
+      valid_ |= unsigned(inside(args_.input, row.corner + offset)) << i;
+      source_[i] = row.chunk + chunks;
     }
-    b_source_ = filter_ + int64_t(raw.w) * args_.group_k * args_.group_c;
+    filter_source_ = filter_ + int64_t(raw.w) * args_.group_k * args_.group_c;
   }
 
   const PortableConvArgs& args_;
+  const RowTable::Input* rows_;
   const WorkTap* taps_;  // the current one
   int taps_left_;        // it included
   int channel_;          // in the group
   int slot_offset_, filter_rows_;
-  const T *x_, *filter_;
-  Int3 corner_[kARows];
-  int64_t image_[kARows];
-  unsigned a_valid_ = 0;  // a bit a row
-  const T *a_source_[kARows] = {}, *b_source_ = nullptr;
+  const T *x_, *filter_, *filter_source_ = nullptr;
+  unsigned valid_ = 0;            // a bit a row
+  uint32_t source_[kARows] = {};  // where each row's pixel starts in x, in chunks
   ChunkCopies<kARows + kBRows> copies_;
 };
 
@@ -115,13 +134,14 @@ inline constexpr int kSliceRows = 64;
 template <TileShape kTile>
 inline constexpr int kSlicePitch = kTile.n + 4;
 
-// Shared memory: the slots, later a slice; then where in y each row lies.
+// Shared memory: the slots, later a slice; then the row table.
 template <TileShape kTile>
-inline constexpr int kRowOffsets = std::max(kTile.pipeline_bytes(), kSliceRows* kSlicePitch<kTile>* int(sizeof(float)));
+inline constexpr int kTableOffset =
+    std::max(kRowBytes * (kTile.m + kTile.n) * kTile.stages, kSliceRows* kSlicePitch<kTile>* int(sizeof(float)));
 template <TileShape kTile>
-inline constexpr int kSharedBytes = kRowOffsets<kTile> + kTile.m * int(sizeof(int64_t));
+inline constexpr int kSharedBytes = kTableOffset<kTile> + kTile.m * int(sizeof(RowTable::Input) + sizeof(int64_t));
 
-// Stores one slice from shared memory. row_offset: where in y the row's channel 0 of the tensor lies.
+// Stores one slice from shared memory; row_offset: RowTable::output of its first row.
 template <class T, TileShape kTile>
 __device__ void store_slice(const PortableConvArgs& args, const float* slice, const int64_t* row_offset, int rows,
                             int first_k, int columns) {
@@ -175,20 +195,18 @@ __global__ void __launch_bounds__(kThreads<kTileShapes[kShape]>, CKS_THREADS_RES
   static_assert(kTile.m % kSliceRows == 0 && kSliceRows % kWarpM == 0);
   extern __shared__ __align__(128) char shared[];
   const uint32_t slots = ptx::shared_address(shared);
-  int64_t* const row_offset = reinterpret_cast<int64_t*>(shared + kRowOffsets<kTile>);
+  RowTable table;
+  table.input = reinterpret_cast<RowTable::Input*>(shared + kTableOffset<kTile>);
+  table.output = reinterpret_cast<int64_t*>(table.input + kTile.m);
 
   const int column_tile = blockIdx.x % args.column_tiles;
   const int group = blockIdx.x / args.column_tiles % args.groups;
   const WorkTile tile = args.tiles[blockIdx.x / args.column_tiles / args.groups];
   const int first_column = column_tile * kTile.n;
-  const int rows = pixels(tile);
-  for (int row = threadIdx.x; row < rows; row += kThreads<kTile>) {
-    const TilePixel p = pixel_of_row(tile, row);
-    row_offset[row] =
-        p.n * args.y_image + pixel_index(args.output, along(tile.out_origin, tile.out_step, p.q)) * args.y_pixel;
-  }
+  table.fill(args, tile, kTile.m);
+  __syncthreads();
 
-  Loader<T, kTile> loader(args, tile, group, first_column);
+  Loader<T, kTile> loader(args, tile, table.input, group, first_column);
   const int num_blocks = int((int64_t(tile.num_taps) * args.group_c + kDepth - 1) / kDepth);
   const int warp = threadIdx.x / 32;
   const int warp_row = warp / kTile.warps_n * kWarpM, warp_column = warp % kTile.warps_n * kWarpN;
@@ -198,7 +216,7 @@ __global__ void __launch_bounds__(kThreads<kTileShapes[kShape]>, CKS_THREADS_RES
   });
 
   float* const slice = reinterpret_cast<float*>(shared);
-  const int columns = args.group_k - first_column;
+  const int rows = pixels(tile), columns = args.group_k - first_column;
   for (int first_row = 0; first_row < rows; first_row += kSliceRows) {
     __syncthreads();
     if (warp_row / kSliceRows * kSliceRows == first_row)
@@ -207,7 +225,7 @@ __global__ void __launch_bounds__(kThreads<kTileShapes[kShape]>, CKS_THREADS_RES
             v;
       });
     __syncthreads();
-    store_slice<T, kTile>(args, slice, row_offset + first_row, min(rows - first_row, kSliceRows),
+    store_slice<T, kTile>(args, slice, table.output + first_row, min(rows - first_row, kSliceRows),
                           group * args.group_k + first_column, columns);
   }
 }

@@ -15,6 +15,7 @@ struct PortableConvArgs {
   Int3 input, output;
   int32_t groups, group_k, filter_taps;
   int32_t group_c;                      // input channels of a group, zeros included: a multiple of a chunk
+  int32_t pixel_chunks;                 // of 16 bytes, of all groups of an input pixel
   int32_t column_tiles;                 // of a group
   int64_t y_image, y_pixel, y_channel;  // strides of y and the residual, in elements
   bool chunks;                          // y can be written by chunks of 16 bytes

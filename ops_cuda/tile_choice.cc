@@ -6,8 +6,6 @@
 namespace cks::cuda {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Time of one block, up to a common factor, when the multiprocessor has others to run beside it: the operands that it
 // loads from shared memory and L2 bound a small tile, the products a large one.
 double block_cost(const TileShape& tile) { return std::max(double(tile.m) * tile.n, 96.0 * (tile.m + tile.n) / 2); }
@@ -29,6 +27,21 @@ int choose_tile(const TileQuery& query) {
     if (i == 0 || time < best_time) best = i, best_time = time;
   }
   return best;
+}
+
+Box wide_box(const Problem& p, int rows) {
+  constexpr int64_t kWidest = 32;  // a warp's worth; wider boxes have fewer rows to share what a filter overlaps
+  Box box;
+  int64_t left = rows;
+  for (int axis = 2; axis >= 0; --axis) {
+    const int64_t step = p.filter.op == Operator::kConvTranspose ? p.stride[axis] : 1;
+    const int64_t count = ceil_div(p.output[axis], step);
+    const int64_t most = std::max<int64_t>(1, axis == 2 ? std::min(left, kWidest) : left);
+    box.extent[axis] = int32_t(ceil_div(count, ceil_div(count, most)));  // boxes of equal size
+    left /= box.extent[axis];
+  }
+  box.n = int32_t(std::clamp<int64_t>(left, 1, std::max<int64_t>(1, p.N)));
+  return box;
 }
 
 }  // namespace cks::cuda

@@ -1,7 +1,9 @@
-// Which of the portable kernel's tile shapes serves a problem: a pure function, tested without a GPU.
+// How the portable and the direct kernels cut a problem: pure functions, tested without a GPU.
 #pragma once
 #include <cstdint>
 #include <iterator>
+
+#include "plan/plan.h"
 
 namespace cks::cuda {
 
@@ -30,5 +32,11 @@ struct TileQuery {
 
 // Index into kTileShapes: the least time by a model of waves of thread blocks.
 int choose_tile(const TileQuery&);
+
+// A box of at most `rows` pixels that lie near each other in an image, rather than one that skips the most taps: for
+// kernels that wait for memory, and for outputs whose pixels are contiguous.
+Box wide_box(const Problem&, int rows);
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace cks::cuda

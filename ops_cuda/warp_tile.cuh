@@ -44,7 +44,7 @@ struct Fma {  // CUDA cores: strict float, and what the tensor cores of an old d
 inline constexpr int kRowBytes = 64;
 inline constexpr int kRowChunks = kRowBytes / kChunkBytes;
 __device__ inline int chunk_by_row(int row, int chunk) {
-  return row * kRowBytes + ((chunk ^ ((row >> 1) & (kRowChunks - 1))) * kChunkBytes);
+  return row * kRowBytes + ((chunk ^ (row * kRowBytes / 128 & (kRowChunks - 1))) * kChunkBytes);
 }
 
 // Byte offset of a chunk in a tile stored by columns, kWidth of them. Fragments of 16-bit elements are read by rows of

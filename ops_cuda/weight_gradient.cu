@@ -1,43 +1,54 @@
 // The weight gradient: the direct kernel for few channels a group, the sum of slices, and the launches.
 #include <algorithm>
-#include <bit>
 #include <optional>
 
 #include "ops_cuda/element.cuh"
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel.h"
 #include "ops_cuda/pack.h"
+#include "ops_cuda/tile_choice.h"
 #include "ops_cuda/weight_gradient.cuh"
 
 namespace cks::cuda {
 namespace {
 
-// Blocks of one (slice, tap) and 128 threads: `elements` of dW by 128 / elements pixels, whose sums meet in shared
-// memory.
-template <class T, int kElements>
+// A block sums `args.columns` columns over 128 / columns lanes of pixels, which meet in shared memory. A column is an
+// element of dW, or a chunk of them where every channel is its own group.
+template <class T, int kVector>
 __global__ void __launch_bounds__(kGradientThreads) direct_gradient(const __grid_constant__ WeightGradientArgs args) {
-  constexpr int kLanes = kGradientThreads / kElements;
-  __shared__ float sums[kLanes][kElements];
+  using Load = Elements<T, kVector>;
+  __shared__ float sums[kGradientThreads][kVector];
   const GradientWork work = gradient_work<1>(args);
   const LiveTap tap = args.taps[work.tap];
-  const int lane = threadIdx.x / kElements, column = threadIdx.x % kElements;
-  const int64_t element = int64_t(work.row_tile) * kElements + column;
+  const int lanes = kGradientThreads / args.columns;
+  const int lane = threadIdx.x / args.columns, column = threadIdx.x % args.columns;
+  const int64_t element = (int64_t(work.row_tile) * args.columns + column) * kVector;
   const int64_t k = element / args.group_c, c = element % args.group_c;
-  const bool inside = k < args.K;
+  const bool inside = k < args.K && lane < lanes;
   const T* const dy = static_cast<const T*>(args.dy.data) + k;
   const T* const x = static_cast<const T*>(args.x.data) + k / args.group_k * args.group_c + c;
-  LivePixels at(tap, work.first_pixel + lane, kLanes);
-  float sum = 0;
-  for (int64_t i = lane; inside && i < work.pixels; i += kLanes, at.advance()) {
+  LivePixels at(tap, work.first_pixel + lane, lanes);
+  const int64_t pixels = inside && work.pixels > lane ? (work.pixels - lane + lanes - 1) / lanes : 0;
+  float sum[kVector] = {};
+#pragma unroll 4  // loads of four pixels wait together
+  for (int64_t i = 0; i < pixels; ++i, at.advance()) {
     const Int3 o = at.output();
-    sum = fmaf(to_float(dy[operand_offset(args.dy, at.image(), o)]),
-               to_float(x[operand_offset(args.x, at.image(), along(tap.offset, args.stride, o))]), sum);
+    float dyv[kVector], xv[kVector];
+    Load::unpack(Load::load(dy + operand_offset(args.dy, at.image(), o), true), dyv);
+    const Int3 p = along(tap.offset, args.stride, o);
+    Load::unpack(Load::load(x + operand_offset(args.x, at.image(), p), true), xv);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) sum[v] = fmaf(dyv[v], xv[v], sum[v]);
   }
-  sums[lane][column] = sum;
+#pragma unroll
+  for (int v = 0; v < kVector; ++v) sums[threadIdx.x][v] = sum[v];
   __syncthreads();
   if (lane != 0 || !inside) return;
-  for (int i = 1; i < kLanes; ++i) sum += sums[i][column];
-  *partial_at(args, work, k, c) = sum;
+#pragma unroll
+  for (int v = 0; v < kVector; ++v) {
+    for (int i = 1; i < lanes; ++i) sum[v] += sums[i * args.columns + column][v];
+    partial_at(args, work, k, c)[v] = sum[v];
+  }
 }
 
 // dW[k][c][filter tap] from the partial sums of all slices, in their order.
@@ -92,11 +103,13 @@ struct WeightGradient::Impl {
 
 template <class T>
 void WeightGradient::Impl::choose_direct_kernel() {
-  const auto choose = [this]<int kElements>() {
-    kernel = reinterpret_cast<const void*>(&direct_gradient<T, kElements>);
-    args.row_tiles = int((matrix + kElements - 1) / kElements);
-  };
-  matrix <= 16 ? choose.template operator()<16>() : choose.template operator()<64>();
+  const bool chunks = args.group_k == 1 && args.group_c == 1 && args.dy.pitch % kChunk<T> == 0 &&
+                      args.x.pitch % kChunk<T> == 0 && args.K % kChunk<T> == 0;
+  kernel = chunks ? reinterpret_cast<const void*>(&direct_gradient<T, kChunk<T>>)
+                  : reinterpret_cast<const void*>(&direct_gradient<T, 1>);
+  const int64_t columns = chunks ? matrix / kChunk<T> : matrix;
+  args.row_tiles = int(ceil_div(columns, 64));
+  args.columns = int(ceil_div(columns, args.row_tiles));
 }
 
 void WeightGradient::Impl::choose_kernel(Precision precision, const Device& device) {
@@ -116,8 +129,8 @@ void WeightGradient::Impl::choose_kernel(Precision precision, const Device& devi
                                                                             : GradientMath::kFloatFma);
       break;
   }
-  args.row_tiles = (args.group_k + kGradientTile - 1) / kGradientTile;
-  args.column_tiles = (args.group_c + kGradientTile - 1) / kGradientTile;
+  args.row_tiles = int(ceil_div(args.group_k, kGradientTile));
+  args.column_tiles = int(ceil_div(args.group_c, kGradientTile));
 }
 
 // The direct kernel reads single channels, in any number, all groups side by side; the product whole chunks of a group.

@@ -29,6 +29,7 @@ struct WeightGradientArgs {
   int32_t K, group_k, group_c;
   int32_t groups, row_tiles, column_tiles;  // blocks: for each group, across group_k and group_c (direct: 1, across
                                             // K * group_c, 1)
+  int32_t columns;                          // of a block of the direct kernel
   float* partial;                           // [slices][num_taps][K][group_c]
 };
 
