@@ -19,7 +19,9 @@ def load(source: onnx.ModelProto | str | os.PathLike) -> ir.Model:
         RewriteError: what is wrong with the file or the model, in one sentence.
     """
     if isinstance(source, onnx.ModelProto):
-        name, proto, folder = "the model", source, None
+        # A copy, because onnx_ir names a tensor in place when it names the value.
+        name, proto, folder = "the model", onnx.ModelProto(), None
+        proto.CopyFrom(source)
     else:
         path = Path(source)
         name, proto, folder = str(path), _read(path), path.parent

@@ -110,18 +110,15 @@ def _is_weight(value: ir.Value) -> bool:
     """Whether constant folding has no use for the initializer, as each reader has an input that varies.
 
     Small weights of convolutions too: onnxsim would fold into them what comes before, e.g. the half of a
-    Gelu.
+    Gelu. And quantized weights, which onnxsim would dequantize for good.
     """
-    return (
-        value.const_value is not None
-        and (
-            value.const_value.nbytes >= _SMALLEST_WEIGHT_BYTES
-            or any(is_convolution(node) for node in value.consumers())
-        )
-        and not value.is_graph_input()
-        and not value.is_graph_output()
-        and not any(_is_foldable(node) for node in value.consumers())
-    )
+    tensor, readers = value.const_value, value.consumers()
+    if tensor is None or value.is_graph_input() or value.is_graph_output():
+        return False
+    if any(node.op_type == "DequantizeLinear" and node.inputs[0] is value for node in readers):
+        return True
+    small = tensor.nbytes < _SMALLEST_WEIGHT_BYTES and not any(is_convolution(node) for node in readers)
+    return not small and not any(_is_foldable(node) for node in readers)
 
 
 @contextmanager

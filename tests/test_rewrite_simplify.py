@@ -48,6 +48,15 @@ def test_onnxsim_sees_no_weights_and_they_all_come_back(monkeypatch):
     assert_same_answers(model, result.model)
 
 
+def test_quantized_weights_are_not_dequantized():
+    b = Builder()
+    w = b.constant(np.ones(LARGE, np.int8))
+    w = b.op("DequantizeLinear", w, b.constant(0.1), b.constant(np.array(0, np.int8)))
+    result = rewrite(b.model(b.op("Conv", b.input(1, 16, 6, 6), w)), simplify=True)
+    assert op_types(result) == ["DequantizeLinear", "Conv"]
+    assert "quantized" in only(result.nodes).reason
+
+
 def test_a_simple_graph_does_not_wait_for_onnxsim(monkeypatch):
     monkeypatch.setattr(onnxsim, "simplify", lambda *args, **options: pytest.fail("it was called"))
     b = Builder()

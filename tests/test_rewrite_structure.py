@@ -277,7 +277,8 @@ def test_models_that_onnxruntime_optimized_are_refused(domain, op_type):
 
 def test_the_given_model_is_not_changed():
     b = Builder()
-    model = b.model(b.op("Relu", b.batch_norm(b.op("Conv", b.input(1, 2, 6, 6), b.normal(3, 2, 3, 3)), 3)))
+    w = as_constant_node(b, weights(3, 2, 3, 3))
+    model = b.model(b.op("Relu", b.batch_norm(b.op("Conv", b.input(1, 2, 6, 6), w), 3)))
     before = model.SerializeToString()
     rewrite_model(model)
     assert model.SerializeToString() == before
