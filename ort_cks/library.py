@@ -4,6 +4,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import ort_cks
+
 if TYPE_CHECKING:
     import onnxruntime
 
@@ -12,14 +14,17 @@ def get_library_path() -> str:
     """The absolute path of the custom-op library, as ``register_custom_ops_library`` and its like want it.
 
     Raises:
-        FileNotFoundError: the package was installed without its library.
+        FileNotFoundError: the package is not installed, only its sources are on the path.
     """
-    path = Path(__file__).parent.absolute() / "libort_cks.so"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing; install ort_cks from a wheel, or build one with 'pip wheel .'"
-        )
-    return str(path)
+    # An editable install has two folders: the sources' and the library's.
+    for folder in ort_cks.__path__:
+        path = Path(folder).absolute() / "libort_cks.so"
+        if path.is_file():
+            return str(path)
+    raise FileNotFoundError(
+        f"{ort_cks.__path__[0]} has no libort_cks.so; install the package with 'pip install .', "
+        "or with 'pip install -e .' to run from inside its source folder"
+    )
 
 
 def register(session_options: "onnxruntime.SessionOptions") -> None:
