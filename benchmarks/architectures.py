@@ -210,10 +210,10 @@ def load(name: str) -> nn.Module:
 
 
 def _set_statistics(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-    """Before a BatchNormalization runs for the first time: random means and variances of the size of its input.
+    """Before a BatchNormalization first runs: random means and variances of the size of its input.
 
-    Not each channel's own: a random net that is centred or scaled channel by channel amplifies rounding with every
-    layer, as no trained net does, until two correct float32 runs of a ResNet-50 differ by a thousandth.
+    Not each channel's own: a random net that is centred or scaled channel by channel amplifies rounding with
+    every layer, as no trained net does, until two correct float32 runs of a ResNet-50 differ by a thousandth.
     """
     square = inputs[0].square().mean()
     norm.running_var.copy_(square * torch.empty_like(norm.running_var).uniform_(0.5, 1.5))

@@ -12,7 +12,10 @@ import ort_cks
 from ort_cks.comparison import BadInput
 from ort_cks.comparison.cli import main
 from ort_cks.comparison.errors import Tolerance, output_error, tolerance_for
+from ort_cks.comparison.inputs import make_inputs
+from ort_cks.comparison.reference import upcast
 from ort_cks.comparison.timing import interleaved
+from ort_cks.graph_rewrite.load import load
 
 FAST = ["--provider", "cpu", "--warmup", "1", "--runs", "3"]
 
@@ -110,6 +113,26 @@ def test_float16_is_compared_with_a_float32_run(tmp_path):
     assert 1e-5 < result.baseline.max_error < 5e-3
 
 
+def test_the_reference_is_float32_inside_too(tmp_path):
+    proto = two_layers(TensorProto.FLOAT16)
+    constant = numpy_helper.from_array(np.array(2, np.float16), "two")
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["two"], value=constant))
+    proto.graph.node.insert(1, helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.DOUBLE))
+    proto.graph.node.insert(2, helper.make_node("Cast", ["wide"], ["narrow"], to=TensorProto.FLOAT16))
+    proto.graph.node.insert(3, helper.make_node("Mul", ["narrow", "two"], ["x2"]))
+    proto.graph.node[4].input[0] = "x2"
+    model = onnx.load(upcast(load(proto), tmp_path / "float.onnx"))
+    onnx.checker.check_model(model, full_check=True)
+    types = [tensor.data_type for tensor in model.graph.initializer]
+    types += [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)]
+    types += [node.attribute[0].t.data_type for node in model.graph.node if node.op_type == "Constant"]
+    assert set(types) == {TensorProto.FLOAT}
+    casts = [node.attribute[0].i for node in model.graph.node if node.op_type == "Cast"]
+    assert casts == [TensorProto.DOUBLE, TensorProto.FLOAT]
+    (w, *_) = (numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == "w")
+    np.testing.assert_array_equal(w, numpy_helper.to_array(proto.graph.initializer[0]))
+
+
 def test_a_baseline_that_cannot_run_is_reported(capsys, tmp_path):
     # ONNX Runtime has no bfloat16 Conv on the CPU; ours does, and the reference runs in float32.
     path = saved(tmp_path, two_layers(TensorProto.BFLOAT16))
@@ -148,9 +171,6 @@ def test_integer_inputs_are_valid_indices():
         [table, w],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    from ort_cks.comparison.inputs import make_inputs
-    from ort_cks.graph_rewrite.load import load
-
     feeds, _ = make_inputs(load(proto), {}, {}, seed=0)
     assert set(feeds["i"]) == set(range(7))
     assert ort_cks.compare(proto, provider="cpu", warmup=0, runs=1).ok
@@ -191,6 +211,7 @@ def test_bad_calls_are_one_line_and_exit_2(model, tmp_path, capsys):
         assert captured.out == "", what
         assert captured.err.count("\n") == 1, captured.err
         assert message in captured.err, what
+        assert not list(tmp_path.glob("*.part")), what
 
 
 def test_the_plot_is_a_png(model, tmp_path):
