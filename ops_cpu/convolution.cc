@@ -93,56 +93,65 @@ struct Convolution::Impl {
   int64_t bias_at() const { return zeros_at() + aligned(problem.filter.C); }
   int64_t floats() const { return bias_at() + aligned(problem.filter.K); }
 
-  void multiply(const BlockRows&, int64_t panel, const float* w, const Epilogue&) const;
+  // What one panel multiplies; its channels are [k, k + count) of Y, after `skip` that are its neighbour's.
+  struct Panel {
+    TapProduct product;  // but for the tile
+    void (*multiply)(const TapProduct&, float* sums);
+    int64_t k;
+    int skip, count;
+  };
+  Panel panel(int64_t i, const float* w) const;
+  void multiply(const BlockRows&, Panel, const Epilogue&) const;
 };
 
-void Convolution::Impl::multiply(const BlockRows& block, int64_t panel, const float* w,
-                                 const Epilogue& epilogue) const {
+Convolution::Impl::Panel Convolution::Impl::panel(int64_t i, const float* w) const {
   const Filter& f = problem.filter;
-  const int width = packing.width;
-  const int64_t Cg = f.C / f.groups, Kg = f.K / f.groups;
-  const int64_t g = panel / packing.group_panels, in_group = panel % packing.group_panels * width;
-  TapProduct product{};
-  product.width = width;
-  product.channels = Cg;
-  int64_t k = g * Kg + in_group;  // the first channel of the panel, after `skip` of its neighbour's
-  int skip = 0, count = int(std::min<int64_t>(width, Kg - in_group));
-  auto multiply_tile = kernels.tap_product;
-  switch (packing.kind) {
-    case Packing::kWide:
-      product.x_offset = g * Cg, product.w = w + panel * f.taps() * Cg * width, product.slab = Cg * width;
-      break;
-    case Packing::kNarrow:
-      product.x_offset = g * Cg, product.w = w + g * f.taps() * Cg * width, product.slab = Cg * width;
-      multiply_tile = kernels.narrow_product;
-      break;
-    case Packing::kDepthwise:
-      k = panel * width;
-      product.x_offset = std::min(k, f.K - width), product.w = w + product.x_offset, product.slab = f.K;
-      skip = int(k - product.x_offset), count = width - skip;
-      multiply_tile = kernels.depthwise_product;
+  const int64_t Cg = f.C / f.groups, Kg = f.K / f.groups, width = packing.width;
+  const int64_t g = i / packing.group_panels, in_group = i % packing.group_panels * width;
+  Panel p{};
+  p.product.width = packing.width;
+  p.product.channels = Cg;
+  if (packing.kind == Packing::kDepthwise) {
+    p.k = i * width;
+    p.product.x_offset = std::min(p.k, f.K - width);
+    p.product.w = w + p.product.x_offset, p.product.slab = f.K;
+    p.skip = int(p.k - p.product.x_offset), p.count = packing.width - p.skip;
+    p.multiply = kernels.depthwise_product;
+    return p;
   }
+  p.k = g * Kg + in_group, p.count = int(std::min(width, Kg - in_group));
+  p.product.x_offset = g * Cg, p.product.slab = Cg * width;
+  p.product.w = w + i * f.taps() * p.product.slab;
+  p.multiply = packing.kind == Packing::kNarrow ? kernels.narrow_product : kernels.tap_product;
+  return p;
+}
+
+void Convolution::Impl::multiply(const BlockRows& block, Panel panel, const Epilogue& epilogue) const {
+  TapProduct& product = panel.product;
   alignas(64) float sums[kBlockTiles * kMaxRows * kMaxWidth];
   // All tiles take a few taps, then the next few: weights that the cache holds are read from memory once.
   constexpr int64_t kCachedFloats = 1 << 16;
-  const bool large = packing.kind == Packing::kWide && product.slab * f.taps() > kCachedFloats;
-  const size_t taps_at_once = large ? size_t(std::max<int64_t>(1, kCachedFloats / product.slab)) : size_t(f.taps());
-  int rows;
+  const int64_t taps = problem.filter.taps();
+  const bool large = packing.kind == Packing::kWide && product.slab * taps > kCachedFloats;
+  const size_t taps_at_once = size_t(large ? std::max<int64_t>(1, kCachedFloats / product.slab) : taps);
   for (size_t first = 0; first == 0 || first < block.most_taps; first += taps_at_once) {
     product.accumulate = first > 0;
-    rows = 0;
+    float* to = sums;
     for (const TileRows& tile : block.tiles) {
-      product.fetch_ahead = large && rows == 0;
-      product.taps = int64_t(std::min(taps_at_once, tile.taps - std::min(tile.taps, first)));
-      product.x = block.x.data() + (tile.first_tap + first) * kMaxRows;
-      product.filter = block.filter.data() + tile.first_tap + first;
-      product.span = block.span.data() + tile.first_tap + first;
-      product.rows = tile.rows;
-      if (product.taps > 0 || first == 0) multiply_tile(product, sums + rows * width);
-      rows += tile.rows;
+      product.fetch_ahead = large && to == sums;
+      if (first == 0 || first < tile.taps) {
+        product.taps = int64_t(std::min(taps_at_once, tile.taps - first));
+        product.x = block.x.data() + (tile.first_tap + first) * kMaxRows;
+        product.filter = block.filter.data() + tile.first_tap + first;
+        product.span = block.span.data() + tile.first_tap + first;
+        product.rows = tile.rows;
+        panel.multiply(product, to);
+      }
+      to += tile.rows * product.width;
     }
   }
-  kernels.store(epilogue, sums, rows, width, skip, count, block.pixel.data(), k);
+  kernels.store(epilogue, sums, int(block.pixel.size()), product.width, panel.skip, panel.count, block.pixel.data(),
+                panel.k);
 }
 
 Convolution::Convolution(const Problem& p, DataType type, Layout layout, const Activation& activation)
@@ -188,7 +197,7 @@ void Convolution::run(const void* x, const PackedFilter& filter, const void* bia
     const Block& block = self.blocks[i / s.panel_blocks];
     for (int64_t t = block.first; t < block.first + block.tiles; ++t) append_rows(space, self.plan.tiles[t], rows);
     const int64_t begin = i % s.panel_blocks * s.panels, end = std::min(self.packing.panels, begin + s.panels);
-    for (int64_t panel = begin; panel < end; ++panel) self.multiply(rows, panel, filter.data(), epilogue);
+    for (int64_t p = begin; p < end; ++p) self.multiply(rows, self.panel(p, filter.data()), epilogue);
   });
 }
 

@@ -27,14 +27,15 @@ struct TapProduct {
   bool fetch_ahead;     // w is not in the cache
 };
 
-// sums[rows][width] += sum over runs and i < length of dy[i][0 .. rows) (outer product) x[i][0 .. width).
+// sums[rows][width] += sum over runs and i < length of row[i][0 .. rows) (outer product) column[i][0 .. width).
 struct GradientRun {
-  const float *dy, *x;
+  const float *row, *column;
 };
 struct GradientProduct {
   const GradientRun* runs;
-  int64_t num_runs, length, dy_step, x_step;  // steps in floats
-  int64_t dy_offset, x_offset;
+  int64_t num_runs, length;
+  int64_t row_step, column_step;      // floats from i to i + 1
+  int64_t row_offset, column_offset;  // added to every run's pointers
   int rows, width;
 };
 
@@ -66,7 +67,7 @@ struct Kernels {
   // As tap_product for groups of one channel in, one out: w[t][k] multiplies x[t][row][k] for k in [0, width).
   void (*depthwise_product)(const TapProduct&, float* sums);
   void (*gradient_product)(const GradientProduct&, float* sums);
-  // As gradient_product for groups of one channel in, one out: rows is 1 and dy has `width` channels.
+  // As gradient_product for groups of one channel in, one out: the product is element by element, rows is 1.
   void (*depthwise_gradient)(const GradientProduct&, float* sums);
 
   // sums[rows][width] holds channels [k, k + count) in its columns [skip, skip + count); pixel[row] is the offset of

@@ -129,17 +129,17 @@ void gradient_product(const GradientProduct& p, float* out) {
 #pragma GCC unroll 2
     for (int v = 0; v < P::vectors; ++v) acc[m][v] = load<V>(out + m * width + v * P::lanes);
   for (int64_t r = 0; r < p.num_runs; ++r) {
-    const float* dy = p.runs[r].dy + p.dy_offset;
-    const float* x = p.runs[r].x + p.x_offset;
-    for (int64_t i = 0; i < p.length; ++i, dy += p.dy_step, x += p.x_step) {
-      V xv[P::vectors];
+    const float* row = p.runs[r].row + p.row_offset;
+    const float* column = p.runs[r].column + p.column_offset;
+    for (int64_t i = 0; i < p.length; ++i, row += p.row_step, column += p.column_step) {
+      V cv[P::vectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < P::vectors; ++v) xv[v] = load<V>(x + v * P::lanes);
+      for (int v = 0; v < P::vectors; ++v) cv[v] = load<V>(column + v * P::lanes);
 #pragma GCC unroll 16
       for (int m = 0; m < rows; ++m) {
-        const float value = dy[m];
+        const float value = row[m];
 #pragma GCC unroll 2
-        for (int v = 0; v < P::vectors; ++v) acc[m][v] += xv[v] * value;
+        for (int v = 0; v < P::vectors; ++v) acc[m][v] += cv[v] * value;
       }
     }
   }
@@ -156,10 +156,10 @@ void depthwise_gradient(const GradientProduct& p, float* out) {
   V acc[P::vectors];
   for (int v = 0; v < P::vectors; ++v) acc[v] = load<V>(out + v * P::lanes);
   for (int64_t r = 0; r < p.num_runs; ++r) {
-    const float* dy = p.runs[r].dy + p.dy_offset;
-    const float* x = p.runs[r].x + p.x_offset;
-    for (int64_t i = 0; i < p.length; ++i, dy += p.dy_step, x += p.x_step)
-      for (int v = 0; v < P::vectors; ++v) acc[v] += load<V>(dy + v * P::lanes) * load<V>(x + v * P::lanes);
+    const float* row = p.runs[r].row + p.row_offset;
+    const float* column = p.runs[r].column + p.column_offset;
+    for (int64_t i = 0; i < p.length; ++i, row += p.row_step, column += p.column_step)
+      for (int v = 0; v < P::vectors; ++v) acc[v] += load<V>(row + v * P::lanes) * load<V>(column + v * P::lanes);
   }
   for (int v = 0; v < P::vectors; ++v) store(out + v * P::lanes, acc[v]);
 }
