@@ -38,7 +38,7 @@ Origins find_origins(const RowSpace& space, const Tile& tile, std::vector<int64_
 
 bool inside(const Index3& at, const Index3& offset, const Dims& extent) {
   const auto on_axis = [&](int i) { return uint64_t(int64_t(at[i]) + offset[i]) < uint64_t(extent[i]); };
-  return on_axis(0) & on_axis(1) & on_axis(2);
+  return on_axis(0) && on_axis(1) && on_axis(2);
 }
 
 bool follows(const Tap& tap, const Tap& before) {
