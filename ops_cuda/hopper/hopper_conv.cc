@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel.h"
@@ -59,6 +60,34 @@ std::array<cuuint64_t, 5> innermost_first(int64_t c, const Dims& d, int64_t n) {
   return {cuuint64_t(c), cuuint64_t(d[2]), cuuint64_t(d[1]), cuuint64_t(d[0]), cuuint64_t(n)};
 }
 
+// Counters that a launch finds zero and leaves zero. Launches in different streams may run at once, so that each stream
+// has its own; they are made here, because nothing may be allocated while a graph is captured.
+class Arrivals {
+ public:
+  explicit Arrivals(int counters)
+      : counters_(counters),
+        memory_(std::vector<unsigned>(size_t(counters) * kStreams).data(), sizeof(unsigned) * counters * kStreams) {}
+  unsigned* of(Stream stream) const {
+    const std::lock_guard lock(mutex_);
+    auto at = std::ranges::find(streams_, stream);
+    if (at == streams_.end()) {
+      if (streams_.size() == kStreams) {
+        throw Error("one convolution runs in more than " + std::to_string(kStreams) +
+                    " CUDA streams; make another session for some of them");
+      }
+      at = streams_.insert(streams_.end(), stream);
+    }
+    return reinterpret_cast<unsigned*>(const_cast<char*>(memory_.data())) + (at - streams_.begin()) * counters_;
+  }
+
+ private:
+  static constexpr size_t kStreams = 64;
+  int counters_;
+  DeviceCopy memory_;
+  mutable std::mutex mutex_;
+  mutable std::vector<Stream> streams_;
+};
+
 class HopperConv : public ConvolutionKernel {
  public:
   HopperConv(const ConvolutionSpec& spec, const Schedule& s)
@@ -109,6 +138,9 @@ class HopperConv : public ConvolutionKernel {
     params_.out_step = conv ? Int3{1, 1, 1} : to_int3(p.stride);
     params_.box = {s.box.extent[0], s.box.extent[1], s.box.extent[2]}, params_.box_n = s.box.n;
 
+    const auto aligned = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
+    packed_at_ = aligned(size_t(s.slots) * shape.bm() * shape.bn * sizeof(float));
+    if (s.counters > 0) arrivals_ = std::make_unique<Arrivals>(s.counters);
     function_ = find_kernel(spec.type, shape);
     shared_bytes_ = s.shared_bytes;
     blocks_ = s.clusters * s.config.splits, threads_ = shape.threads();
@@ -116,16 +148,22 @@ class HopperConv : public ConvolutionKernel {
           "preparing the Hopper kernel");
   }
 
-  size_t workspace_bytes() const override { return input_.is_already() ? 0 : input_.bytes(); }
+  // The parts of cut tiles, and X where it must be packed.
+  size_t workspace_bytes() const override { return packed_at_ + (input_.is_already() ? 0 : input_.bytes()); }
   const char* name() const override { return "hopper wgmma"; }
 
   void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void* workspace,
            Stream stream) const override {
+    char* const scratch = static_cast<char*>(workspace);
     if (!input_.is_already()) {
-      pack_pixel_major(input_, x, workspace, stream);
-      x = workspace;
+      pack_pixel_major(input_, x, scratch + packed_at_, stream);
+      x = scratch + packed_at_;
     }
     Params params = params_;
+    if (arrivals_) {
+      params.arrivals = arrivals_->of(stream);
+      params.partials = reinterpret_cast<float4*>(scratch);
+    }
     params.x = x_.map(x, element_bytes_);
     params.filter = filter_.map(filter, element_bytes_);
     params.y = y_.map(y, element_bytes_);
@@ -146,7 +184,7 @@ class HopperConv : public ConvolutionKernel {
   }
 
   static hopper::Operands operands(const ConvolutionSpec& spec) {
-    return {int(size_of(spec.type)), packed_input(spec).group_pitch()};
+    return {int(size_of(spec.type)), packed_input(spec).group_pitch(), hopper::curve_of(spec.activation.kind)};
   }
 
  private:
@@ -155,7 +193,7 @@ class HopperConv : public ConvolutionKernel {
   }
   static const void* find_kernel(DataType type, const hopper::TileShape& shape) {
     const auto same = [&](const hopper::TileShape& s) {
-      return s.team == shape.team && s.row_blocks == shape.row_blocks && s.bn == shape.bn;
+      return s.team == shape.team && s.row_blocks == shape.row_blocks && s.bn == shape.bn && s.curve == shape.curve;
     };
     const int index = int(std::ranges::find_if(hopper::kTileShapes, same) - std::begin(hopper::kTileShapes));
     return type == DataType::kHalf       ? hopper::half_kernel(index)
@@ -182,7 +220,8 @@ class HopperConv : public ConvolutionKernel {
   BoxedTensor<3> filter_;
   Params params_{};
   const void* function_;
-  size_t shared_bytes_;
+  std::unique_ptr<Arrivals> arrivals_;  // where tiles are cut
+  size_t shared_bytes_, packed_at_;
   int blocks_, threads_;
 };
 
@@ -195,9 +234,38 @@ bool hopper_takes(const ConvolutionSpec& spec, const Device& device) {
          hopper::can_implement(spec.problem, HopperConv::operands(spec), &reason);
 }
 
-std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec& spec, const Device& device) {
-  const hopper::Machine machine{device.multiprocessors};
-  return hopper::make_scheduled_conv(spec, hopper::choose_schedule(spec.problem, HopperConv::operands(spec), machine));
+std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec& spec) {
+  const Schedule schedule =
+      hopper::choose_schedule(spec.problem, HopperConv::operands(spec), hopper::current_machine());
+  return hopper::make_scheduled_conv(spec, schedule);
+}
+
+hopper::Machine hopper::current_machine() {
+  Machine m;
+  int device;
+  check(cudaGetDevice(&device), "looking for a GPU");
+  check(cudaDeviceGetAttribute(&m.multiprocessors, cudaDevAttrMultiProcessorCount, device), "asking what the GPU is");
+  check(cudaDeviceGetAttribute(&m.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "asking what the GPU is");
+  // Any solo shape answers for all of them: what counts is how many fit an SM.
+  const TileShape* solo = std::ranges::find(kTileShapes, Team::kSolo, &TileShape::team);
+  const void* function = half_kernel(int(solo - kTileShapes));
+  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, m.shared_bytes - kFixedSharedBytes),
+        "preparing the Hopper kernel");
+  for (int blocks = 1; blocks <= 2; ++blocks) {
+    for (int i = 0; i < 4; ++i) {
+      cudaLaunchAttribute attribute;
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim = {1u << i, 1, 1};
+      cudaLaunchConfig_t launch{};
+      launch.gridDim = dim3(unsigned(m.multiprocessors) << i), launch.blockDim = dim3(unsigned(solo->threads()));
+      launch.dynamicSmemBytes = size_t(m.shared_bytes / blocks - kFixedSharedBytes);
+      launch.attrs = &attribute, launch.numAttrs = 1;
+      check(cudaOccupancyMaxActiveClusters(&m.clusters[blocks - 1][i], function, &launch),
+            "asking how many clusters fit the GPU");
+    }
+  }
+  return m;
 }
 
 std::unique_ptr<ConvolutionKernel> hopper::make_scheduled_conv(const ConvolutionSpec& spec, const Schedule& schedule) {

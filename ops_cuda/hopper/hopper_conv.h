@@ -1,6 +1,7 @@
 // The Hopper kernel's arguments, and where to find the kernel of an element type and a tile shape.
 #pragma once
 #include <cuda.h>
+#include <vector_types.h>
 
 #include "ops_cuda/device_plan.h"
 #include "ops_cuda/epilogue.h"
@@ -14,6 +15,8 @@ struct Params {
   const WorkItem* items;  // [rounds][clusters]
   const WorkTap* taps;
   Epilogue epilogue;
+  float4* partials;    // of cut tiles, in accumulator order
+  unsigned* arrivals;  // of their parts; zero before and after
   int channel_blocks;  // k-blocks of a tap
   int box_bytes;       // of A: the box may have fewer pixels than the tile has rows
   int clusters, stages, splits;
@@ -21,6 +24,8 @@ struct Params {
   Int3 output, out_step, box;
   int box_n;
 };
+
+Machine current_machine();
 
 // The convolution as this schedule has it, on the current device.
 std::unique_ptr<ConvolutionKernel> make_scheduled_conv(const ConvolutionSpec&, const Schedule&);

@@ -24,7 +24,7 @@ class WorkReader {
     int32_t* words = reinterpret_cast<int32_t*>(&item);
 #pragma unroll
     for (int i = 0; i < kWords; ++i) words[i] = __shfl_sync(0xffffffff, word_, i);
-    if (item.num_taps < 0) return false;
+    if (item.parts == 0) return false;
     fetch();
     return true;
   }
@@ -54,7 +54,7 @@ struct PipelineState {
   }
 };
 
-template <class T, Team kTeam, int kRowBlocks, int BN>
+template <class T, Team kTeam, int kRowBlocks, int BN, Curve kCurve>
 struct HopperConv {
   static constexpr TileShape kShape{kTeam, kRowBlocks, BN};
   static constexpr int BM = kShape.bm(), kMathThreads = kShape.math_warpgroups() * 128, kThreads = kShape.threads();
@@ -66,6 +66,7 @@ struct HopperConv {
   static constexpr int kOutBytes = BM * BN * int(sizeof(T));
   // wgmma groups in flight: with one warpgroup nobody else fills the gap that draining leaves.
   static constexpr int kInFlight = kRowBlocks * BN >= 128 && kTeam != Team::kSolo ? 1 : 3;
+  static constexpr bool kCanBeCut = kShape.can_be_cut();
   using Accumulators = float[kRowBlocks][BN / 2];
 
   struct Barriers {
@@ -79,8 +80,8 @@ struct HopperConv {
     WorkItem item;
     while (work.next(item)) {
       if (lane != 0) continue;
-      const int total = item.num_taps * p.channel_blocks;
-      const int lo = total * rank / p.splits, hi = total * (rank + 1) / p.splits;
+      const int total = item.hi - item.lo;
+      const int lo = item.lo + total * rank / p.splits, hi = item.lo + total * (rank + 1) / p.splits;
       if (lo == hi) continue;
       const int4* tap_at = reinterpret_cast<const int4*>(p.taps + item.first_tap) + lo / p.channel_blocks;
       int c = lo % p.channel_blocks;
@@ -147,6 +148,21 @@ struct HopperConv {
     }
   }
 
+  // Every piecewise linear activation by one formula, lest the code of each is inlined for every accumulator.
+  static __device__ void apply(const Epilogue& e, float (&v)[8]) {
+    if constexpr (kCurve == Curve::kAny) {
+      activate(e, v);
+    } else if (e.kind != ActivationKind::kNone) {
+      const bool clip = e.kind == ActivationKind::kClip;
+      const float slope = e.kind == ActivationKind::kLeakyRelu ? e.alpha : 1.f;
+      const float low = clip                              ? e.alpha
+                        : e.kind == ActivationKind::kRelu ? 0.f
+                                                          : -INFINITY,
+                  high = clip ? e.beta : INFINITY;
+      for_all(v, [=](float x) { return clamp(x < 0.f ? slope * x : x, low, high); });
+    }
+  }
+
   // Where 16 bytes of a staged tile lie: slabs of kSlab channels, rows of kSlabBytes, in the swizzle of the store map.
   static __device__ uint32_t staged(uint32_t stage, int row, int chunk) {
     constexpr int kChunks = kSlabBytes / 16;
@@ -174,7 +190,7 @@ struct HopperConv {
 #pragma unroll
             for (int i = 0; i < 8; ++i) v[i] += z[i];
           }
-          activate(p.epilogue, v);
+          apply(p.epilogue, v);
 #pragma unroll
           for (int i = 0; i < 4; ++i) words[i] = pack_word(v + i * 2, static_cast<T*>(nullptr));
           store_matrices(at, words);
@@ -190,7 +206,7 @@ struct HopperConv {
               v[i * 2] += z.x, v[i * 2 + 1] += z.y;
             }
           }
-          activate(p.epilogue, v);
+          apply(p.epilogue, v);
 #pragma unroll
           for (int i = 0; i < 4; ++i) store_shared(at(i), make_float2(v[i * 2], v[i * 2 + 1]));
         }
@@ -206,6 +222,50 @@ struct HopperConv {
               ow = t.out_w + w * p.out_step.w;
     if (n >= p.box_n || on >= p.N || od >= p.output.d || oh >= p.output.h || ow >= p.output.w) return -1;
     return (((int64_t(on) * p.output.d + od) * p.output.h + oh) * p.output.w + ow) * p.K;
+  }
+
+  // Leaves a part of a tile in the workspace. The block that does so last adds all parts, in order, and goes on with
+  // their sum: nobody waits for anybody.
+  static __device__ bool gather_parts(const Params& p, const WorkItem& t, Accumulators& acc, bool leader) {
+    constexpr int kGroups = BN / 8;  // of four accumulators, in a row block
+    const auto slot = [&](int part) { return p.partials + int64_t(t.slot + part) * (BM * BN / 4) + threadIdx.x; };
+    float4* mine = slot(t.part);
+#pragma unroll
+    for (int m = 0; m < kRowBlocks; ++m)
+#pragma unroll
+      for (int j = 0; j < kGroups; ++j)
+        __stcg(mine + (m * kGroups + j) * kTeamThreads,
+               make_float4(acc[m][j * 4], acc[m][j * 4 + 1], acc[m][j * 4 + 2], acc[m][j * 4 + 3]));
+    __threadfence();
+    named_barrier(1, kTeamThreads);
+    __shared__ int arrived;
+    if (leader) {
+      arrived = atomicInc(p.arrivals + t.counter, t.parts - 1);  // wraps: ready for the next launch
+      __threadfence();
+    }
+    named_barrier(1, kTeamThreads);
+    if (arrived != t.parts - 1) return false;
+    constexpr int kAtOnce = 4;
+#pragma unroll
+    for (int m = 0; m < kRowBlocks; ++m) {
+#pragma unroll
+      for (int j = 0; j < kGroups; j += kAtOnce) {
+        float4 sum[kAtOnce] = {};
+        for (int part = 0; part < t.parts; ++part) {
+#pragma unroll
+          for (int i = 0; i < kAtOnce; ++i) {
+            const float4 v = __ldcg(slot(part) + (m * kGroups + j + i) * kTeamThreads);
+            sum[i].x += v.x, sum[i].y += v.y, sum[i].z += v.z, sum[i].w += v.w;
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          float* to = acc[m] + (j + i) * 4;
+          to[0] = sum[i].x, to[1] = sum[i].y, to[2] = sum[i].z, to[3] = sum[i].w;
+        }
+      }
+    }
+    return true;
   }
 
   // Adds the partial tiles of a cluster's blocks, in order, for this block's share of the channels, and stores them.
@@ -236,7 +296,7 @@ struct HopperConv {
           v[i * 2 + 1] += to_float(pair(p.epilogue.residual, i)[1]);
         }
       }
-      activate(p.epilogue, v);
+      apply(p.epilogue, v);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if (!exists(i)) continue;
@@ -272,11 +332,22 @@ struct HopperConv {
         body(stage + c / kSlab * (BM * kSlabBytes), Coordinates{t.k0 + c, t.out_w, t.out_h, t.out_d, t.n});
     };
 
+    // Waits until the last tile has left the stage, and asks for the residual to come there.
+    const auto prepare_stage = [&](const WorkItem& t) {
+      if (!leader) return;
+      store_wait_read();
+      if (!p.epilogue.residual) return;
+      int slabs = 0;
+      for_slabs(t, [&](uint32_t, Coordinates) { ++slabs; });
+      barrier_expect(residual_bar, slabs * p.box_bytes / 128 * kSlabBytes);
+      for_slabs(t, [&](uint32_t at, Coordinates c) { copy_box(at, &p.residual, residual_bar, c); });
+    };
+
     PipelineState s;
     WorkItem t;
-    int round = 0;
+    int round = 0, residual_parity = 0;
     for (; work.next(t); ++round) {
-      const int total = t.num_taps * p.channel_blocks;
+      const int total = t.hi - t.lo;
       const int count = total * (rank + 1) / p.splits - total * rank / p.splits;
       if (alternate && round % 2 != team) {
         s.advance(p.stages, count);
@@ -285,20 +356,18 @@ struct HopperConv {
       const int use = alternate ? round / 2 : round;  // of this team's stage and barriers
       Accumulators acc;
       if (p.splits == 1) {
-        // The last tile has left the stage: the residual may come, while the main loop runs.
-        if (leader) {
-          store_wait_read();
-          if (p.epilogue.residual) {
-            int slabs = 0;
-            for_slabs(t, [&](uint32_t, Coordinates) { ++slabs; });
-            barrier_expect(residual_bar, slabs * p.box_bytes / 128 * kSlabBytes);
-            for_slabs(t, [&](uint32_t at, Coordinates c) { copy_box(at, &p.residual, residual_bar, c); });
-          }
-        }
+        const bool cut = kCanBeCut && t.parts > 1;
+        if (!cut) prepare_stage(t);  // while the main loop runs
         wait_turn(use);
         multiply(p, a0, b0, full0, empty0, s, count, acc, pass_turn);
+        if constexpr (kCanBeCut) {
+          if (cut) {
+            if (!gather_parts(p, t, acc, leader)) continue;
+            prepare_stage(t);
+          }
+        }
         sync_team();
-        if (p.epilogue.residual) barrier_wait(residual_bar, use & 1);
+        if (p.epilogue.residual) barrier_wait(residual_bar, residual_parity), residual_parity ^= 1;
         stage_tile(p, acc, stage, row0, t.k0);
         fence_async_proxy();
         sync_team();
@@ -330,11 +399,11 @@ struct HopperConv {
 template <class C>
 inline constexpr int kBlocksPerSm = C::kShape.row_blocks * C::kShape.bn * (C::kShape.math_warpgroups()) >= 256 ? 1 : 2;
 
-template <class T, Team kTeam, int kRowBlocks, int BN>
-__global__ void __launch_bounds__(HopperConv<T, kTeam, kRowBlocks, BN>::kThreads,
-                                  kBlocksPerSm<HopperConv<T, kTeam, kRowBlocks, BN>>)
+template <class T, Team kTeam, int kRowBlocks, int BN, Curve kCurve>
+__global__ void __launch_bounds__(HopperConv<T, kTeam, kRowBlocks, BN, kCurve>::kThreads,
+                                  kBlocksPerSm<HopperConv<T, kTeam, kRowBlocks, BN, kCurve>>)
     hopper_conv(const __grid_constant__ Params p) {
-  using C = HopperConv<T, kTeam, kRowBlocks, BN>;
+  using C = HopperConv<T, kTeam, kRowBlocks, BN, kCurve>;
   extern __shared__ uint8_t dynamic[];
   __shared__ __align__(8) typename C::Barriers bars;
   const uint32_t tiles = (shared_address(dynamic) + 1023) & ~1023u;  // what the 128-byte swizzle wants

@@ -9,8 +9,9 @@ namespace cks::cuda::hopper {
 
 template <class T, size_t... kShape>
 const void* kernel_of(int shape, std::index_sequence<kShape...>) {
-  static const void* const table[] = {reinterpret_cast<const void*>(
-      &hopper_conv<T, kTileShapes[kShape].team, kTileShapes[kShape].row_blocks, kTileShapes[kShape].bn>)...};
+  static const void* const table[] = {
+      reinterpret_cast<const void*>(&hopper_conv<T, kTileShapes[kShape].team, kTileShapes[kShape].row_blocks,
+                                                 kTileShapes[kShape].bn, kTileShapes[kShape].curve>)...};
   return table[shape];
 }
 

@@ -1,8 +1,9 @@
 #include "ops_cuda/hopper/schedule.h"
 
 #include <algorithm>
-#include <cmath>
+#include <bit>
 #include <limits>
+#include <map>
 #include <optional>
 #include <queue>
 
@@ -11,7 +12,6 @@ namespace {
 
 constexpr int kBlockBytes = 128;                     // of channels: a k-block
 constexpr int kMaxBox = 256, kMaxElementStride = 8;  // of a tensor map, elements it spans and their distance
-constexpr int kFixedSharedBytes = 2048;              // barriers, and the alignment of the tiles
 
 int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
 
@@ -30,10 +30,9 @@ RowsPlan plan_rows(const Problem& p, const Operands& o, int rows) {
   return {rows, make_plan(p, choose_box(p, rows, 2.0 / channel_blocks, limit))};
 }
 
-// Cycles, from measurements on an H200 (docs/notebook.md): what a k-block and what a tile costs a block of this
-// configuration.
+// Cycles, from measurements on an H200 (docs/notebook.md): what a k-block, a tile and a part of a tile cost a block.
 struct Cost {
-  double k_block, tile, last_tile, start;
+  double k_block, tile, part, last_tile, start;
 };
 
 Cost model(const Config& c, const Box& box, const Operands& o, int busy_blocks, const Machine& m) {
@@ -45,77 +44,166 @@ Cost model(const Config& c, const Box& box, const Operands& o, int busy_blocks, 
   const double latency = s.team == Team::kSolo ? 190 + 0.6 * s.bn : 260;
   const double store = 400 + 0.025 * s.bm() * s.bn * o.element_bytes;
   const double split = c.splits > 1 ? 1700 : 0;
-  Cost cost{.k_block = std::max({multiply, load, latency}), .tile = store + split, .last_tile = 0, .start = 1500};
+  Cost cost{.k_block = std::max({multiply, load, latency}),
+            .tile = store + split,
+            .part = 1500 + 0.2 * s.bm() * s.bn,
+            .last_tile = 0,
+            .start = 1500};
   if (s.team == Team::kAlternate) cost.tile = 150, cost.last_tile = store;
   return cost;
 }
 
-int stages_that_fit(const Config& c, const Operands& o, const Machine& m) {
-  const TileShape& s = c.shape;
-  const int stage = (s.bm() + s.bn) * kBlockBytes;
-  const int out = s.bm() * s.bn * (c.splits > 1 ? 4 : o.element_bytes) * (s.team == Team::kAlternate ? 2 : 1);
-  const int budget = (c.blocks_per_sm == 1 ? m.shared_bytes : m.shared_bytes / 2) - kFixedSharedBytes;
-  return std::min(kMaxStages, (budget - out) / stage);
+// Of the finished tiles, or of the partial ones that a cluster adds up.
+int out_bytes(const Config& c, const Operands& o) {
+  return c.shape.bm() * c.shape.bn * (c.splits > 1 ? 4 : o.element_bytes) * (c.shape.team == Team::kAlternate ? 2 : 1);
 }
 
-// Deals the tiles to clusters, longest first, each to the cluster that is free first. Cycles until the last is done.
-Schedule deal(const Problem& p, const Operands& o, const Machine& m, const Config& config, const Plan& plan,
-              bool keep) {
+int stages_that_fit(const Config& c, const Operands& o, const Machine& m) {
+  const int stage = (c.shape.bm() + c.shape.bn) * kBlockBytes;
+  const int budget = (c.blocks_per_sm == 1 ? m.shared_bytes : m.shared_bytes / 2) - kFixedSharedBytes;
+  return std::min(kMaxStages, (budget - out_bytes(c, o)) / stage);
+}
+
+// Everything about a configuration that does not depend on how its tiles are dealt.
+struct Setting {
+  const Plan* plan;
+  Schedule schedule;  // without items
+  int columns, channel_blocks;
+  Cost cost;
+};
+
+std::optional<Setting> make_setting(const Problem& p, const Operands& o, const Machine& m, const Config& config,
+                                    const Plan& plan) {
+  const TileShape& s = config.shape;
   Schedule r;
   r.config = config, r.box = plan.box, r.stages = stages_that_fit(config, o, m);
-  const TileShape& s = config.shape;
-  r.cycles = std::numeric_limits<double>::infinity();
-  if (r.stages < (s.team == Team::kSolo ? 4 : 3)) return r;
-  r.shared_bytes =
-      size_t(r.stages) * (s.bm() + s.bn) * kBlockBytes + 1024 +
-      size_t(s.bm()) * s.bn * (config.splits > 1 ? 4 : o.element_bytes) * (s.team == Team::kAlternate ? 2 : 1);
-
+  if (r.stages < (s.team == Team::kSolo ? 4 : 3)) return {};
+  r.shared_bytes = size_t(r.stages) * (s.bm() + s.bn) * kBlockBytes + 1024 + out_bytes(config, o);
   const int columns = ceil_div(p.filter.K, s.bn), channel_blocks = ceil_div(o.channels * o.element_bytes, kBlockBytes);
+  const int at_once = m.clusters[config.blocks_per_sm - 1][std::countr_zero(unsigned(config.splits))];
   const int64_t items = int64_t(plan.tiles.size()) * columns;
-  const int clusters = int(std::min<int64_t>(items, m.multiprocessors * config.blocks_per_sm / config.splits));
-  const Cost cost = model(config, plan.box, o, clusters * config.splits, m);
+  r.clusters = config.cut ? at_once : int(std::min<int64_t>(items, at_once));
+  const Cost cost = model(config, plan.box, o, r.clusters * config.splits, m);
+  return Setting{&plan, std::move(r), columns, channel_blocks, cost};
+}
 
-  std::vector<std::vector<WorkItem>> lists(keep ? clusters : 0);
-  using Load = std::pair<double, int>;
-  std::vector<Load> loads(clusters);
-  for (int i = 0; i < clusters; ++i) loads[i] = {cost.start + cost.last_tile, i};
-  std::priority_queue<Load, std::vector<Load>, std::greater<>> queue(std::greater<>{}, std::move(loads));
-  r.cycles = 0;
-  for (const Tile& t : plan.tiles) {
-    const Phase& phase = plan.phases[t.phase];
-    const double cycles = cost.tile + cost.k_block * t.num_taps * channel_blocks / config.splits;
-    for (int column = 0; column < columns; ++column) {
-      auto [load, cluster] = queue.top();
-      queue.pop();
-      queue.push({load + cycles, cluster});
-      r.cycles = std::max(r.cycles, load + cycles);
-      if (!keep) continue;
-      WorkItem w{};
-      w.n = t.n, w.k0 = column * s.bn, w.first_tap = t.first_tap, w.num_taps = t.num_taps;
-      int32_t* const in[3] = {&w.d, &w.h, &w.w};
-      int32_t* const out[3] = {&w.out_d, &w.out_h, &w.out_w};
-      for (int i = 0; i < 3; ++i) {
-        *in[i] = t.origin[i] * phase.in_step[i];
-        *out[i] = phase.first[i] + t.origin[i] * phase.step[i];
-      }
-      lists[cluster].push_back(w);
-    }
+// A part of a tile, or all of it.
+struct Part {
+  double cycles;
+  int tile, column, part, parts;
+};
+
+// Every tile cut into equal parts of at most `cap` k-blocks, longest first.
+std::vector<Part> cut_tiles(const Setting& s, int cap) {
+  std::vector<Part> parts;
+  for (int tile = 0; tile < int(s.plan->tiles.size()); ++tile) {
+    const int length = s.plan->tiles[tile].num_taps * s.channel_blocks, n = std::max(1, ceil_div(length, cap));
+    const double cycles =
+        s.cost.tile + (n > 1 ? s.cost.part : 0) + s.cost.k_block * length / n / s.schedule.config.splits;
+    for (int column = 0; column < s.columns; ++column)
+      for (int part = 0; part < n; ++part) parts.push_back({cycles, tile, column, part, n});
   }
-  if (!keep) return r;
-  r.taps = plan.taps;
-  r.clusters = clusters;
+  std::ranges::stable_sort(parts, std::greater<>{}, &Part::cycles);
+  return parts;
+}
+
+// Gives every part to the cluster that is free first. Calls take(cluster, part); returns the cycles until the last is
+// done.
+template <class F>
+double deal(const Setting& s, const std::vector<Part>& parts, const F& take) {
+  using Load = std::pair<double, int>;
+  std::vector<Load> loads(s.schedule.clusters);
+  for (int i = 0; i < s.schedule.clusters; ++i) loads[i] = {s.cost.start + s.cost.last_tile, i};
+  std::priority_queue<Load, std::vector<Load>, std::greater<>> queue(std::greater<>{}, std::move(loads));
+  double cycles = 0;
+  for (const Part& part : parts) {
+    const auto [load, cluster] = queue.top();
+    queue.pop();
+    queue.push({load + part.cycles, cluster});
+    cycles = std::max(cycles, load + part.cycles);
+    take(cluster, part);
+  }
+  return cycles;
+}
+
+struct Cut {
+  int cap;  // k-blocks of a part at most
+  double cycles;
+};
+
+constexpr int kShortestPart = 4;
+
+Cut choose_cut(const Setting& s) {
+  const auto cycles = [&](int cap) { return deal(s, cut_tiles(s, cap), [](int, const Part&) {}); };
+  const int longest = std::max(1, s.plan->tiles.front().num_taps * s.channel_blocks);
+  Cut best{longest, cycles(longest)};
+  // Many waves even out by themselves.
+  if (!s.schedule.config.cut || int64_t(s.plan->tiles.size()) * s.columns > 4 * s.schedule.clusters) return best;
+  for (int cap = longest - 1; cap >= kShortestPart; cap = std::min(cap - 1, cap * 15 / 16)) {
+    const double c = cycles(cap);
+    if (c < best.cycles) best = {cap, c};
+  }
+  return best;
+}
+
+WorkItem whole_tile(const Plan& plan, const Tile& t) {
+  const Phase& phase = plan.phases[t.phase];
+  WorkItem w{};
+  w.n = t.n, w.first_tap = t.first_tap;
+  int32_t* const in[3] = {&w.d, &w.h, &w.w};
+  int32_t* const out[3] = {&w.out_d, &w.out_h, &w.out_w};
+  for (int i = 0; i < 3; ++i) {
+    *in[i] = t.origin[i] * phase.in_step[i];
+    *out[i] = phase.first[i] + t.origin[i] * phase.step[i];
+  }
+  return w;
+}
+
+Schedule finish(const Setting& s, const Cut& cut) {
+  Schedule r = s.schedule;
+  std::vector<std::vector<WorkItem>> lists(r.clusters);
+  struct Place {
+    int slot, counter;
+  };
+  std::map<std::pair<int, int>, Place> cut_tile;  // (tile, column) -> where its parts meet
+  r.cycles = deal(s, cut_tiles(s, cut.cap), [&](int cluster, const Part& part) {
+    const Tile& t = s.plan->tiles[part.tile];
+    WorkItem w = whole_tile(*s.plan, t);
+    const int length = t.num_taps * s.channel_blocks;
+    w.k0 = part.column * r.config.shape.bn;
+    w.lo = int32_t(int64_t(length) * part.part / part.parts),
+    w.hi = int32_t(int64_t(length) * (part.part + 1) / part.parts);
+    w.part = part.part, w.parts = part.parts;
+    if (part.parts > 1) {
+      const auto [at, fresh] = cut_tile.try_emplace({part.tile, part.column}, Place{r.slots, r.counters});
+      if (fresh) r.slots += part.parts, ++r.counters;
+      w.slot = at->second.slot, w.counter = at->second.counter;
+    }
+    lists[cluster].push_back(w);
+  });
+  r.taps = s.plan->taps;
   size_t rounds = 0;
   for (const auto& list : lists) rounds = std::max(rounds, list.size());
-  WorkItem end{};
-  end.num_taps = -1;
-  r.items.assign((rounds + 1) * clusters, end);
-  for (int i = 0; i < clusters; ++i) {
-    for (size_t j = 0; j < lists[i].size(); ++j) r.items[j * clusters + i] = lists[i][j];
+  r.items.assign((rounds + 1) * r.clusters, WorkItem{});  // parts 0: the end
+  for (int i = 0; i < r.clusters; ++i) {
+    for (size_t j = 0; j < lists[i].size(); ++j) r.items[j * r.clusters + i] = lists[i][j];
   }
   return r;
 }
 
 }  // namespace
+
+Curve curve_of(ActivationKind kind) {
+  switch (kind) {
+    case ActivationKind::kNone:
+    case ActivationKind::kRelu:
+    case ActivationKind::kLeakyRelu:
+    case ActivationKind::kClip:
+      return Curve::kPiecewiseLinear;
+    default:
+      return Curve::kAny;
+  }
+}
 
 bool can_implement(const Problem& p, const Operands& o, const char** reason) {
   *reason = nullptr;
@@ -128,41 +216,47 @@ bool can_implement(const Problem& p, const Operands& o, const char** reason) {
   return !*reason;
 }
 
-std::vector<Config> all_configs(const Problem& p) {
+std::vector<Config> all_configs(const Problem& p, const Operands& o) {
   std::vector<Config> configs;
   for (const TileShape& s : kTileShapes) {
+    if (s.curve != o.curve) continue;
     if (s.bn > 32 && p.filter.K <= s.bn / 2) continue;  // more than half of every tile would be empty
     const bool solo = s.team == Team::kSolo;
     for (const int splits : {1, 2, 4, 8}) {
       if (splits > 1 && (!solo || s.bn / 16 < splits)) continue;
       for (const int blocks : {1, 2}) {
         if (blocks == 2 && !solo) continue;
-        configs.push_back({s, splits, blocks});
+        configs.push_back({s, splits, blocks, false});
       }
     }
+    if (s.can_be_cut()) configs.push_back({s, 1, 1, true});
   }
   return configs;
 }
 
 Schedule make_schedule(const Problem& p, const Operands& o, const Machine& m, const Config& config) {
-  return deal(p, o, m, config, plan_rows(p, o, config.shape.bm()).plan, true);
+  const RowsPlan rows = plan_rows(p, o, config.shape.bm());
+  const std::optional<Setting> setting = make_setting(p, o, m, config, rows.plan);
+  return setting ? finish(*setting, choose_cut(*setting)) : Schedule{};
 }
 
 Schedule choose_schedule(const Problem& p, const Operands& o, const Machine& m) {
   std::vector<RowsPlan> plans;
+  plans.reserve(3);  // settings point to them
   const auto plan_of = [&](int rows) -> const Plan& {
     const auto at = std::ranges::find(plans, rows, &RowsPlan::rows);
     return at != plans.end() ? at->plan : plans.emplace_back(plan_rows(p, o, rows)).plan;
   };
-  plans.reserve(3);
-  std::optional<Config> best;
-  double least = std::numeric_limits<double>::infinity();
-  for (const Config& c : all_configs(p)) {
-    const double cycles = deal(p, o, m, c, plan_of(c.shape.bm()), false).cycles;
-    if (cycles < least) least = cycles, best = c;
+  std::optional<Setting> best;
+  Cut cut{0, std::numeric_limits<double>::infinity()};
+  for (const Config& c : all_configs(p, o)) {
+    std::optional<Setting> setting = make_setting(p, o, m, c, plan_of(c.shape.bm()));
+    if (!setting) continue;
+    const Cut its = choose_cut(*setting);
+    if (its.cycles < cut.cycles) best = std::move(setting), cut = its;
   }
   if (!best) throw Error("no tile of the Hopper kernel fits the shared memory of this device");
-  return deal(p, o, m, *best, plan_of(best->shape.bm()), true);
+  return finish(*best, cut);
 }
 
 }  // namespace cks::cuda::hopper

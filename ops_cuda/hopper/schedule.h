@@ -11,37 +11,61 @@ namespace cks::cuda::hopper {
 //   kAlternate  two warpgroups on tiles of their own in turn: one stores its tile while the other multiplies
 enum class Team { kSolo, kShared, kAlternate };
 
+// What the epilogue can apply. The curved activations inlined for every accumulator make a kernel larger than the
+// instruction cache, so that only a few shapes are compiled with them.
+enum class Curve { kPiecewiseLinear, kAny };
+Curve curve_of(ActivationKind);
+
 struct TileShape {
   Team team;
   int row_blocks;  // of 64 rows, a warpgroup
   int bn;          // output channels
+  Curve curve = Curve::kPiecewiseLinear;
   constexpr int bm() const { return 64 * row_blocks * (team == Team::kShared ? 2 : 1); }
   constexpr int math_warpgroups() const { return team == Team::kSolo ? 1 : 2; }
   constexpr int threads() const { return math_warpgroups() * 128 + 32; }
+  // Adding up the parts of a tile costs by the accumulator, and registers: not for the widest tiles.
+  constexpr bool can_be_cut() const { return team != Team::kAlternate && row_blocks * bn <= 128; }
 };
 
 // Every shape that is compiled. Wide tiles for long sums (few bytes a multiply-add), alternating ones where the store
 // would show, small ones where tiles are few.
 inline constexpr TileShape kTileShapes[] = {
-    {Team::kShared, 1, 128},    {Team::kShared, 2, 64},     {Team::kShared, 1, 256},   {Team::kShared, 2, 128},
-    {Team::kAlternate, 2, 128}, {Team::kAlternate, 1, 128}, {Team::kAlternate, 2, 64}, {Team::kSolo, 1, 128},
-    {Team::kSolo, 1, 64},       {Team::kSolo, 1, 32},
+    {Team::kShared, 1, 256},
+    {Team::kShared, 2, 128},
+    {Team::kShared, 1, 128},
+    {Team::kShared, 2, 64},
+    {Team::kAlternate, 2, 128},
+    {Team::kAlternate, 1, 128},
+    {Team::kAlternate, 2, 64},
+    {Team::kSolo, 1, 128},
+    {Team::kSolo, 1, 64},
+    {Team::kSolo, 1, 32},
+    {Team::kShared, 1, 128, Curve::kAny},
+    {Team::kSolo, 1, 64, Curve::kAny},
 };
 
-// One output tile. A k-block is 128 bytes of channels of one tap; the tile's sum is its k-blocks in order.
+// One output tile, or a part of its sum. A k-block is 128 bytes of channels of one tap; a tile's sum is its k-blocks in
+// order. A tile may be cut into parts, which different blocks sum and leave in a workspace; the one that comes last
+// adds them up.
 struct alignas(16) WorkItem {
-  int32_t n, d, h, w;  // input pixel that a tap with offset 0 reads for the tile's first output pixel
-  int32_t k0, first_tap, num_taps, reserved;
-  int32_t out_d, out_h, out_w, padding;  // first output pixel (its n is n)
+  int32_t n, d, h, w;             // input pixel that a tap with offset 0 reads for the tile's first output pixel
+  int32_t k0, first_tap, lo, hi;  // k-blocks [lo, hi) of the taps from first_tap on
+  int32_t out_d, out_h, out_w;    // first output pixel (its n is n)
+  int32_t parts;                  // 0: the list ends here
+  int32_t part, slot, counter;    // of a cut tile: which part, where part 0 lies in the workspace, who counts the parts
+  int32_t padding;
 };
-static_assert(sizeof(WorkItem) == 48);
+static_assert(sizeof(WorkItem) == 64);
 
 inline constexpr int kMaxStages = 12;
+inline constexpr int kFixedSharedBytes = 2048;  // beside the tiles: barriers, and what aligning the tiles costs
 
 struct Config {
   TileShape shape;
   int splits;         // blocks of a cluster, each of which sums a share of every tile's k-blocks
   int blocks_per_sm;  // 1 or 2
+  bool cut;           // long tiles into parts, where that evens out the work
 };
 
 struct Schedule {
@@ -50,13 +74,17 @@ struct Schedule {
   int stages = 0;
   size_t shared_bytes = 0;
   std::vector<Tap> taps;
-  std::vector<WorkItem> items;  // [rounds][clusters]; a cluster's list ends with num_taps -1
+  std::vector<WorkItem> items;  // [rounds][clusters]; a cluster's list ends with parts 0
   int clusters = 0;
-  double cycles = 0;  // what the model below expects
+  int slots = 0, counters = 0;  // of the workspace: partial tiles, and one count for each cut tile
+  double cycles = 0;            // what the model below expects
 };
 
 struct Machine {
   int multiprocessors = 132;
+  // Clusters of 1, 2, 4 and 8 blocks that run at once, with one block on an SM and with two. A cluster must lie in one
+  // GPC, so that they are fewer than the SMs would hold. The numbers of an H200.
+  std::array<std::array<int, 4>, 2> clusters{{{132, 66, 32, 14}, {264, 132, 66, 32}}};
   int shared_bytes = 227 * 1024;  // a block may use
 };
 
@@ -64,6 +92,7 @@ struct Machine {
 struct Operands {
   int element_bytes;  // 2, or 4 for TF32
   int64_t channels;   // of X as it lies in memory (C, padded to 16 bytes)
+  Curve curve;
 };
 
 // False, with the reason, for a problem that the kernel cannot take: groups, output channels that do not fill 16 bytes,
@@ -75,6 +104,6 @@ Schedule choose_schedule(const Problem&, const Operands&, const Machine&);
 
 // The schedule of one configuration; no clusters where it does not fit.
 Schedule make_schedule(const Problem&, const Operands&, const Machine&, const Config&);
-std::vector<Config> all_configs(const Problem&);
+std::vector<Config> all_configs(const Problem&, const Operands&);
 
 }  // namespace cks::cuda::hopper
