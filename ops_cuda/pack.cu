@@ -88,12 +88,24 @@ void pack_as(const PixelMajor& p, const void* source, void* packed, Stream strea
   }
 }
 
-// Where the weights of a filter lie, for kernels: element (k, c, tap) at k * of_k + c * of_c + tap, k and c counted in
-// their group, whose weights start at group * of_group.
+// Where the weights of a filter lie, for kernels: element (k, c, tap) of a group, k and c counted in it, is at
+// group * of_group + k * of_k + c * of_c + tap.
 struct FilterStrides {
-  int64_t group, k, c;
-  int taps, group_k, group_c;
+  int64_t of_group, of_k, of_c;
+  int taps, group_k, group_c, groups;
 };
+
+FilterStrides strides_of(const Filter& f) {
+  const int group_k = int(f.K / f.groups), group_c = int(f.C / f.groups), taps = int(f.taps());
+  const bool k_first = f.op == Operator::kConv;
+  return {int64_t(group_k) * group_c * taps,
+          int64_t(k_first ? group_c : 1) * taps,
+          int64_t(k_first ? 1 : group_k) * taps,
+          taps,
+          group_k,
+          group_c,
+          int(f.groups)};
+}
 
 template <class T>
 __device__ T rounded(T v, bool) {
@@ -103,29 +115,51 @@ __device__ inline float rounded(float v, bool to_tf32) {
   return to_tf32 ? __uint_as_float(ptx::round_to_tf32(__float_as_uint(v))) : v;
 }
 
+// To [taps][group_c][groups][group_k].
+template <class T>
+__global__ void __launch_bounds__(kThreads) pack_direct_kernel(FilterStrides f, int64_t count, const T* w, T* packed) {
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads) {
+    const int64_t k = i % f.group_k, group = i / f.group_k % f.groups;
+    const int64_t c = i / f.group_k / f.groups % f.group_c, tap = i / f.group_k / f.groups / f.group_c;
+    packed[i] = w[group * f.of_group + k * f.of_k + c * f.of_c + tap];
+  }
+}
+
+// To [groups / members][taps][members * group_k][pitch], pitch >= members * group_c.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    pack_filter_kernel(FilterStrides f, int pitch, bool direct, bool tf32, int64_t count, const T* w, T* packed) {
+    pack_gemm_kernel(FilterStrides f, int members, int pitch, bool tf32, int64_t count, const T* w, T* packed) {
+  const int rows = members * f.group_k;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads) {
-    int64_t group, tap, k, c;
-    if (direct) {  // [taps][group_c][groups][group_k]
-      k = i % f.group_k;
-      const int64_t groups = count / (int64_t(f.taps) * f.group_c * f.group_k);
-      group = i / f.group_k % groups;
-      c = i / f.group_k / groups % f.group_c;
-      tap = i / f.group_k / groups / f.group_c;
-    } else {  // [groups][taps][group_k][pitch]
-      c = i % pitch;
-      k = i / pitch % f.group_k;
-      tap = i / pitch / f.group_k % f.taps;
-      group = i / pitch / f.group_k / f.taps;
-    }
-    packed[i] = c < f.group_c ? rounded(w[group * f.group + k * f.k + c * f.c + tap], tf32) : T(0);
+    const int c = int(i % pitch), k = int(i / pitch % rows);
+    const int64_t tap = i / pitch / rows % f.taps, gemm_group = i / pitch / rows / f.taps;
+    const int member = k / f.group_k;
+    const bool weight = c / f.group_c == member;
+    const int64_t group = gemm_group * members + member;
+    packed[i] =
+        weight ? rounded(w[group * f.of_group + k % f.group_k * f.of_k + c % f.group_c * f.of_c + tap], tf32) : T(0);
   }
 }
 
 int64_t packed_elements(const Filter& f, DataType type) {
-  return is_direct(f) ? f.elements() : f.taps() * f.K * padded_channels(f.C / f.groups, type);
+  const GemmGroups gemm = gemm_groups(f);
+  return is_direct(f) ? f.elements() : f.taps() * f.K * padded_channels(gemm.c, type);
+}
+
+template <class T>
+void pack_filter_as(const Filter& f, DataType type, bool tf32, const void* source, void* target, Stream stream) {
+  const int64_t count = packed_elements(f, type);
+  if (count == 0) return;
+  const T* w = static_cast<const T*>(source);
+  T* packed = static_cast<T*>(target);
+  if (is_direct(f)) {
+    pack_direct_kernel<<<grid_of(count), kThreads, 0, stream>>>(strides_of(f), count, w, packed);
+  } else {
+    const GemmGroups gemm = gemm_groups(f);
+    pack_gemm_kernel<<<grid_of(count), kThreads, 0, stream>>>(
+        strides_of(f), int(f.groups / gemm.count), int(padded_channels(gemm.c, type)), tf32, count, w, packed);
+  }
+  check(cudaGetLastError(), "launching the kernel that packs weights");
 }
 
 }  // namespace
@@ -144,23 +178,10 @@ size_t packed_filter_bytes(const Filter& f, DataType type, Precision) {
 }
 
 void pack_filter(const Filter& f, DataType type, Precision precision, const void* w, void* packed, Stream stream) {
-  const int64_t group_c = f.C / f.groups, group_k = f.K / f.groups, count = packed_elements(f, type);
-  if (count == 0) return;
-  const FilterStrides strides{f.onnx_offset(group_k, group_c, 0) * (f.groups > 1),
-                              f.onnx_offset(1, 0, 0) * (group_k > 1),
-                              f.onnx_offset(0, 1, 0) * (group_c > 1),
-                              int(f.taps()),
-                              int(group_k),
-                              int(group_c)};
-  const int pitch = int(padded_channels(group_c, type));
   if (type == DataType::kFloat)
-    pack_filter_kernel<<<grid_of(count), kThreads, 0, stream>>>(
-        strides, pitch, is_direct(f), !is_direct(f) && precision == Precision::kTF32, count,
-        static_cast<const float*>(w), static_cast<float*>(packed));
+    pack_filter_as<float>(f, type, precision == Precision::kTF32, w, packed, stream);
   else
-    pack_filter_kernel<<<grid_of(count), kThreads, 0, stream>>>(
-        strides, pitch, is_direct(f), false, count, static_cast<const uint16_t*>(w), static_cast<uint16_t*>(packed));
-  check(cudaGetLastError(), "launching the kernel that packs weights");
+    pack_filter_as<uint16_t>(f, type, false, w, packed, stream);
 }
 
 }  // namespace cks::cuda

@@ -10,9 +10,25 @@ inline int64_t padded_channels(int64_t channels, DataType type) {
   return (channels + chunk - 1) / chunk * chunk;
 }
 
-// Too few channels a group for a matrix product, which would fill less than a sixteenth of its tiles: the direct
-// kernels read the filter as [taps][C / groups][K], not as [groups][taps][K / groups][padded C / groups].
-inline bool is_direct(const Filter& f) { return (f.C / f.groups) * (f.K / f.groups) < 16; }
+// Depthwise and other very narrow problems go to the direct kernel, which reads the filter as [taps][C / groups][K].
+inline bool is_direct(const Filter& f) {
+  const int64_t group_c = f.C / f.groups, group_k = f.K / f.groups;
+  return f.groups == 1 ? group_c * group_k < 16 : group_c == 1 && group_k <= 4;
+}
+
+// The matrix product multiplies narrow groups several at a time, as one group whose filter is zero from a channel of
+// one member to a channel of another: tiles are 32 channels wide at least. (So an Inf or NaN of X reaches all of them.)
+// It reads the filter as [count][taps][k][padded c].
+struct GemmGroups {
+  int64_t count, k, c;
+};
+inline GemmGroups gemm_groups(const Filter& f) {
+  const int64_t group_c = f.C / f.groups, group_k = f.K / f.groups;
+  int64_t members = 1;
+  for (int64_t m = 2; m <= f.groups && m * group_k <= 32 && m * group_c <= 64; ++m)
+    if (f.groups % m == 0) members = m;
+  return {f.groups / members, group_k * members, group_c * members};
+}
 
 // x [N][pixels of `pixels`][C] or [N][C][pixels] to [N][pixels][groups][padded C / groups], zeros in the padding.
 struct PixelMajor {

@@ -35,17 +35,12 @@ Plan plan_tiles(const Problem& p, int rows, double overhead, bool channels_first
 class PortableConv : public ConvolutionKernel {
  public:
   PortableConv(const ConvolutionSpec& spec, const Device& device)
-      : input_{spec.problem.N,
-               volume(spec.problem.input),
-               spec.problem.filter.groups,
-               spec.problem.filter.C / spec.problem.filter.groups,
-               spec.type,
-               spec.layout} {
+      : groups_(gemm_groups(spec.problem.filter)),
+        input_{spec.problem.N, volume(spec.problem.input), groups_.count, groups_.c, spec.type, spec.layout} {
     const Problem& p = spec.problem;
     const Filter& f = p.filter;
-    const int64_t group_k = f.K / f.groups;
     const int shape =
-        choose_tile({p.N * volume(p.output), group_k, f.groups, device.multiprocessors, device.shared_bytes});
+        choose_tile({p.N * volume(p.output), groups_.k, groups_.count, device.multiprocessors, device.shared_bytes});
     const TileShape& tile = kTileShapes[shape];
     kernel_ = find_kernel(spec, device, shape);
     check(cudaFuncSetAttribute(kernel_.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel_.shared_bytes),
@@ -59,19 +54,19 @@ class PortableConv : public ConvolutionKernel {
 
     args_.tiles = plan_->tiles(), args_.taps = plan_->taps();
     args_.input = to_int3(p.input), args_.output = to_int3(p.output);
-    args_.groups = int(f.groups), args_.group_k = int(group_k), args_.filter_taps = int(f.taps());
+    args_.groups = int(groups_.count), args_.group_k = int(groups_.k), args_.filter_taps = int(f.taps());
     args_.group_c = int(input_.group_pitch());
-    args_.pixel_chunks = int(f.groups * input_.group_pitch() * int64_t(size_of(spec.type)) / 16);
+    args_.pixel_chunks = int(groups_.count * input_.group_pitch() * int64_t(size_of(spec.type)) / 16);
     if (input_.bytes() / 16 > UINT32_MAX) throw Error("the convolution is too large: its input has more than 64 GiB");
-    args_.column_tiles = int(ceil_div(group_k, tile.n));
+    args_.column_tiles = int(ceil_div(groups_.k, tile.n));
     args_.y_image = pixels * f.K;
     args_.y_pixel = channels_first ? 1 : f.K;
     args_.y_channel = channels_first ? pixels : 1;
-    args_.chunks = !channels_first && group_k % (16 / int64_t(size_of(spec.type))) == 0;
+    args_.chunks = !channels_first && groups_.k % (16 / int64_t(size_of(spec.type))) == 0;
     args_.epilogue.kind = spec.activation.kind;
     args_.epilogue.alpha = spec.activation.alpha, args_.epilogue.beta = spec.activation.beta;
 
-    blocks_ = plan_->num_tiles() * f.groups * args_.column_tiles;
+    blocks_ = plan_->num_tiles() * groups_.count * args_.column_tiles;
     if (blocks_ > INT32_MAX) throw Error("the convolution is too large: its output has more than 2^31 tiles");
   }
 
@@ -89,12 +84,13 @@ class PortableConv : public ConvolutionKernel {
     args.filter = filter;
     args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
     void* parameters[] = {&args};
-    check(cudaLaunchKernel(kernel_.function, dim3(unsigned(blocks_)), dim3(unsigned(kernel_.threads)), parameters,
+    check(cudaLaunchKernel(kernel_.function, dim3(unsigned(blocks_)), dim3(kTileThreads), parameters,
                            size_t(kernel_.shared_bytes), stream),
           "launching the implicit GEMM kernel");
   }
 
  private:
+  GemmGroups groups_;
   PixelMajor input_;
   PortableKernel kernel_;
   std::unique_ptr<DevicePlan> plan_;

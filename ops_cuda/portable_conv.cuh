@@ -12,9 +12,6 @@
 
 namespace cks::cuda {
 
-template <TileShape kTile>
-inline constexpr int kThreads = kTile.threads();
-
 // Where the rows of a block lie, in shared memory.
 struct RowTable {
   struct Input {
@@ -38,12 +35,13 @@ struct RowTable {
   }
 };
 
-// Fills the slots with k-blocks: a row holds kRowBytes of the index (tap, channel), for pixels (A) and output channels
-// (B). A thread copies the same chunk of a few rows, so it follows one (tap, channel) through the sum. A k-block may
-// span taps: few input channels waste nothing.
+// Fills the slots with k-blocks: a row holds 64 or 128 bytes of the index (tap, channel), for pixels (A) and output
+// channels (B). A thread copies the same chunk of a few rows, so it follows one (tap, channel) through the sum. A
+// k-block may span taps: few input channels waste nothing.
 template <class T, TileShape kTile>
 class Loader {
-  static constexpr int kRowsAtOnce = kThreads<kTile> / kRowChunks;
+  static constexpr int kRowBytes = kTile.row_bytes, kRowChunks = kRowBytes / kChunkBytes;
+  static constexpr int kRowsAtOnce = kTileThreads / kRowChunks;
   static constexpr int kARows = kTile.m / kRowsAtOnce, kBRows = kTile.n / kRowsAtOnce;
   static constexpr int kDepth = kRowBytes / int(sizeof(T));
   static_assert(kRowsAtOnce % 8 == 0, "rows of a thread share their swizzle");
@@ -57,7 +55,7 @@ class Loader {
       : args_(args), taps_(args.taps + tile.first_tap), taps_left_(tile.num_taps) {
     const int row = threadIdx.x / kRowChunks, chunk = threadIdx.x % kRowChunks;
     rows_ = rows + row;
-    slot_offset_ = chunk_by_row(row, chunk);
+    slot_offset_ = chunk_by_row<kRowBytes>(row, chunk);
     channel_ = chunk * kChunk<T>;
     x_ = static_cast<const T*>(args.x) + int64_t(group) * args.group_c;
     filter_ = static_cast<const T*>(args.filter) +
@@ -137,7 +135,7 @@ inline constexpr int kSlicePitch = kTile.n + 4;
 // Shared memory: the slots, later a slice; then the row table.
 template <TileShape kTile>
 inline constexpr int kTableOffset =
-    std::max(kRowBytes * (kTile.m + kTile.n) * kTile.stages, kSliceRows* kSlicePitch<kTile>* int(sizeof(float)));
+    std::max(kTile.pipeline_bytes(), kSliceRows* kSlicePitch<kTile>* int(sizeof(float)));
 template <TileShape kTile>
 inline constexpr int kSharedBytes = kTableOffset<kTile> + kTile.m * int(sizeof(RowTable::Input) + sizeof(int64_t));
 
@@ -148,7 +146,7 @@ __device__ void store_slice(const PortableConvArgs& args, const float* slice, co
   constexpr int kPitch = kSlicePitch<kTile>;
   if (args.chunks) {
     constexpr int kPerRow = kTile.n / kChunk<T>;
-    for (int i = threadIdx.x; i < rows * kPerRow; i += kThreads<kTile>) {
+    for (int i = threadIdx.x; i < rows * kPerRow; i += kTileThreads) {
       const int row = i / kPerRow, column = i % kPerRow * kChunk<T>;
       if (column >= columns) continue;
       float v[kChunk<T>];
@@ -161,7 +159,7 @@ __device__ void store_slice(const PortableConvArgs& args, const float* slice, co
   }
   // Neighbouring threads take neighbouring elements of y: pixels where channels lie apart, else channels.
   constexpr int kPerRow = kTile.n / 4;
-  for (int i = threadIdx.x; i < kSliceRows * kPerRow; i += kThreads<kTile>) {
+  for (int i = threadIdx.x; i < kSliceRows * kPerRow; i += kTileThreads) {
     const bool channels_last = args.y_channel == 1;
     const int row = channels_last ? i / kPerRow : i % kSliceRows;
     const int column = (channels_last ? i % kPerRow : i / kSliceRows) * 4;
@@ -177,21 +175,20 @@ __device__ void store_slice(const PortableConvArgs& args, const float* slice, co
   }
 }
 
-// Registers for two blocks of 256 threads or four of 128: what the shared memory of a multiprocessor holds. On sm_75 it
-// holds one, and copies wait in registers.
+// Copies wait in registers before sm_80, whose shared memory holds one block.
 #if __CUDA_ARCH__ >= 800
-#define CKS_THREADS_RESIDENT 512
+#define CKS_RESIDENT(tile) (tile).resident
 #else
-#define CKS_THREADS_RESIDENT 256
+#define CKS_RESIDENT(tile) 1
 #endif
 
 template <class Math, int kShape>  // kTileShapes[kShape]
-__global__ void __launch_bounds__(kThreads<kTileShapes[kShape]>, CKS_THREADS_RESIDENT / kThreads<kTileShapes[kShape]>)
+__global__ void __launch_bounds__(kTileThreads, CKS_RESIDENT(kTileShapes[kShape]))
     portable_conv(const __grid_constant__ PortableConvArgs args) {
   using T = typename Math::Element;
   constexpr TileShape kTile = kTileShapes[kShape];
-  constexpr int kWarpM = kTile.m / kTile.warps_m, kWarpN = kTile.n / kTile.warps_n;
-  constexpr int kDepth = kRowBytes / int(sizeof(T));
+  constexpr int kWarpM = kTile.m / 2, kWarpN = kTile.n / 2;
+  constexpr int kDepth = kTile.row_bytes / int(sizeof(T));
   static_assert(kTile.m % kSliceRows == 0 && kSliceRows % kWarpM == 0);
   extern __shared__ __align__(128) char shared[];
   const uint32_t slots = ptx::shared_address(shared);
@@ -209,10 +206,10 @@ __global__ void __launch_bounds__(kThreads<kTileShapes[kShape]>, CKS_THREADS_RES
   Loader<T, kTile> loader(args, tile, table.input, group, first_column);
   const int num_blocks = int((int64_t(tile.num_taps) * args.group_c + kDepth - 1) / kDepth);
   const int warp = threadIdx.x / 32;
-  const int warp_row = warp / kTile.warps_n * kWarpM, warp_column = warp % kTile.warps_n * kWarpN;
+  const int warp_row = warp / 2 * kWarpM, warp_column = warp % 2 * kWarpN;
   WarpTile<Math, kWarpM, kWarpN> sums;
   run_pipeline<kTile.stages, Loader<T, kTile>::kSlotBytes>(loader, slots, num_blocks, [&](uint32_t slot) {
-    sums.multiply_rows(slot, warp_row, slot + kTile.m * kRowBytes, warp_column);
+    sums.template multiply_rows<kTile.row_bytes>(slot, warp_row, slot + kTile.m * kTile.row_bytes, warp_column);
   });
 
   float* const slice = reinterpret_cast<float*>(shared);
@@ -234,8 +231,7 @@ template <class Math, int kShape = 0>
 PortableKernel portable_kernel(int shape, const char* name) {
   if constexpr (kShape + 1 < int(std::size(kTileShapes)))
     if (shape != kShape) return portable_kernel<Math, kShape + 1>(shape, name);
-  return {reinterpret_cast<const void*>(&portable_conv<Math, kShape>), kThreads<kTileShapes[kShape]>,
-          kSharedBytes<kTileShapes[kShape]>, name};
+  return {reinterpret_cast<const void*>(&portable_conv<Math, kShape>), kSharedBytes<kTileShapes[kShape]>, name};
 }
 
 }  // namespace cks::cuda

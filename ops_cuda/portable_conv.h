@@ -25,7 +25,7 @@ struct PortableConvArgs {
 // A __global__ function of one PortableConvArgs, and what to launch it with.
 struct PortableKernel {
   const void* function;
-  int threads, shared_bytes;
+  int shared_bytes;
   const char* name;
 };
 

@@ -7,24 +7,28 @@ namespace cks::cuda {
 namespace {
 
 // Time of one block, up to a common factor, when the multiprocessor has others to run beside it: the operands that it
-// loads from shared memory and L2 bound a small tile, the products a large one.
-double block_cost(const TileShape& tile) { return std::max(double(tile.m) * tile.n, 96.0 * (tile.m + tile.n) / 2); }
+// loads from shared memory and L2 bound a small tile, the products a large one; short rows meet more barriers.
+double block_cost(const TileShape& tile) {
+  return std::max(double(tile.m) * tile.n, 48.0 * (tile.m + tile.n)) * (tile.row_bytes < 128 ? 1.1 : 1.0);
+}
 
 }  // namespace
 
 int choose_tile(const TileQuery& query) {
-  int best = 0;
+  int best = -1;
   double best_time = 0;
   for (int i = 0; i < int(std::size(kTileShapes)); ++i) {
     const TileShape& tile = kTileShapes[i];
+    // Beside its slots a block has a table of its rows, and 1 KB that CUDA keeps.
+    const int64_t fit = query.shared_bytes / (tile.pipeline_bytes() + 24 * tile.m + 1024);
+    if (fit == 0) continue;
     const int64_t blocks = ceil_div(query.pixels, tile.m) * ceil_div(query.channels, tile.n) * query.groups;
-    const int64_t resident = std::clamp<int64_t>(query.shared_bytes / (tile.pipeline_bytes() + 2048), 1, 4);
-    // Blocks that share a multiprocessor share its tensor cores, but hide each other's latency: a block alone reaches
-    // about half the speed.
     const int64_t busiest = ceil_div(blocks, query.multiprocessors);
-    const int64_t together = std::min(busiest, resident);
-    const double time = double(busiest) * block_cost(tile) * (together > 1 ? 1.0 : 2.0);
-    if (i == 0 || time < best_time) best = i, best_time = time;
+    const int64_t together = std::min({busiest, fit, int64_t(tile.resident)});
+    // Blocks that share a multiprocessor share its tensor cores, but hide each other's latency.
+    const double speed = together == tile.resident ? 1.0 : together == 1 ? 0.5 : 0.7;
+    const double time = double(busiest) * block_cost(tile) / speed;
+    if (best < 0 || time <= best_time) best = i, best_time = time;
   }
   return best;
 }

@@ -7,19 +7,18 @@
 
 namespace cks::cuda {
 
-// One thread block computes m output pixels x n output channels with warps_m x warps_n warps, through `stages` slots of
-// shared memory, each 64 bytes of summed channels deep.
+// One thread block of 2 x 2 warps computes m output pixels x n output channels, through `stages` slots of shared memory
+// that hold row_bytes of summed channels a row. Registers are shared out so that `resident` blocks fit a
+// multiprocessor.
 struct TileShape {
-  int m, n, warps_m, warps_n, stages;
-  constexpr int threads() const { return 32 * warps_m * warps_n; }
-  constexpr int pipeline_bytes() const { return 64 * (m + n) * stages; }
+  int m, n, row_bytes, stages, resident;
+  constexpr int pipeline_bytes() const { return row_bytes * (m + n) * stages; }
 };
+inline constexpr int kTileThreads = 128;
 
+// Long rows halve the barriers; where shared memory is small, short ones leave room for a second block.
 inline constexpr TileShape kTileShapes[] = {
-    {128, 128, 2, 4, 3},
-    {128, 64, 2, 2, 4},
-    {64, 64, 2, 2, 6},
-    {64, 32, 2, 2, 8},
+    {128, 128, 128, 3, 2}, {128, 128, 64, 3, 2}, {128, 64, 128, 3, 3}, {64, 64, 128, 3, 4}, {64, 32, 128, 4, 4},
 };
 
 struct TileQuery {

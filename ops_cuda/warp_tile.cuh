@@ -1,7 +1,7 @@
 // A warp's share of a matrix product, kM x kN sums in registers, for each way to multiply. Operands come from shared
 // memory in one of two orders:
-//   by rows:    row i holds 64 bytes of summed index of output row (column) i     (convolution: channels contiguous)
-//   by columns: row p holds the output rows (columns) of summed index p           (weight gradient: pixels summed)
+//   by rows:    row i holds 64 or 128 bytes of summed index of output row (column) i (convolution: channels contiguous)
+//   by columns: row p holds the output rows (columns) of summed index p (weight gradient: pixels summed)
 // Both are swizzled by chunks of 16 bytes, so that neither the copies nor the loads of fragments meet in a bank.
 #pragma once
 #include "ops_cuda/element.cuh"
@@ -40,11 +40,10 @@ struct Fma {  // CUDA cores: strict float, and what the tensor cores of an old d
   static constexpr bool kTensorCores = false;
 };
 
-// Byte offset of a chunk in a tile stored by rows.
-inline constexpr int kRowBytes = 64;
-inline constexpr int kRowChunks = kRowBytes / kChunkBytes;
-__device__ inline int chunk_by_row(int row, int chunk) {
-  return row * kRowBytes + ((chunk ^ (row * kRowBytes / 128 & (kRowChunks - 1))) * kChunkBytes);
+// Byte offset of a chunk in a tile stored by rows of 64 or 128 bytes: eight chunks fill the banks.
+template <int kRowBytes>
+__device__ int chunk_by_row(int row, int chunk) {
+  return row * kRowBytes + ((chunk ^ (row * kRowBytes / 128 & (kRowBytes / kChunkBytes - 1))) * kChunkBytes);
 }
 
 // Byte offset of a chunk in a tile stored by columns, kWidth of them. Fragments of 16-bit elements are read by rows of
@@ -69,12 +68,13 @@ class WarpTile<Math, kM, kN, true> {
  public:
   // a, b: shared addresses of the two tiles; the warp's part starts at row a_row and b_row. Weights were rounded to
   // tf32 when they were packed, so only A is prepared.
+  template <int kRowBytes>
   __device__ void multiply_rows(uint32_t a, int a_row, uint32_t b, int b_row) {
     const int lane = threadIdx.x % 32;
     // Moving down by 16 rows keeps the swizzle, moving by a step flips bits of the chunk: one address each does for
     // all.
-    const uint32_t a_lane = a + chunk_by_row(a_row + lane % 16, lane / 16);
-    const uint32_t b_lane = b + chunk_by_row(b_row + lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    const uint32_t a_lane = a + chunk_by_row<kRowBytes>(a_row + lane % 16, lane / 16);
+    const uint32_t b_lane = b + chunk_by_row<kRowBytes>(b_row + lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
     for (int step = 0; step < kRowBytes / kStepBytes; ++step) {
       uint32_t af[kRowTiles][4], bf[kColumnTiles / 2][4];
@@ -163,19 +163,20 @@ class WarpTile<Math, kM, kN, false> {
   static constexpr int kVector = 4;  // elements of a load
 
  public:
+  template <int kRowBytes>
   __device__ void multiply_rows(uint32_t a, int a_row, uint32_t b, int b_row) {
     constexpr int kPerChunk = kChunk<T> / kVector;
     const int row = a_row + lane_row(), column = b_row + lane_column();
 #pragma unroll 1
-    for (int v = 0; v < kRowChunks * kPerChunk; ++v) {
+    for (int v = 0; v < kRowBytes / kChunkBytes * kPerChunk; ++v) {
       const int chunk = v / kPerChunk, within = v % kPerChunk * kVector * int(sizeof(T));
       float av[kRows][kVector];
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) load(av[i], a + chunk_by_row(row + 8 * i, chunk) + within);
+      for (int i = 0; i < kRows; ++i) load(av[i], a + chunk_by_row<kRowBytes>(row + 8 * i, chunk) + within);
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) {
         float bv[kVector];
-        load(bv, b + chunk_by_row(column + j / 2 * 8 + j % 2, chunk) + within);
+        load(bv, b + chunk_by_row<kRowBytes>(column + j / 2 * 8 + j % 2, chunk) + within);
 #pragma unroll
         for (int s = 0; s < kVector; ++s)
 #pragma unroll

@@ -76,6 +76,9 @@ std::vector<LiveTap> live_taps(const Problem& p) {
   return taps;
 }
 
+// Groups that would fill less than a sixty-fourth of the product's 64 x 64 tiles.
+bool is_narrow(const Filter& f) { return (f.C / f.groups) * (f.K / f.groups) < 64; }
+
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 }  // namespace
@@ -135,7 +138,7 @@ void WeightGradient::Impl::choose_kernel(Precision precision, const Device& devi
 
 // The direct kernel reads single channels, in any number, all groups side by side; the product whole chunks of a group.
 WeightGradient::Impl::Impl(const Problem& p, DataType type, Layout layout, Precision precision)
-    : type(type), direct(is_direct(p.filter)) {
+    : type(type), direct(is_narrow(p.filter)) {
   const Filter& f = p.filter;
   const int64_t pack_groups = direct ? 1 : f.groups;
   x = {p.N, volume(p.input), pack_groups, f.C / pack_groups, type, layout};
