@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from ort_cks.graph_rewrite.errors import RewriteError
 from ort_cks.graph_rewrite.fallback_activations import activate
+from ort_cks.graph_rewrite.fallback_guard import guard_attribute, guarded, set_guard
 from ort_cks.graph_rewrite.fallback_weight_gradient import weight_gradient
 from ort_cks.graph_rewrite.function_body import FunctionBody, to_channels_first, to_channels_last
 
@@ -40,9 +41,10 @@ _OVERLOAD_IR_VERSION = 10  # the first in which a function has an overload
 def add_fallback_functions(model: ir.Model) -> None:
     """Gives every node of the ort_cks domain, in the graph and its subgraphs, its function.
 
-    Sets each node's overload and raises the model's IR version to 10, the first that knows overloads. Nodes
-    within other model-local functions are left alone: ONNX Runtime forgets their overloads when it inlines
-    those functions. The rewriter inlines functions that hold convolutions, so it makes no such nodes.
+    Sets each node's overload and the attribute that guards it, and raises the model's IR version to 10, the
+    first that knows overloads. Nodes within other model-local functions are left alone: ONNX Runtime forgets
+    their overloads when it inlines those functions. The rewriter inlines functions that hold convolutions, so
+    it makes no such nodes.
 
     Raises:
         RewriteError: a node's data type or, in NHWC, its rank is unknown, or the opset lacks what its
@@ -58,6 +60,7 @@ def add_fallback_functions(model: ir.Model) -> None:
         except ValueError as error:
             raise RewriteError(f"Node '{node.name}' cannot have a fallback function: {error}.") from error
         node.overload = function.overload
+        set_guard(node)
         model.functions[function.identifier()] = function
     if any(domain == DOMAIN for domain, _, _ in model.functions):
         model.ir_version = max(model.ir_version, _OVERLOAD_IR_VERSION)
@@ -99,6 +102,7 @@ def _convolution_function(node: ir.Node, opset_version: int) -> ir.Function:
     rank = variant.channels_last_rank
     standard_op = _STANDARD_OPERATORS[node.op_type]
     attributes = _CONV_TRANSPOSE_ATTRIBUTES if standard_op == "ConvTranspose" else _CONV_ATTRIBUTES
+    overload = variant.overload()
     body = FunctionBody(opset_version, variant.element_type)
 
     x, w, b = (body.input(name) for name in "XWB")
@@ -111,15 +115,16 @@ def _convolution_function(node: ir.Node, opset_version: int) -> ir.Function:
         b,
         **references,
     )
+    y = guarded(body, y, overload)
     if rank is not None:
         y = body.transpose(y, to_channels_last(rank))
     if variant.residual:
         y = body.op("Add", y, body.input("Z"))
     y = body.output(activate(body, variant.activation, variant.params, y))
     return body.function(
-        (DOMAIN, node.op_type, variant.overload()),
+        (DOMAIN, node.op_type, overload),
         y,
-        [*attributes, *_OWN_ATTRIBUTES],
+        [*attributes, *_OWN_ATTRIBUTES, guard_attribute(overload)],
         f"What {node.op_type} computes, in standard ONNX operators.",
     )
 
@@ -138,6 +143,17 @@ def _weight_gradient_function(node: ir.Node, opset_version: int) -> ir.Function:
     dilations = node.attributes.get_ints("dilations", [1] * rank)
     pads = node.attributes.get_ints("pads", [0] * (2 * rank))
 
+    parts = [
+        *_type_part(element_type),
+        *_layout_part(rank if channels_last else None),
+        f"kernel{_by(kernel_shape)}",
+        f"strides{_by(strides)}",
+        f"dilations{_by(dilations)}",
+        f"pads{_by(pads)}" if auto_pad == "NOTSET" else auto_pad,
+        f"group{group}",
+    ]
+    overload = "_".join(parts)
+
     body = FunctionBody(opset_version, element_type)
     dw = weight_gradient(
         body,
@@ -151,19 +167,10 @@ def _weight_gradient_function(node: ir.Node, opset_version: int) -> ir.Function:
         dilations=dilations,
         pads=pads,
     )
-    parts = [
-        *_type_part(element_type),
-        *_layout_part(rank if channels_last else None),
-        f"kernel{_by(kernel_shape)}",
-        f"strides{_by(strides)}",
-        f"dilations{_by(dilations)}",
-        f"pads{_by(pads)}" if auto_pad == "NOTSET" else auto_pad,
-        f"group{group}",
-    ]
     return body.function(
-        (DOMAIN, node.op_type, "_".join(parts)),
-        body.output(dw),
-        [*_CONV_ATTRIBUTES, "layout", "precision"],
+        (DOMAIN, node.op_type, overload),
+        body.output(guarded(body, dw, overload)),
+        [*_CONV_ATTRIBUTES, "layout", "precision", guard_attribute(overload)],
         "The weight gradient of a Conv as a Conv with batch and channels, strides and dilations exchanged.",
     )
 

@@ -20,8 +20,8 @@ class FunctionBody:
         self._tape = ir.tape.Tape()
         self._inputs: list[ir.Value] = []
 
-    def op(self, op_type: str, *inputs: ir.Value | None, **attributes) -> ir.Value:
-        return self._tape.op(op_type, inputs, attributes)
+    def op(self, op_type: str, *inputs: ir.Value | None, name: str | None = None, **attributes) -> ir.Value:
+        return self._tape.op(op_type, inputs, attributes, name=name)
 
     def input(self, name: str) -> ir.Value:
         """A new function input, in the type the body computes in."""

@@ -177,7 +177,7 @@ def test_our_own_fallback_function_inlined(group, batch):
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("Y", TensorProto.FLOAT, dw_shape))
     inlined = inliner.inline_local_functions(with_fallback(model))
     assert {node.domain for node in inlined.graph.node} == {""}
-    check(inlined, geometry, x, dy)
+    check(inlined, geometry, x, dy, simplify=True)  # which leaves nothing of the guard of the fallback
 
 
 STRIDED = Geometry((3,), (2,), pads=(1, 1))
