@@ -3,6 +3,7 @@
 // on a device of that capability. Exit status 0 where all agree, 1 where one does not, 77 where there is no GPU.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -26,8 +27,13 @@ void must(cudaError_t status) {
 
 int as_capability = 0;  // 0: as what it is
 
-// The smallest shared memory of any, so that the same kernels serve.
-cuda::Device older_device() { return {as_capability, cuda::current_device().multiprocessors, 64 << 10}; }
+// The device as the portable kernel is told it is. With a single multiprocessor even a small output takes large tiles.
+cuda::Device pretended(int multiprocessors, int shared_kb) {
+  const cuda::Device real = cuda::current_device();
+  if (as_capability > 0) return {as_capability, multiprocessors ? multiprocessors : real.multiprocessors, 64 << 10};
+  return {real.capability, multiprocessors ? multiprocessors : real.multiprocessors,
+          std::min(real.shared_bytes, shared_kb << 10)};
+}
 
 // Device memory between two guards. All bytes start as 0xff: NaN in every type, so what is read before it is written,
 // or from outside, shows in the results.
@@ -126,6 +132,7 @@ struct Case {
   Precision precision;
   Activation activation;
   bool bias, residual, coarse;
+  int multiprocessors, shared_kb;  // of the device that the portable kernel is planned for; 0: the real number
 };
 
 int64_t pick(std::mt19937& random, std::initializer_list<int64_t> from) {
@@ -141,7 +148,8 @@ Problem random_problem(std::mt19937& random, Operator op) {
     const bool depthwise = pick(random, {0, 0, 0, 1}) == 1;
     p.filter.groups = depthwise ? pick(random, {1, 3, 8, 24, 64, 65}) : pick(random, {1, 1, 1, 2, 3, 5});
     p.filter.C = p.filter.groups * (depthwise ? 1 : pick(random, {1, 2, 3, 7, 8, 9, 16, 20, 32, 64, 72, 130}));
-    p.filter.K = p.filter.groups * (depthwise ? pick(random, {1, 1, 2}) : pick(random, {1, 3, 8, 12, 17, 32, 64, 132}));
+    p.filter.K =
+        p.filter.groups * (depthwise ? pick(random, {1, 1, 2}) : pick(random, {1, 3, 8, 12, 17, 32, 64, 132, 256}));
     p.N = pick(random, {0, 1, 1, 1, 2, 3, 5, 17, 70});
     bool valid = true;
     for (int i = 3 - rank; i < 3; ++i) {
@@ -188,7 +196,8 @@ void describe(const Case& c, const char* type, const char* what, const char* ker
               (long long)p.N, (long long)p.filter.C, (long long)p.filter.K, (long long)p.filter.groups);
   dims("filter", p.filter.extent), dims("input", p.input), dims("output", p.output), dims("stride", p.stride);
   dims("dilation", p.dilation), dims("pad", p.pad);
-  std::printf(" activation %d bias %d residual %d coarse %d\n", int(c.activation.kind), c.bias, c.residual, c.coarse);
+  std::printf(" activation %d bias %d residual %d coarse %d multiprocessors %d shared %d KB\n", int(c.activation.kind),
+              c.bias, c.residual, c.coarse, c.multiprocessors, c.shared_kb);
 }
 
 // A report on the device, cleared; read back after the check.
@@ -230,9 +239,10 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
 
   cuda::pack_filter(f, type, c.precision, w.data(), packed.data(), nullptr);
   const cuda::Convolution convolution(p, type, c.layout, c.precision, c.activation);
-  const auto portable = as_capability > 0 && outputs > 0 && !cuda::is_direct(f)
-                            ? cuda::make_portable_conv({p, type, c.layout, c.precision, c.activation}, older_device())
-                            : nullptr;
+  const bool as_chosen = outputs == 0 || cuda::is_direct(f) || (c.multiprocessors == 0 && as_capability == 0);
+  const auto portable = as_chosen ? nullptr
+                                  : cuda::make_portable_conv({p, type, c.layout, c.precision, c.activation},
+                                                             pretended(c.multiprocessors, c.shared_kb));
   Buffer workspace(portable ? portable->workspace_bytes() : convolution.workspace_bytes());
   const auto run = [&] {
     if (portable)
@@ -293,6 +303,7 @@ Case random_case(std::mt19937& random, Operator op) {
     c.activation.alpha = -0.5f, c.activation.beta = 6.f;
   else
     c.activation.alpha = 0.2f, c.activation.beta = 0.5f;
+  c.multiprocessors = int(pick(random, {0, 0, 1, 1, 2, 8})), c.shared_kb = int(pick(random, {64, 100, 228}));
   c.bias = pick(random, {0, 1}), c.residual = pick(random, {0, 1}), c.coarse = pick(random, {0, 1});
   return c;
 }
