@@ -20,7 +20,13 @@ def newest(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["plan_test", "cpu_convolution_test", pytest.param("cuda_convolution_test", marks=pytest.mark.gpu)],
+    [
+        "plan_test",
+        "cpu_convolution_test",
+        "tile_choice_test",
+        "hopper_schedule_test",
+        pytest.param("cuda_convolution_test", marks=pytest.mark.gpu),
+    ],
 )
 def test_program(name):
     program = newest(name)

@@ -220,10 +220,14 @@ bool can_implement(const Problem& p, const Operands& o, const char** reason) {
 }
 
 std::vector<Config> all_configs(const Problem& p, const Operands& o) {
+  int narrowest = kTileShapes[0].bn;
+  for (const TileShape& s : kTileShapes) {
+    if (s.curve == o.curve) narrowest = std::min(narrowest, s.bn);
+  }
   std::vector<Config> configs;
   for (const TileShape& s : kTileShapes) {
     if (s.curve != o.curve) continue;
-    if (s.bn > 32 && p.filter.K <= s.bn / 2) continue;  // more than half of every tile would be empty
+    if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;  // more than half of every tile would be empty
     const bool solo = s.team == Team::kSolo;
     for (const int splits : {1, 2, 4, 8}) {
       if (splits > 1 && (!solo || s.bn / 16 < splits)) continue;

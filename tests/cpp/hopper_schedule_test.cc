@@ -1,0 +1,156 @@
+// The Hopper kernel's schedules, on the host: over random problems and every configuration, each k-block of each output
+// tile is in exactly one work item, the parts of a cut tile fit together, and what the hardware limits stays within its
+// limits.
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <random>
+#include <set>
+
+#include "ops_cuda/hopper/schedule.h"
+
+namespace {
+
+using namespace cks;
+using namespace cks::cuda::hopper;
+
+int64_t schedules = 0, items = 0, cut_tiles = 0;
+
+void require(bool holds, const char* what, const Problem& p, const Config& c) {
+  if (holds) return;
+  std::printf(
+      "FAIL: %s\n  N %ld C %ld K %ld, input %ld %ld %ld, output %ld %ld %ld, stride %ld; tile %d x %d, splits %d, cut "
+      "%d\n",
+      what, long(p.N), long(p.filter.C), long(p.filter.K), long(p.input[0]), long(p.input[1]), long(p.input[2]),
+      long(p.output[0]), long(p.output[1]), long(p.output[2]), long(p.stride[2]), c.shape.bm(), c.shape.bn, c.splits,
+      c.cut);
+  std::exit(1);
+}
+
+// The live taps of one output pixel, straight from the definition in problem.h.
+int64_t live_taps(const Problem& p, const Dims& o) {
+  int64_t live = 1;
+  for (int axis = 0; axis < 3; ++axis) {
+    int64_t here = 0;
+    for (int64_t t = 0; t < p.filter.extent[axis]; ++t) {
+      if (p.filter.op == Operator::kConv) {
+        const int64_t i = o[axis] * p.stride[axis] - p.pad[axis] + t * p.dilation[axis];
+        here += i >= 0 && i < p.input[axis];
+      } else {
+        const int64_t i = o[axis] + p.pad[axis] - t * p.dilation[axis];
+        here += i >= 0 && i % p.stride[axis] == 0 && i / p.stride[axis] < p.input[axis];
+      }
+    }
+    live *= here;
+  }
+  return live;
+}
+
+struct Tile {
+  int length = 0;                            // k-blocks seen so far
+  std::map<int, std::pair<int, int>> parts;  // part -> [lo, hi)
+  std::set<int> slots, counters;
+  int expected_parts = 0, num_k_blocks = 0;
+};
+
+void check(const Problem& p, const Operands& o, const Machine& m, const Schedule& s) {
+  const Config& c = s.config;
+  const auto holds = [&](bool x, const char* what) { require(x, what, p, c); };
+  const int step = p.filter.op == Operator::kConv ? 1 : 0;
+  holds(s.stages >= 3 && s.stages <= kMaxStages, "stages");
+  holds(s.shared_bytes <= size_t(m.shared_bytes) / c.blocks_per_sm, "shared memory");
+  holds(s.box.pixels() <= c.shape.bm(), "the box has more pixels than the tile has rows");
+  holds(s.box.n <= 256, "box");
+  for (int i = 0; i < 3; ++i) holds(s.box.extent[i] * p.stride[i] <= 256, "the box spans more than a tensor map can");
+  holds(s.clusters * c.splits <= m.multiprocessors * c.blocks_per_sm, "more blocks than fit the GPU");
+  holds(int(s.items.size()) % s.clusters == 0, "rounds");
+  const int channel_blocks = int((o.channels * o.element_bytes + 127) / 128);
+
+  std::map<std::array<int, 5>, Tile> tiles;  // (n, first output pixel, k0)
+  for (int cluster = 0; cluster < s.clusters; ++cluster) {
+    bool ended = false;
+    for (size_t i = cluster; i < s.items.size() && !ended; i += s.clusters) {
+      const WorkItem& w = s.items[i];
+      ended = w.parts == 0;
+      if (ended) continue;
+      ++items;
+      Tile& t = tiles[{w.n, w.out_d, w.out_h, w.out_w, w.k0}];
+      holds(w.lo <= w.hi, "an empty range");
+      holds(w.k0 % c.shape.bn == 0 && w.k0 < p.filter.K, "k0");
+      holds(t.parts.insert({w.part, {w.lo, w.hi}}).second, "a part is there twice");
+      t.expected_parts = w.parts;
+      if (w.parts > 1)
+        t.slots.insert(w.slot), t.counters.insert(w.counter),
+            holds(w.slot + w.parts <= s.slots && w.counter < s.counters, "slot");
+      for (int b = w.lo; b < w.hi; ++b)
+        holds(w.first_tap + b / channel_blocks < int(s.taps.size()), "a tap beyond the list");
+      t.length += w.hi - w.lo;
+    }
+    holds(ended, "a list without an end");
+  }
+  std::set<int> used;
+  int64_t pixels = 0;
+  for (const auto& [at, t] : tiles) {
+    holds(int(t.parts.size()) == t.expected_parts, "a part is missing");
+    int end = 0;
+    for (const auto& [part, range] : t.parts) holds(range.first == end, "parts do not join"), end = range.second;
+    if (t.expected_parts > 1) {
+      ++cut_tiles;
+      holds(t.slots.size() == 1 && t.counters.size() == 1 && used.insert(*t.counters.begin()).second,
+            "tiles share a counter");
+    }
+    // The sum must be at least as long as any of its pixels needs.
+    holds(end % channel_blocks == 0, "a tap is cut off");
+    for (int n = at[0]; n < std::min<int64_t>(p.N, at[0] + s.box.n); ++n) {
+      Dims q;
+      const auto out_step = [&](int i) { return step ? 1 : p.stride[i]; };
+      for (q[0] = at[1]; q[0] < std::min(p.output[0], at[1] + s.box.extent[0] * out_step(0)); q[0] += out_step(0))
+        for (q[1] = at[2]; q[1] < std::min(p.output[1], at[2] + s.box.extent[1] * out_step(1)); q[1] += out_step(1))
+          for (q[2] = at[3]; q[2] < std::min(p.output[2], at[3] + s.box.extent[2] * out_step(2)); q[2] += out_step(2)) {
+            ++pixels;
+            holds(end / channel_blocks >= live_taps(p, q), "a live tap is missing");
+          }
+    }
+  }
+  holds(pixels == p.N * volume(p.output) * ((p.filter.K + c.shape.bn - 1) / c.shape.bn), "output pixels covered");
+  ++schedules;
+}
+
+}  // namespace
+
+int main() {
+  std::mt19937 random(3);
+  const auto pick = [&](int low, int high) { return int64_t(low + random() % (high - low + 1)); };
+  const Machine machine;
+  for (int round = 0; round < 300; ++round) {
+    Attributes a;
+    a.op = round % 2 ? Operator::kConv : Operator::kConvTranspose;
+    const int rank = int(pick(1, 3));
+    std::vector<int64_t> x{pick(1, 5)}, w{8 * pick(1, 40), 8 * pick(1, 40)}, end;
+    for (int i = 0; i < rank; ++i) {
+      w.push_back(pick(1, 4)), a.strides.push_back(pick(1, 3)), a.dilations.push_back(pick(1, 3));
+      const int64_t reach = (w.back() - 1) * a.dilations.back() + 1;
+      x.push_back(reach + pick(0, rank == 1 ? 200 : rank == 2 ? 20 : 6));
+      a.pads.push_back(pick(0, int(reach) / 2)), end.push_back(pick(0, int(reach) / 2));
+    }
+    a.pads.insert(a.pads.end(), end.begin(), end.end());
+    const Filter filter = make_filter(a, w);
+    x.push_back(filter.C);
+    const Problem p = make_problem(a, filter, x, Layout::kNHWC);
+    for (const int element_bytes : {2, 4}) {
+      for (const Curve curve : {Curve::kPiecewiseLinear, Curve::kAny}) {
+        const Operands o{element_bytes, filter.C, curve};
+        const char* reason;
+        require(can_implement(p, o, &reason), "refused", p, {});
+        check(p, o, machine, choose_schedule(p, o, machine));
+        if (round % 10) continue;
+        for (const Config& c : all_configs(p, o)) {
+          const Schedule s = make_schedule(p, o, machine, c);
+          if (s.clusters) check(p, o, machine, s);
+        }
+      }
+    }
+  }
+  std::printf("%ld schedules, %ld work items, %ld cut tiles\n", long(schedules), long(items), long(cut_tiles));
+  return cut_tiles > 0 ? 0 : 1;
+}
