@@ -26,6 +26,6 @@ set_target_properties(ort_cks_cuda PROPERTIES
 
 if("90a" IN_LIST ORT_CKS_CUDA_ARCHITECTURES)
   include(ops_cuda/hopper/sources.cmake)
-  target_compile_definitions(ort_cks_cuda PRIVATE ORT_CKS_HOPPER)
+  target_compile_definitions(ort_cks_cuda PUBLIC ORT_CKS_HOPPER)
   target_sources(ort_cks_cuda INTERFACE $<TARGET_OBJECTS:ort_cks_hopper>)
 endif()

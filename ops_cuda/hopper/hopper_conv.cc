@@ -56,6 +56,10 @@ struct BoxedTensor {
   }
 };
 
+PixelMajor packed_input(const ConvolutionSpec& spec) {
+  return {spec.problem.N, volume(spec.problem.input), 1, spec.problem.filter.C, spec.type, spec.layout};
+}
+
 std::array<cuuint64_t, 5> innermost_first(int64_t c, const Dims& d, int64_t n) {
   return {cuuint64_t(c), cuuint64_t(d[2]), cuuint64_t(d[1]), cuuint64_t(d[0]), cuuint64_t(n)};
 }
@@ -183,14 +187,7 @@ class HopperConv : public ConvolutionKernel {
     check(cudaLaunchKernelExC(&launch, function_, arguments), "launching the Hopper kernel");
   }
 
-  static hopper::Operands operands(const ConvolutionSpec& spec) {
-    return {int(size_of(spec.type)), packed_input(spec).group_pitch(), hopper::curve_of(spec.activation.kind)};
-  }
-
  private:
-  static PixelMajor packed_input(const ConvolutionSpec& spec) {
-    return {spec.problem.N, volume(spec.problem.input), 1, spec.problem.filter.C, spec.type, spec.layout};
-  }
   static const void* find_kernel(DataType type, const hopper::TileShape& shape) {
     const auto same = [&](const hopper::TileShape& s) {
       return s.team == shape.team && s.row_blocks == shape.row_blocks && s.bn == shape.bn && s.curve == shape.curve;
@@ -231,13 +228,16 @@ bool hopper_takes(const ConvolutionSpec& spec, const Device& device) {
   const bool tensor_cores = spec.type != DataType::kFloat || spec.precision == Precision::kTF32;
   const char* reason;
   return device.capability == 90 && tensor_cores && spec.layout == Layout::kNHWC &&
-         hopper::can_implement(spec.problem, HopperConv::operands(spec), &reason);
+         hopper::can_implement(spec.problem, hopper::operands_of(spec), &reason);
 }
 
 std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec& spec) {
-  const Schedule schedule =
-      hopper::choose_schedule(spec.problem, HopperConv::operands(spec), hopper::current_machine());
+  const Schedule schedule = hopper::choose_schedule(spec.problem, hopper::operands_of(spec), hopper::current_machine());
   return hopper::make_scheduled_conv(spec, schedule);
+}
+
+hopper::Operands hopper::operands_of(const ConvolutionSpec& spec) {
+  return {int(size_of(spec.type)), packed_input(spec).group_pitch(), curve_of(spec.activation.kind)};
 }
 
 hopper::Machine hopper::current_machine() {

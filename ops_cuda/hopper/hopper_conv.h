@@ -26,6 +26,7 @@ struct Params {
 };
 
 Machine current_machine();
+Operands operands_of(const ConvolutionSpec&);
 
 // The convolution as this schedule has it, on the current device.
 std::unique_ptr<ConvolutionKernel> make_scheduled_conv(const ConvolutionSpec&, const Schedule&);

@@ -10,6 +10,9 @@
 #include <random>
 #include <vector>
 
+#ifdef ORT_CKS_HOPPER
+#include "ops_cuda/hopper/hopper_conv.h"
+#endif
 #include "ops_cuda/kernel.h"
 #include "ops_cuda/pack.h"
 #include "tests/cpp/cuda_reference.cuh"
@@ -133,6 +136,7 @@ struct Case {
   Activation activation;
   bool bias, residual, coarse;
   int multiprocessors, shared_kb;  // of the device that the portable kernel is planned for; 0: the real number
+  unsigned config;                 // which configuration of the Hopper kernel, modulo their number
 };
 
 int64_t pick(std::mt19937& random, std::initializer_list<int64_t> from) {
@@ -223,6 +227,23 @@ class DeviceReport {
   Report* device_ = nullptr;
 };
 
+// A kernel that the dispatch might not choose: any configuration of the Hopper kernel, or any tile of the portable one.
+std::unique_ptr<cuda::ConvolutionKernel> forced_kernel(const cuda::ConvolutionSpec& spec, const Case& c) {
+#ifdef ORT_CKS_HOPPER
+  if (as_capability == 0 && c.shared_kb > 64 && cuda::hopper_takes(spec, cuda::current_device())) {
+    namespace hopper = cuda::hopper;
+    const hopper::Operands operands = hopper::operands_of(spec);
+    const auto configs = hopper::all_configs(spec.problem, operands);
+    for (size_t i = 0; i < configs.size(); ++i) {
+      const auto& config = configs[(c.config + i) % configs.size()];
+      const auto schedule = hopper::make_schedule(spec.problem, operands, hopper::current_machine(), config);
+      if (schedule.clusters > 0) return hopper::make_scheduled_conv(spec, schedule);
+    }
+  }
+#endif
+  return cuda::make_portable_conv(spec, pretended(c.multiprocessors, c.shared_kb));
+}
+
 template <class T>
 bool check_convolution_case(const Case& c, std::mt19937& random) {
   const Problem& p = c.problem;
@@ -240,13 +261,11 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   cuda::pack_filter(f, type, c.precision, w.data(), packed.data(), nullptr);
   const cuda::Convolution convolution(p, type, c.layout, c.precision, c.activation);
   const bool as_chosen = outputs == 0 || cuda::is_direct(f) || (c.multiprocessors == 0 && as_capability == 0);
-  const auto portable = as_chosen ? nullptr
-                                  : cuda::make_portable_conv({p, type, c.layout, c.precision, c.activation},
-                                                             pretended(c.multiprocessors, c.shared_kb));
-  Buffer workspace(portable ? portable->workspace_bytes() : convolution.workspace_bytes());
+  const auto forced = as_chosen ? nullptr : forced_kernel({p, type, c.layout, c.precision, c.activation}, c);
+  Buffer workspace(forced ? forced->workspace_bytes() : convolution.workspace_bytes());
   const auto run = [&] {
-    if (portable)
-      portable->run(x.data(), packed.data(), b, z, y.data(), workspace.data(), nullptr);
+    if (forced)
+      forced->run(x.data(), packed.data(), b, z, y.data(), workspace.data(), nullptr);
     else
       convolution.run(x.data(), packed.data(), b, z, y.data(), workspace.data(), nullptr);
   };
@@ -264,7 +283,7 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   const bool guards = y.guards_intact() && workspace.guards_intact() && packed.guards_intact();
   if (report.passed(guards, first == y.read())) return true;
   describe(c, type_name(static_cast<T*>(nullptr)), f.op == Operator::kConv ? "Conv" : "ConvTranspose",
-           portable ? portable->name() : convolution.kernel_name());
+           forced ? forced->name() : convolution.kernel_name());
   return false;
 }
 
@@ -304,6 +323,7 @@ Case random_case(std::mt19937& random, Operator op) {
   else
     c.activation.alpha = 0.2f, c.activation.beta = 0.5f;
   c.multiprocessors = int(pick(random, {0, 0, 1, 1, 2, 8})), c.shared_kb = int(pick(random, {64, 100, 228}));
+  c.config = random();
   c.bias = pick(random, {0, 1}), c.residual = pick(random, {0, 1}), c.coarse = pick(random, {0, 1});
   return c;
 }

@@ -1,0 +1,130 @@
+// The layers of the benchmark suite for programs that time kernels without ONNX Runtime, and how they time: the median
+// of 20 replays of a CUDA graph of 10 launches on the same NHWC buffers of normal random data, so mostly from L2.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "ops_cuda/convolution.h"
+
+namespace cks::benchmark {
+
+inline constexpr int kLaunches = 10, kReplays = 20;
+
+struct Layer {
+  const char* name;
+  Operator op;
+  int64_t N, C, K, H, W, kernel, stride, pad, dilation, output_padding, groups;
+};
+
+inline constexpr Operator kC = Operator::kConv, kT = Operator::kConvTranspose;
+inline const Layer kLayers[] = {
+    {"dcgan_g2", kT, 64, 512, 256, 4, 4, 4, 2, 1, 1, 0, 1},
+    {"dcgan_g3", kT, 64, 256, 128, 8, 8, 4, 2, 1, 1, 0, 1},
+    {"dcgan_g4", kT, 64, 128, 64, 16, 16, 4, 2, 1, 1, 0, 1},
+    {"dcgan_g2_b1", kT, 1, 512, 256, 4, 4, 4, 2, 1, 1, 0, 1},
+    {"pix2pix_u1_b1", kT, 1, 512, 512, 1, 1, 4, 2, 1, 1, 0, 1},
+    {"pix2pix_u3_b1", kT, 1, 1024, 512, 4, 4, 4, 2, 1, 1, 0, 1},
+    {"pix2pix_u5_b1", kT, 1, 1024, 256, 16, 16, 4, 2, 1, 1, 0, 1},
+    {"pose_d1_b1", kT, 1, 2048, 256, 8, 6, 4, 2, 1, 1, 0, 1},
+    {"pose_d3_b1", kT, 1, 256, 256, 32, 24, 4, 2, 1, 1, 0, 1},
+    {"pose_d3_b32", kT, 32, 256, 256, 32, 24, 4, 2, 1, 1, 0, 1},
+    {"maskrcnn_up", kT, 100, 256, 256, 14, 14, 2, 2, 0, 1, 0, 1},
+    {"sam_up1", kT, 1, 256, 64, 64, 64, 2, 2, 0, 1, 0, 1},
+    {"ks3_s2_4", kT, 128, 256, 256, 4, 4, 3, 2, 1, 1, 1, 1},
+    {"ks3_s2_8", kT, 128, 256, 256, 8, 8, 3, 2, 1, 1, 1, 1},
+    {"ks3_s2_16", kT, 128, 128, 128, 16, 16, 3, 2, 1, 1, 1, 1},
+    {"ks5_s2_8", kT, 128, 128, 128, 8, 8, 5, 2, 2, 1, 1, 1},
+    {"conv512_4_b128", kC, 128, 512, 512, 4, 4, 3, 1, 1, 1, 0, 1},
+    {"conv512_2_b128", kC, 128, 512, 512, 2, 2, 3, 1, 1, 1, 0, 1},
+    {"conv512_7_b1", kC, 1, 512, 512, 7, 7, 3, 1, 1, 1, 0, 1},
+    {"conv512_7_b32", kC, 32, 512, 512, 7, 7, 3, 1, 1, 1, 0, 1},
+    {"conv256_8_k5_b128", kC, 128, 256, 256, 8, 8, 5, 1, 2, 1, 0, 1},
+    {"conv256_14_b32", kC, 32, 256, 256, 14, 14, 3, 1, 1, 1, 0, 1},
+    {"aspp12_33", kC, 1, 2048, 256, 33, 33, 3, 1, 12, 12, 0, 1},
+    {"aspp24_33", kC, 1, 2048, 256, 33, 33, 3, 1, 24, 24, 0, 1},
+    {"aspp36_33", kC, 1, 2048, 256, 33, 33, 3, 1, 36, 36, 0, 1},
+    {"aspp24_65", kC, 1, 2048, 256, 65, 65, 3, 1, 24, 24, 0, 1},
+    {"aspp36_65_b8", kC, 8, 2048, 256, 65, 65, 3, 1, 36, 36, 0, 1},
+    {"res5_d4_65", kC, 1, 512, 512, 65, 65, 3, 1, 4, 4, 0, 1},
+    {"stem7_224_b32", kC, 32, 3, 64, 224, 224, 7, 2, 3, 1, 0, 1},
+    {"depthwise_56_b32", kC, 32, 144, 144, 56, 56, 3, 1, 1, 1, 0, 144},
+    {"grouped4_56_b32", kC, 32, 128, 128, 56, 56, 3, 1, 1, 1, 0, 32},
+};
+
+inline void must(cudaError_t status) {
+  if (status == cudaSuccess) return;
+  std::printf("CUDA: %s\n", cudaGetErrorString(status));
+  std::exit(1);
+}
+
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t elements) { must(cudaMalloc(&data_, size_t(elements) * sizeof(T) + 256)); }
+  Buffer(int64_t elements, std::mt19937& random) : Buffer(elements) {
+    std::vector<T> block(4096 + 61);  // repeated: a period that no extent shares
+    std::normal_distribution<float> normal(0, 0.5f);
+    for (T& e : block) e = T(normal(random));
+    std::vector<T> host(static_cast<size_t>(elements));
+    for (size_t i = 0; i < host.size(); i += block.size())
+      std::copy_n(block.begin(), std::min(block.size(), host.size() - i), host.begin() + int64_t(i));
+    must(cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
+  }
+  ~Buffer() { cudaFree(data_); }
+  Buffer(const Buffer&) = delete;
+  T* data() const { return data_; }
+
+ private:
+  T* data_ = nullptr;
+};
+
+inline Problem problem_of(const Layer& l) {
+  Problem p;
+  p.filter = {l.op, l.C, l.K, l.groups, {1, l.kernel, l.kernel}};
+  p.N = l.N;
+  p.input = {1, l.H, l.W};
+  const int64_t span = l.dilation * (l.kernel - 1) + 1;
+  for (int i = 1; i < 3; ++i) {
+    p.stride[i] = l.stride, p.dilation[i] = l.dilation, p.pad[i] = l.pad;
+    p.output[i] = l.op == kC ? (p.input[i] + 2 * l.pad - span) / l.stride + 1
+                             : (p.input[i] - 1) * l.stride + span - 2 * l.pad + l.output_padding;
+  }
+  return p;
+}
+
+// Median microseconds of what `launch` puts into a stream.
+template <class F>
+double microseconds(cudaStream_t stream, F launch) {
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  cudaEvent_t begin, end;
+  must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  for (int i = 0; i < kLaunches; ++i) launch();
+  must(cudaStreamEndCapture(stream, &graph));
+  must(cudaGraphInstantiate(&exec, graph, 0));
+  must(cudaEventCreate(&begin)), must(cudaEventCreate(&end));
+  std::vector<float> times;
+  for (int i = 0; i < kReplays + 3; ++i) {
+    must(cudaEventRecord(begin, stream));
+    must(cudaGraphLaunch(exec, stream));
+    must(cudaEventRecord(end, stream));
+    must(cudaEventSynchronize(end));
+    float ms = 0;
+    must(cudaEventElapsedTime(&ms, begin, end));
+    if (i >= 3) times.push_back(ms);
+  }
+  must(cudaEventDestroy(begin)), must(cudaEventDestroy(end));
+  must(cudaGraphExecDestroy(exec)), must(cudaGraphDestroy(graph));
+  std::ranges::nth_element(times, times.begin() + kReplays / 2);
+  return times[kReplays / 2] * 1000.0 / kLaunches;
+}
+
+}  // namespace cks::benchmark

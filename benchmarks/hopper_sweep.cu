@@ -1,0 +1,71 @@
+// Times every configuration of the Hopper kernel on the layers of the suite, in fp16 and TF32, beside the one that its
+// model chooses: the model's constants are fitted to what this prints. Usage: hopper_sweep [part of a layer's name] >
+// sweep.csv
+#include <cmath>
+#include <string>
+
+#include "benchmarks/cuda_layers.h"
+#include "ops_cuda/hopper/hopper_conv.h"
+
+using namespace cks;
+using namespace cks::benchmark;
+using namespace cks::cuda;
+
+namespace {
+
+std::string name_of(const hopper::Config& c) {
+  static constexpr const char* kTeams[] = {"solo", "shared", "alternate"};
+  return std::string(kTeams[int(c.shape.team)]) + " " + std::to_string(c.shape.bm()) + "x" +
+         std::to_string(c.shape.bn) + (c.splits > 1 ? " splits " + std::to_string(c.splits) : "") +
+         (c.blocks_per_sm > 1 ? " two an SM" : "") + (c.cut ? " cut" : "");
+}
+
+// How much slower than the fastest configuration the chosen one is, as a ratio.
+template <class T>
+double sweep(const Layer& layer, DataType type, cudaStream_t stream) {
+  const ConvolutionSpec spec{problem_of(layer), type, Layout::kNHWC, Precision::kTF32, {}};
+  const Problem& p = spec.problem;
+  const hopper::Operands operands = hopper::operands_of(spec);
+  const hopper::Machine machine = hopper::current_machine();
+  std::mt19937 random(1);
+  const Buffer<T> x(p.N * p.filter.C * volume(p.input), random), w(p.filter.elements(), random);
+  const Buffer<T> y(p.N * p.filter.K * volume(p.output), random);
+  const Buffer<char> packed(int64_t(packed_filter_bytes(p.filter, type, spec.precision)));
+  pack_filter(p.filter, type, spec.precision, w.data(), packed.data(), stream);
+
+  const std::string chosen = name_of(hopper::choose_schedule(p, operands, machine).config);
+  double best_us = INFINITY, chosen_us = INFINITY;
+  for (const hopper::Config& config : hopper::all_configs(p, operands)) {
+    const hopper::Schedule schedule = hopper::make_schedule(p, operands, machine, config);
+    if (!schedule.clusters) continue;
+    const auto kernel = hopper::make_scheduled_conv(spec, schedule);
+    const Buffer<char> workspace(int64_t(kernel->workspace_bytes()));
+    const double us = microseconds(
+        stream, [&] { kernel->run(x.data(), packed.data(), nullptr, nullptr, y.data(), workspace.data(), stream); });
+    const std::string name = name_of(config);
+    best_us = std::min(best_us, us);
+    if (name == chosen) chosen_us = us;
+    std::printf("%s,%s,%s,%d,%d x %d x %d x %d,%d,%.2f,%.2f,%s\n", layer.name, sizeof(T) == 2 ? "fp16" : "tf32",
+                name.c_str(), schedule.stages, schedule.box.n, schedule.box.extent[0], schedule.box.extent[1],
+                schedule.box.extent[2], schedule.slots, us, schedule.cycles / 1750, name == chosen ? "chosen" : "");
+  }
+  return chosen_us / best_us;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  cudaStream_t stream;
+  must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  std::printf("layer,dtype,configuration,stages,box,partial tiles,us,expected us at 1.75 GHz,chosen\n");
+  double logs = 0;
+  int count = 0;
+  for (const Layer& layer : kLayers) {
+    if ((argc > 1 && !std::strstr(layer.name, argv[1])) || layer.groups > 1 || layer.C % 8) continue;
+    for (const double ratio :
+         {sweep<__half>(layer, DataType::kHalf, stream), sweep<float>(layer, DataType::kFloat, stream)}) {
+      logs += std::log(ratio), ++count;
+    }
+  }
+  std::fprintf(stderr, "chosen over fastest, geomean of %d: %.3f\n", count, std::exp(logs / std::max(count, 1)));
+}
