@@ -1,6 +1,6 @@
-"""Rewrites two small architectures, compares them with the originals and ends with a table; ``make demo`` runs it.
+"""Rewrites two small architectures, compares them with the originals and ends with a table.
 
-Everything it prints comes from the two commands that a user types, run here as a user would.
+``make demo`` runs it. Everything above the table is printed by the two commands, run as a user would run them.
 """
 
 import argparse
@@ -32,13 +32,13 @@ def main() -> None:
         run("ort_cks.compare", str(path), str(rewritten), "--json", str(report))
         rows.append((name, json.loads(report.read_text())))
 
-    print(
-        f"\n{'model':<18}{'ONNX Runtime ms':>17}{'ort_cks ms':>12}{'speed-up':>10}{'largest error':>15}{'nodes in our ops':>18}"
-    )
+    columns = ("model", "ONNX Runtime ms", "ort_cks ms", "speed-up", "largest error", "nodes in our ops")
+    print("\n{:<18}{:>17}{:>12}{:>10}{:>15}{:>18}".format(*columns))
     for name, r in rows:
+        baseline, ours = r["baseline"], r["ours"]
         print(
-            f"{name:<18}{r['baseline']['p50_ms']:>17.2f}{r['ours']['p50_ms']:>12.2f}{r['speedup']:>9.2f}x"
-            f"{r['ours']['max_error']:>15.1e}{r['nodes_in_our_ops']:>18}"
+            f"{name:<18}{baseline['p50_ms']:>17.2f}{ours['p50_ms']:>12.2f}{r['speedup']:>9.2f}x"
+            f"{ours['max_error']:>15.1e}{r['nodes_in_our_ops']:>18}"
         )
 
 

@@ -1,10 +1,11 @@
 """Two real architectures as ONNX models with random weights, made without PyTorch.
 
-``dcgan_generator``: Radford et al., arXiv 1511.06434: five transposed convolutions, the BatchNorms and activations between them
-left as an exporter in training mode would leave them, so that the rewriter has something to fold.
+``dcgan_generator``: Radford et al., arXiv 1511.06434: five transposed convolutions, with the BatchNorms and
+activations between them left for the rewriter to fold.
 
-``aspp_head``: the atrous spatial pyramid pooling head of DeepLabV3, Chen et al., arXiv 1706.05587, on a 512-channel backbone:
-parallel convolutions with dilations 12, 24 and 36 on a map of 33 x 33, most of whose taps lie in padding.
+``aspp_head``: the atrous spatial pyramid pooling head of DeepLabV3, Chen et al., arXiv 1706.05587, on a
+512-channel backbone: parallel convolutions with dilations 12, 24 and 36 on a map of 33 x 33, most of whose taps
+lie in padding.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 class GraphBuilder:
-    """Collects the nodes and initializers of one graph; every method returns the name of the value it makes."""
+    """Collects the nodes and initializers of one graph; methods return the name of the value they make."""
 
     def __init__(self, seed: int = 0):
         self.nodes: list[onnx.NodeProto] = []
