@@ -1,6 +1,6 @@
 """Builds the body of a model-local function, node by node, in standard ONNX operators."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,15 +18,39 @@ class FunctionBody:
         self.outer_type = element_type
         self.element_type = ir.DataType.FLOAT if element_type == ir.DataType.BFLOAT16 else element_type
         self._tape = ir.tape.Tape()
+        self._values = 0
         self._inputs: list[ir.Value] = []
 
     def op(self, op_type: str, *inputs: ir.Value | None, name: str | None = None, **attributes) -> ir.Value:
-        return self._tape.op(op_type, inputs, attributes, name=name)
+        value = self._tape.op(op_type, inputs, attributes, name=name)
+        # Unique in the whole body: a name in a branch of an If must not be one outside of it.
+        self._values += 1
+        value.name = f"value_{self._values}"
+        return value
+
+    def either(
+        self, condition: ir.Value, then: Callable[[], ir.Value], otherwise: Callable[[], ir.Value]
+    ) -> ir.Value:
+        """What one of the two appends: both are called, each for its branch of an If."""
+        branches = {"then_branch": self._branch(then), "else_branch": self._branch(otherwise)}
+        return self.op("If", condition, **branches)
+
+    def _branch(self, append: Callable[[], ir.Value]) -> ir.Graph:
+        outer, self._tape = self._tape, ir.tape.Tape()
+        output = self.op("Identity", append())  # made in the branch, even where nothing was appended
+        graph = ir.Graph([], [output], nodes=self._tape.nodes, name=f"branch_{output.name}")
+        self._tape = outer
+        return graph
 
     def input(self, name: str) -> ir.Value:
         """A new function input, in the type the body computes in."""
         self._inputs.append(ir.Value(name=name))
         return self.cast(self._inputs[-1], self.outer_type, self.element_type)
+
+    def optional_input(self, name: str) -> ir.Value:
+        """A new function input that a node may lack, so that it cannot be cast to the body's type."""
+        self._inputs.append(ir.Value(name=name))
+        return self._inputs[-1]
 
     def output(self, value: ir.Value) -> ir.Value:
         return self.cast(value, self.element_type, self.outer_type)

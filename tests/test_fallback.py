@@ -155,7 +155,7 @@ def test_equal_nodes_share_a_function_and_names_say_what_it_is():
     for model in models:
         add_fallback_functions(model)
     overloads = [[f.overload for f in model.functions.values()] for model in models]
-    assert overloads == [["nhwc2d_residual_LeakyRelu_0.25"]] * 2 + [[""]]
+    assert overloads == [["residual_LeakyRelu_0.25"]] * 2 + [[""]]
 
 
 def test_the_cases_tell_layouts_and_attributes_apart():

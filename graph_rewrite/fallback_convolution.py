@@ -1,0 +1,145 @@
+"""One function body for all nodes of a convolution operator in a model.
+
+ONNX Runtime before 1.27 and some tools (onnxslim) ignore the overload of a node and take any function of its
+name. So all overloads of an operator have the same body, and what tells its nodes apart comes from their
+attributes: those of the ONNX operator, the permutations to and from its layout, and which of the epilogues
+(residual, activation) that the model has is theirs. The body chooses between epilogues by If: its condition
+is constant once the function is inlined, and ONNX Runtime then puts the branch in its place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ort_cks.graph_rewrite.fallback_activations import activate
+from ort_cks.graph_rewrite.fallback_guard import PREFIX, REFUSAL, guard_attribute, guarded
+from ort_cks.graph_rewrite.function_body import FunctionBody, to_channels_first, to_channels_last
+
+_STANDARD_OPERATORS = {"ConvV2": "Conv", "SkDilated": "Conv", "KSDeconv": "ConvTranspose"}
+CONV_ATTRIBUTES = {
+    "auto_pad": ir.AttributeType.STRING,
+    "dilations": ir.AttributeType.INTS,
+    "group": ir.AttributeType.INT,
+    "kernel_shape": ir.AttributeType.INTS,
+    "pads": ir.AttributeType.INTS,
+    "strides": ir.AttributeType.INTS,
+}
+_CONV_TRANSPOSE_ATTRIBUTES = CONV_ATTRIBUTES | {
+    "output_padding": ir.AttributeType.INTS,
+    "output_shape": ir.AttributeType.INTS,
+}
+_OWN_ATTRIBUTES = ("activation", "activation_params", "layout", "precision")
+_EPILOGUE, _TO_NCHW, _FROM_NCHW = (f"{PREFIX}_{name}" for name in ("epilogue", "to_nchw", "from_nchw"))
+
+
+@dataclass(frozen=True, order=True)
+class Epilogue:
+    """What follows the convolution."""
+
+    residual: bool
+    activation: str
+    params: tuple[float, ...]
+
+    @classmethod
+    def of(cls, node: ir.Node) -> "Epilogue":
+        return cls(
+            residual=len(node.inputs) > 3 and node.inputs[3] is not None,
+            activation=node.attributes.get_string("activation", ""),
+            params=tuple(node.attributes.get_floats("activation_params", ())),
+        )
+
+    def overload(self) -> str:
+        parts = ["residual"] if self.residual else []
+        if self.activation:
+            # as float, the shortest decimal that is the same float: 0.1, not 0.10000000149011612
+            parts += [self.activation, *(str(np.float32(value)) for value in self.params)]
+        return "_".join(parts)
+
+
+class ConvolutionFunction:
+    """What the nodes, all of one operator and data type, compute."""
+
+    def __init__(self, nodes: Sequence[ir.Node], element_type: ir.DataType, opset_version: int):
+        self._op_type = nodes[0].op_type
+        self._element_type, self._opset_version = element_type, opset_version
+        self._epilogues = sorted({Epilogue.of(node) for node in nodes})
+        self._channels_last = any(_is_channels_last(node) for node in nodes)
+        names = [epilogue.overload() or "linear" for epilogue in self._epilogues]
+        layout = ["nhwc"] if self._channels_last else []
+        self._guard = guard_attribute("_".join([element_type.name.lower(), *layout, *names]))
+
+    def set_attributes(self, node: ir.Node) -> None:
+        """What the body asks of the node, beyond the node's own attributes."""
+        node.attributes.add(ir.AttrInt64(self._guard, 1))
+        if len(self._epilogues) > 1:
+            index = np.array(self._epilogues.index(Epilogue.of(node)), np.int64)
+            node.attributes.add(ir.AttrTensor(_EPILOGUE, ir.tensor(index)))
+        if self._channels_last:
+            rank = _spatial_rank(node)
+            to_nchw, from_nchw = to_channels_first(rank), to_channels_last(rank)
+            if not _is_channels_last(node):
+                to_nchw = from_nchw = list(range(rank + 2))
+            node.attributes.add(ir.AttrInt64s(_TO_NCHW, to_nchw))
+            node.attributes.add(ir.AttrInt64s(_FROM_NCHW, from_nchw))
+
+    def function(self, overload: str) -> ir.Function:
+        standard_op = _STANDARD_OPERATORS[self._op_type]
+        attributes = _CONV_TRANSPOSE_ATTRIBUTES if standard_op == "ConvTranspose" else CONV_ATTRIBUTES
+        body = FunctionBody(self._opset_version, self._element_type)
+        x, w, b = (body.input(name) for name in "XWB")
+        # Reference attributes have no defaults: one that the node lacks is absent in the body too.
+        references = {name: ir.RefAttr(name, name, kind) for name, kind in attributes.items()}
+        y = body.op(standard_op, self._permuted(body, x, _TO_NCHW), w, b, **references)
+        y = self._permuted(body, guarded(body, y, self._guard), _FROM_NCHW)
+        y = body.output(self._finished(body, y))
+        return body.function(
+            ("ort_cks", self._op_type, overload),
+            y,
+            [*attributes, *_OWN_ATTRIBUTES, _EPILOGUE, _TO_NCHW, _FROM_NCHW, self._guard],
+            f"What {self._op_type} computes, in standard ONNX operators.",
+        )
+
+    def _permuted(self, body: FunctionBody, value: ir.Value, attribute: str) -> ir.Value:
+        if not self._channels_last:
+            return value
+        return body.op("Transpose", value, perm=ir.RefAttr("perm", attribute, ir.AttributeType.INTS))
+
+    def _finished(self, body: FunctionBody, y: ir.Value) -> ir.Value:
+        residuals = {epilogue.residual for epilogue in self._epilogues}
+        if residuals == {True}:
+            y = body.op("Add", y, body.input("Z"))
+        z = body.optional_input("Z") if len(residuals) == 2 else None
+
+        def finished(epilogue: Epilogue) -> ir.Value:
+            # Sum, unlike Add, may lack an input: nodes without a residual have this branch too.
+            added = body.op("Sum", y, z) if z is not None and epilogue.residual else y
+            return activate(body, epilogue.activation, epilogue.params, added)
+
+        if len(self._epilogues) == 1:
+            return finished(self._epilogues[0])
+        reference = ir.RefAttr("value", _EPILOGUE, ir.AttributeType.TENSOR)
+        chosen = body.op("Constant", value=reference, name=f"{REFUSAL}_to_choose")
+
+        def choose(index: int) -> ir.Value:
+            if index + 1 == len(self._epilogues):
+                return finished(self._epilogues[index])
+            is_this = body.op("Equal", chosen, body.scalar(index, ir.DataType.INT64))
+            return body.either(is_this, lambda: finished(self._epilogues[index]), lambda: choose(index + 1))
+
+        return choose(0)
+
+
+def _is_channels_last(node: ir.Node) -> bool:
+    return node.attributes.get_string("layout", "NCHW") == "NHWC"
+
+
+def _spatial_rank(node: ir.Node) -> int:
+    for name, values_per_axis in (("kernel_shape", 1), ("strides", 1), ("dilations", 1), ("pads", 2)):
+        if name in node.attributes:
+            return len(node.attributes[name].as_ints()) // values_per_axis
+    for value in (*node.inputs[:2], *node.outputs):
+        if value is not None and value.shape is not None:
+            return value.shape.rank() - 2
+    raise ValueError("the rank of its input is unknown")
