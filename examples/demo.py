@@ -1,6 +1,6 @@
 """Rewrites two small architectures, compares them with the originals and ends with a table.
 
-``make demo`` runs it. Everything above the table is printed by the two commands, run as a user would run them.
+``make demo`` runs it. What stands above the table is printed by the two commands, run as a user would do it.
 """
 
 import argparse

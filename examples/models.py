@@ -4,8 +4,8 @@
 activations between them left for the rewriter to fold.
 
 ``aspp_head``: the atrous spatial pyramid pooling head of DeepLabV3, Chen et al., arXiv 1706.05587, on a
-512-channel backbone: parallel convolutions with dilations 12, 24 and 36 on a map of 33 x 33, most of whose taps
-lie in padding.
+512-channel backbone: parallel convolutions with dilations 12, 24 and 36 on a map of 33 x 33, most of whose
+taps lie in padding.
 """
 
 import numpy as np
