@@ -11,7 +11,7 @@ import onnxsim
 import onnxslim
 import pytest
 from fallback_models import TOLERANCES, with_fallback
-from onnx import compose, helper
+from onnx import TensorProto, compose, helper
 from reference import ACTIVATIONS
 from rewrite_models import Builder, random_feeds, rewrite
 from test_fallback import Case
@@ -196,6 +196,24 @@ def test_a_node_with_the_function_of_another_model_is_refused():
     model.functions.extend(f for f in other.functions if f.overload == "Relu")
     with pytest.raises(Exception, match=REFUSAL):
         session(model)
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_different_weight_gradients_without_overloads_are_refused(keep):
+    nodes = [
+        helper.make_node(
+            "SkDilatedWeightGrad", ["X", "dY"], [y], domain="ort_cks", kernel_shape=[2, 2], pads=pads
+        )
+        for y, pads in (("a", [0, 0, 1, 1]), ("b", [1, 1, 0, 0]))
+    ]
+    values = {"X": [1, 2, 4, 4], "dY": [1, 3, 4, 4], "a": [3, 2, 2, 2], "b": [3, 2, 2, 2]}
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values.items()]
+    graph = helper.make_graph(nodes, "gradients", infos[:2], infos[2:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ort_cks", 1)]
+    model = with_fallback(helper.make_model(graph, opset_imports=opsets, ir_version=9))
+    session(model)
+    with pytest.raises(Exception, match=REFUSAL):
+        session(without_overloads(model, keep))
 
 
 def test_nodes_keep_no_attribute_of_earlier_functions():
