@@ -51,19 +51,20 @@ struct Cost {
 Cost model(const Config& c, const Box& box, const Operands& o, int stages, int busy_blocks, const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
-  const double multiply = 0.82 * s.bm() / 64 * 2.0 * s.bn * share;
+  const double multiply = 1.06 * s.bm() / 64 * 2.0 * s.bn * share;
   // All SMs together are bound by L2, one alone by what it can have in flight.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
-  const double load = double(box.pixels() + s.bn) * kBlockBytes / (105 - 51 * busy) * share;
-  const double latency = (s.team == Team::kSolo ? 180 + 0.14 * s.bn : 102) + 1090.0 / (stages - 1);
-  const double store = 150 + 0.193 * s.bm() * s.bn * o.element_bytes * share;
-  const double split = c.splits > 1 ? 2221 + 89 * c.splits : 0;
+  const double load = double(box.pixels() + s.bn) * kBlockBytes / (91 - 47 * busy) * share;
+  const double latency = (s.team == Team::kSolo ? 145 + 0.11 * s.bn : 32) + 2180.0 / (stages - 1);
+  const double store = 394 + 0.19 * s.bm() * s.bn * o.element_bytes * share;
+  const double split = c.splits > 1 ? 2750 + 147 * c.splits : 0;
   Cost cost{.k_block = std::max({multiply, load, latency}),
             .tile = store + split,
-            .part = 2869 + 0.446 * s.bm() * s.bn,
+            .part = 1290 + 0.94 * s.bm() * s.bn,
             .last_tile = 0,
             .start = 1500};
-  if (s.team == Team::kAlternate) cost.tile = 219, cost.last_tile = 2.26 * store;
+  // Half of the threads store a tile: that takes longer, but only the last one of a block shows in full.
+  if (s.team == Team::kAlternate) cost.tile = 54 + 0.42 * store, cost.last_tile = 2.7 * store;
   return cost;
 }
 
