@@ -9,6 +9,7 @@ is constant once the function is inlined, and ONNX Runtime then puts the branch 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -122,13 +123,15 @@ class ConvolutionFunction:
         reference = ir.RefAttr("value", _EPILOGUE, ir.AttributeType.TENSOR)
         chosen = body.op("Constant", value=reference, name=f"{REFUSAL}_to_choose")
 
-        def choose(index: int) -> ir.Value:
-            if index + 1 == len(self._epilogues):
-                return finished(self._epilogues[index])
-            is_this = body.op("Equal", chosen, body.scalar(index, ir.DataType.INT64))
-            return body.either(is_this, lambda: finished(self._epilogues[index]), lambda: choose(index + 1))
+        # By halves: the time in which ONNX Runtime loads an If doubles with each If within another.
+        def choose(first: int, last: int) -> ir.Value:
+            if first == last:
+                return finished(self._epilogues[first])
+            middle = (first + last + 1) // 2
+            is_below = body.op("Less", chosen, body.scalar(middle, ir.DataType.INT64))
+            return body.either(is_below, partial(choose, first, middle - 1), partial(choose, middle, last))
 
-        return choose(0)
+        return choose(0, len(self._epilogues) - 1)
 
 
 def _is_channels_last(node: ir.Node) -> bool:
