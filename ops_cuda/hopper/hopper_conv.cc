@@ -2,7 +2,6 @@
 #include "ops_cuda/hopper/hopper_conv.h"
 
 #include <algorithm>
-#include <cstring>
 #include <mutex>
 
 #include "ops_cuda/error.h"
@@ -30,6 +29,19 @@ Encode encoder() {
     return reinterpret_cast<Encode>(function);
   }();
   return encode;
+}
+
+// The limit is the function's, and other convolutions launch the same function with more stages or fewer: it is set to
+// the most that any of them may use.
+void allow_all_shared_memory(const void* function) {
+  int device, most;
+  cudaFuncAttributes attributes;
+  check(cudaGetDevice(&device), "looking for a GPU");
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "asking what the GPU is");
+  check(cudaFuncGetAttributes(&attributes, function), "loading the Hopper kernel");
+  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             most - int(attributes.sharedSizeBytes)),
+        "preparing the Hopper kernel");
 }
 
 // A tensor of `rank` contiguous dimensions, innermost first, and the box of it that one copy moves: every `step`-th
@@ -148,8 +160,7 @@ class HopperConv : public ConvolutionKernel {
     function_ = find_kernel(spec.type, shape);
     shared_bytes_ = s.shared_bytes;
     blocks_ = s.clusters * s.config.splits, threads_ = shape.threads();
-    check(cudaFuncSetAttribute(function_, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes_)),
-          "preparing the Hopper kernel");
+    allow_all_shared_memory(function_);
   }
 
   // The parts of cut tiles, and X where it must be packed.
@@ -250,8 +261,7 @@ hopper::Machine hopper::current_machine() {
   // Any solo shape answers for all of them: what counts is how many fit an SM.
   const TileShape* solo = std::ranges::find(kTileShapes, Team::kSolo, &TileShape::team);
   const void* function = half_kernel(int(solo - kTileShapes));
-  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, m.shared_bytes - kFixedSharedBytes),
-        "preparing the Hopper kernel");
+  allow_all_shared_memory(function);
   for (int blocks = 1; blocks <= 2; ++blocks) {
     for (int i = 0; i < 4; ++i) {
       cudaLaunchAttribute attribute;

@@ -244,6 +244,41 @@ std::unique_ptr<cuda::ConvolutionKernel> forced_kernel(const cuda::ConvolutionSp
   return cuda::make_portable_conv(spec, pretended(c.multiprocessors, c.shared_kb));
 }
 
+// Convolutions whose kernels are one function with different shared memory: all are planned before the first runs, as
+// in a session. The elements are coarse, so that sums are exact and all results the same.
+bool check_planned_together(std::mt19937& random) {
+#ifdef ORT_CKS_HOPPER
+  namespace hopper = cuda::hopper;
+  cuda::ConvolutionSpec spec{{}, DataType::kHalf, Layout::kNHWC, Precision::kTF32, {}};
+  Problem& p = spec.problem;
+  p.N = 2, p.filter.C = 64, p.filter.K = 128, p.filter.extent = {1, 3, 3};
+  p.input = p.output = {1, 20, 20}, p.pad = {0, 1, 1};
+  if (!cuda::hopper_takes(spec, cuda::current_device())) return true;
+  Buffer x(2 * 64 * 400 * 2), w(size_t(p.filter.elements()) * 2), y(2 * 128 * 400 * 2),
+      packed(cuda::packed_filter_bytes(p.filter, spec.type, spec.precision));
+  fill<__half>(x, true, random), fill<__half>(w, true, random);
+  cuda::pack_filter(p.filter, spec.type, spec.precision, w.data(), packed.data(), nullptr);
+  std::vector<std::unique_ptr<cuda::ConvolutionKernel>> kernels;
+  for (const hopper::Config& config : hopper::all_configs(p, hopper::operands_of(spec))) {
+    const auto schedule = hopper::make_schedule(p, hopper::operands_of(spec), hopper::current_machine(), config);
+    if (schedule.clusters > 0) kernels.push_back(hopper::make_scheduled_conv(spec, schedule));
+  }
+  std::vector<unsigned char> first;
+  for (const auto& kernel : kernels) {
+    const Buffer workspace(kernel->workspace_bytes());
+    y.poison();
+    kernel->run(x.data(), packed.data(), nullptr, nullptr, y.data(), workspace.data(), nullptr);
+    must(cudaDeviceSynchronize());
+    if (first.empty()) first = y.read();
+    if (y.read() != first) {
+      std::printf("FAILED: of convolutions planned together two differ\n");
+      return false;
+    }
+  }
+#endif
+  return true;
+}
+
 template <class T>
 bool check_convolution_case(const Case& c, std::mt19937& random) {
   const Problem& p = c.problem;
@@ -341,6 +376,7 @@ int main(int argc, char** argv) {
   std::mt19937 random(argc > 2 ? unsigned(std::atoi(argv[2])) : 1u);
   int failed = 0, done = 0;
   try {
+    failed += as_capability == 0 && !check_planned_together(random);
     for (int i = 0; i < problems && failed < 10; ++i) {
       const Case c = random_case(random, i % 2 ? Operator::kConvTranspose : Operator::kConv);
       failed += !check_convolution_case<float>(c, random);
