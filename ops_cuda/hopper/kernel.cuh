@@ -323,8 +323,9 @@ struct HopperConv {
     const auto wait_turn = [&](int use) {
       if (alternate && (team == 1 || use > 0)) barrier_wait(shared_address(&bars.turn[team]), (use - (team == 0)) & 1);
     };
+    // By every warp: else one that is late could miss a phase that the other team has already followed by the next.
     const auto pass_turn = [&] {
-      if (alternate && leader) barrier_arrive(shared_address(&bars.turn[team ^ 1]));
+      if (alternate && threadIdx.x % 32 == 0) barrier_arrive(shared_address(&bars.turn[team ^ 1]));
     };
     const auto sync_team = [&] { named_barrier(1 + team, kTeamThreads); };
     const auto for_slabs = [&](const WorkItem& t, auto body) {
@@ -418,7 +419,7 @@ __global__ void __launch_bounds__(HopperConv<T, kTeam, kRowBlocks, BN, kCurve>::
     }
     for (int i = 0; i < 2; ++i) {
       barrier_init(shared_address(&bars.residual[i]), 1);
-      barrier_init(shared_address(&bars.turn[i]), 1);
+      barrier_init(shared_address(&bars.turn[i]), C::kTeamThreads / 32);
     }
     barrier_init(shared_address(&bars.partial_ready), p.splits);
     barrier_init(shared_address(&bars.partial_read), p.splits);
