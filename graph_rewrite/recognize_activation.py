@@ -27,6 +27,8 @@ class Activation:
 
 def of_node(node: ir.Node) -> Activation | None:
     """The activation that one node is; None where it is none, or has a parameter that is not constant."""
+    if node.domain not in ("", "ai.onnx"):
+        return None
     get = node.attributes.get_float
     match node.op_type:
         case "Relu" | "Sigmoid" | "Tanh" | "HardSwish":
@@ -55,20 +57,30 @@ def of_nodes(nodes: Sequence[ir.Node], x: ir.Value) -> Activation | None:
     """The activation that the nodes, in order, compute from x; the last one has the result.
 
     Two functions are taken for one where they differ by no more than rounding the nodes' constants to x's
-    type explains.
+    type explains, and level off at the same values: Relu(x) + 1e-6 is no Relu, for whoever divides by it.
     """
     samples = np.concatenate([np.linspace(-8, 8, 257), *(s * np.logspace(-3, 38, 124) for s in (1, -1))])
     computed = _evaluate(nodes, x, samples)
     if computed is None or not np.isfinite(computed).all():
         return None
     candidates = [*_FIXED, _clip_through(computed, samples)]
-    errors = [
-        np.max(np.abs(_apply(c, samples) - computed) / np.maximum(1, np.abs(samples))) for c in candidates
-    ]
+    errors = [_error(candidate, computed, samples, x.dtype) for candidate in candidates]
     best = int(np.argmin(errors))
-    if errors[best] > _TOLERANCE[x.dtype] or candidates[best] == Activation("Clip", (-inf, inf)):
+    if errors[best] > 1 or candidates[best] == Activation("Clip", (-inf, inf)):
         return None
     return candidates[best]
+
+
+def _error(candidate: Activation, computed: np.ndarray, x: np.ndarray, dtype: ir.DataType) -> float:
+    """How far the candidate is from what was computed at x, as a share of what is allowed."""
+    expected = _apply(candidate, x)
+    difference = np.abs(expected - computed)
+    level = (np.abs(x) > 1e3) & (np.abs(expected) < np.abs(x) / 2)
+    if np.any(difference[level] > _HALF_ULP[dtype] * np.abs(expected[level])):
+        return inf
+    # Nothing in these two is rounded but their bounds.
+    allowed = (_HALF_ULP if candidate.name in ("Relu", "Clip") else _TOLERANCE)[dtype]
+    return np.max(difference / np.maximum(1, np.abs(x))) / allowed
 
 
 def is_elementwise(node: ir.Node) -> bool:
@@ -83,6 +95,7 @@ _TOLERANCE = {
     ir.DataType.FLOAT16: 2.0**-10,
     ir.DataType.BFLOAT16: 2.0**-8,
 }
+_HALF_ULP = {ir.DataType.FLOAT: 2.0**-24, ir.DataType.FLOAT16: 2.0**-11, ir.DataType.BFLOAT16: 2.0**-8}
 
 _UNARY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "Erf": _erf,

@@ -143,6 +143,33 @@ def test_what_is_no_activation_of_ours_stays(case):
     assert_same_answers(model, result.model)
 
 
+# Small as it is next to the activation, the constant keeps a logarithm or a division behind it finite.
+KEPT_FROM_ZERO = {
+    "Relu": lambda b, y: b.op("Add", b.op("Max", y, b.constant(0.0)), b.constant(1e-6)),
+    "Sigmoid": lambda b, y: b.op("Clip", b.op("Sigmoid", y), *bounds(b, 1e-7, 1 - 1e-7)),
+    "Tanh": lambda b, y: b.op("Min", b.op("Tanh", y), b.constant(1 - 1e-6)),
+    "HardSwish": lambda b, y: b.op("Add", hard_swish_relu6(b, y), b.constant(1e-6)),
+    "Clip": lambda b, y: b.op("Add", b.op("Clip", y, *bounds(b, 0.0, 1.0)), b.constant(1e-6)),
+}
+
+
+@pytest.mark.parametrize("activation", KEPT_FROM_ZERO)
+def test_a_small_constant_after_an_activation_is_not_rounded_away(activation):
+    b = Builder()
+    model = b.model(KEPT_FROM_ZERO[activation](b, conv(b, b.input(2, 4, 6, 5))))
+    result = rewrite(model)
+    assert only(result.nodes).fused == [activation]
+    assert op_types(result) == ["ConvV2", model.graph.node[-1].op_type]
+
+
+def test_another_domains_operator_is_no_activation():
+    b = Builder()
+    y = conv(b, b.input(2, 4, 6, 5))
+    b.nodes.append(onnx.helper.make_node("Relu", [y], ["relu"], name="/relu", domain="another"))
+    model = b.model(b.op("Neg", "relu"), domains=["another"], shape=[2, 4, 6, 5])
+    assert only(rewrite(model).nodes).fused == []
+
+
 def test_only_the_activation_is_taken_from_a_longer_chain():
     b = Builder()
     y = b.op("Relu", conv(b, b.input(2, 4, 6, 5)))
