@@ -28,8 +28,8 @@ class FoldAffinePass(ir.passes.InPlacePass):
     """Folds BatchNormalization (inference), Mul, Div, Add and Sub, in turn, while nothing else reads Y.
 
     The weights must be constant for a factor, the bias constant or absent. Weights that others share are left
-    to them. Arithmetic is in float64 and rounded once. A fold whose result is not finite in the weights' type
-    is not made.
+    to them. Arithmetic is in float64 and rounded once. No fold is made whose result the weights' type cannot
+    hold.
     """
 
     def __init__(self, records: Mapping[ir.Node, NodeRecord]):
@@ -95,20 +95,22 @@ def _per_channel(value: ir.Value | None, channels: int, rank: int) -> np.ndarray
 
 def _batch_normalization(node: ir.Node, y: ir.Value, channels: int) -> Affine | None:
     attributes = node.attributes
-    statistics_are_outputs = attributes.get_int("training_mode", 0) or any(
-        output.uses() or output.is_graph_output() for output in node.outputs[1:]
+    trains = (
+        attributes.get_int("training_mode", 0)
+        or attributes.get_int("is_test", 1) == 0  # until opset 6
+        or any(output.name for output in node.outputs[1:])  # until opset 13, whether they are read or not
     )
     per_element = attributes.get_int("spatial", 1) == 0  # until opset 8
-    trains = "is_test" in attributes and not attributes.get_int("is_test", 0)  # until opset 6
-    if statistics_are_outputs or per_element or trains or node.inputs[0] is not y:
+    if trains or per_element or node.inputs[0] is not y:
         return None
     if not all(is_constant(value) for value in node.inputs[1:5]):
         return None
     scale, bias, mean, variance = (constant(value).astype(np.float64) for value in node.inputs[1:5])
     if scale.shape != (channels,):
         return None
-    factor = scale / np.sqrt(variance + attributes.get_float("epsilon", 1e-5))
-    return Affine(factor, bias - mean * factor)
+    with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is not folded
+        factor = scale / np.sqrt(variance + attributes.get_float("epsilon", 1e-5))
+        return Affine(factor, bias - mean * factor)
 
 
 def _fold(conv: Convolution, affine: Affine, constants: ConstantFactory) -> bool:
@@ -117,15 +119,15 @@ def _fold(conv: Convolution, affine: Affine, constants: ConstantFactory) -> bool
         return False
     dtype = conv.w.dtype.numpy()
     old_bias = constant(conv.b).astype(np.float64) if conv.b is not None else np.zeros_like(affine.shift)
-    with np.errstate(over="ignore"):
-        bias = (old_bias * affine.scale + affine.shift).astype(dtype)
-    if not np.isfinite(bias.astype(np.float64)).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        bias, scale = (old_bias * affine.scale + affine.shift).astype(dtype), affine.scale.astype(dtype)
+    if not all(np.isfinite(values.astype(np.float64)).all() for values in (bias, scale)):
         return False
     if rescales:
-        weights = _scaled(ir.convenience.get_const_tensor(conv.w), affine.scale, conv)
-        # float16 ends at 65504, and a small variance makes large factors; the wider types have room.
-        if weights.dtype == ir.DataType.FLOAT16 and not np.isfinite(weights.numpy()).all():
+        w, factors = ir.convenience.get_const_tensor(conv.w), _factors(affine.scale, conv)
+        if w.dtype == ir.DataType.FLOAT16 and not _fits_float16(w.numpy() * factors):
             return False
+        weights = derived(w, lambda array: array * factors, w.shape.numpy())
         conv.node.replace_input_with(1, constants.add(conv.node.graph, f"{conv.node.name}.weight", weights))
     if conv.b is not None or bias.any():
         if len(conv.node.inputs) < 3:
@@ -135,18 +137,20 @@ def _fold(conv: Convolution, affine: Affine, constants: ConstantFactory) -> bool
     return True
 
 
-def _scaled(w: ir.TensorProtocol, scale: np.ndarray, conv: Convolution) -> ir.TensorProtocol:
-    """W with each output channel times its factor: axis 0 of Conv's W, axis 1 by group of ConvTranspose's."""
-    shape = tuple(w.shape.numpy())
-    groups = conv.group if conv.transposed else 1
-    if conv.transposed:
-        split = (groups, shape[0] // groups, *shape[1:])
-        factors = scale.reshape(groups, 1, shape[1], *[1] * (len(shape) - 2))
-    else:
-        split, factors = shape, scale.reshape(-1, *[1] * (len(shape) - 1))
+def _factors(scale: np.ndarray, conv: Convolution) -> np.ndarray:
+    """What W is multiplied by: its output channels are axis 0, or, by group, a ConvTranspose's axis 1."""
+    if not conv.transposed:
+        return scale.reshape(-1, *[1] * (conv.rank + 1))
+    channels = conv.w.shape[0]
+    by_input = np.repeat(scale.reshape(conv.group, -1), channels // conv.group, axis=0)
+    return by_input.reshape(channels, -1, *[1] * conv.rank)
 
-    def compute(weights: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            return (weights.reshape(split) * factors).reshape(shape).astype(w.dtype.numpy())
 
-    return derived(w, compute, shape)
+def _fits_float16(weights: np.ndarray) -> bool:
+    """Whether rounding costs the usual last digit: float16 ends at 65504 and thins out below 6e-5.
+
+    A small variance makes large factors, a large one small factors. The wider types have room for both.
+    """
+    with np.errstate(over="ignore"):
+        error = weights.astype(np.float16).astype(np.float64) - weights
+    return bool(np.linalg.norm(error) <= 2.0**-10 * np.linalg.norm(weights))

@@ -74,11 +74,22 @@ def test_short_types_are_rounded_once(dtype):
     assert [i.data_type for i in result.model.graph.initializer] == [dtype, dtype]
 
 
-def test_a_fold_that_overflows_float16_is_left():
+@pytest.mark.parametrize(("weight", "factor"), [(300.0, 300.0), (0.01, 1e-4)], ids=["over", "under"])
+def test_a_fold_that_float16_cannot_hold_is_left(weight, factor):
     b = Builder(TensorProto.FLOAT16)
-    x, w = b.input(1, 4, 5, 5), b.constant(np.full((K, 4, 3, 3), 300.0))
-    y = b.op("Mul", b.op("Conv", b.op("Mul", x, b.constant(1e-3)), w), b.constant(np.full((K, 1, 1), 300.0)))
-    assert only(rewrite(b.model(y)).nodes).fused == []
+    w = b.constant(weight * b.random.uniform(0.8, 1.2, (K, 4, 3, 3)))
+    y = b.op("Conv", b.op("Mul", b.input(1, 4, 5, 5), b.constant(1e-2)), w)
+    model = b.model(b.op("Mul", y, b.constant(np.full((K, 1, 1), factor))))
+    result = rewrite(model)
+    assert only(result.nodes).fused == []
+    assert_same_answers(model, result.model, rtol=2e-3)
+
+
+def test_a_factor_that_float_cannot_hold_is_left():
+    b = Builder()
+    y, _ = convolution(b, "conv2d", False)
+    model = b.model(b.op("Div", y, b.constant(1e-40)))  # its reciprocal is infinite
+    assert only(rewrite(model).nodes).fused == []
 
 
 NOT_FOLDED = {
@@ -112,6 +123,25 @@ def test_batch_normalization_in_training_stays():
     result = rewrite(model)
     assert only(result.nodes).fused == []
     assert_same_answers(model, result.model)
+
+
+def test_batch_normalization_of_an_old_opset_trains_where_it_has_five_outputs():
+    b = Builder(opset=9)
+    y, _ = convolution(b, "conv2d", False)
+    y = b.batch_norm(y, K)
+    b.nodes[-1].output.extend(["mean", "variance", "saved_mean", "saved_variance"])
+    model = b.model(y)
+    result = rewrite(model)
+    assert only(result.nodes).fused == []
+    assert_same_answers(model, result.model)
+
+
+def test_a_batch_normalization_without_variance_is_left():
+    b = Builder()
+    y, _ = convolution(b, "conv2d", False)
+    ones = b.constant(np.ones(K))
+    model = b.model(b.op("BatchNormalization", y, ones, ones, ones, b.constant(np.zeros(K)), epsilon=0.0))
+    assert only(rewrite(model).nodes).fused == []
 
 
 def test_run_time_weights_take_a_shift_but_no_factor():
