@@ -132,9 +132,8 @@ def _as_inputs(model: ir.Model, weights: Mapping[str, ir.TensorProtocol]) -> Ite
     try:
         yield
     finally:
-        values = graph.inputs[count:]
-        del graph.inputs[count:]
-        for value in values:
+        for value in graph.inputs[count:]:
+            graph.inputs.remove(value)  # deleting a slice would leave the values marked as inputs
             graph.register_initializer(value)
 
 
