@@ -53,12 +53,11 @@ class ConvolutionKernel final : public Kernel {
     const Precision precision = run.precision(attributes_.precision);
     const bool capturing = run.is_capturing();
     const typename Cache::Key key{shape_of(api_, x), constant_filter_ ? constant_w_shape_ : shape_of(api_, w)};
-    const auto entry = plans_.get(key, [&] {
+    const auto kept = plans_.get(key, capturing, [&] {
       if (capturing) throw Error("a CUDA graph is being captured for shapes that the session has not run with before");
       return plan(key, precision);
     });
-    if (capturing) entry->in_captured_graph = true;
-    const PlannedConvolution<Provider>& planned = *entry->planned;
+    const PlannedConvolution<Provider>& planned = *kept;
     if (b) check_bias(b, planned.filter);
     if (z) check_residual(z, planned.y);
 

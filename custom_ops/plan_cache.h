@@ -1,7 +1,8 @@
 // What was planned for the shapes that a node has seen lately.
 #pragma once
+#include <algorithm>
 #include <array>
-#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -12,60 +13,58 @@
 namespace cks::ort {
 
 // Shared by concurrent runs. A lookup allocates nothing and holds the lock for the time of a few comparisons; planning
-// happens outside the lock, so two runs that meet a new shape at once may both plan it, and one plan is kept.
+// happens outside the lock, so two runs that meet a new shape at once may both plan it, and the first plan is kept.
 template <class Planned>
 class PlanCache {
  public:
   using Key = std::array<Shape, 2>;  // of the two inputs that a plan depends on
 
-  struct Entry {
-    Entry(const Key& k, std::unique_ptr<const Planned> p) : key(k), planned(std::move(p)) {}
-    const Key key;
-    const std::unique_ptr<const Planned> planned;
-    // A captured CUDA graph points into the plan for as long as it lives, so such a plan is never dropped.
-    std::atomic<bool> in_captured_graph = false;
-    uint64_t last_use = 0;  // guarded by the cache's lock
-  };
-
-  // The entry for these shapes, made by `plan` where there is none.
+  // The plan for these shapes, made by `plan` where there is none. A captured CUDA graph points into the plan for as
+  // long as it lives, so a plan that was asked for while `capturing` is never dropped.
   template <class MakePlan>
-  std::shared_ptr<Entry> get(const Key& key, MakePlan&& plan) {
-    if (std::shared_ptr<Entry> found = find(key)) return found;
-    auto made = std::make_shared<Entry>(key, plan());
-    std::shared_ptr<Entry> dropped;  // destroyed after the lock is gone
-    const std::lock_guard lock(mutex_);
-    if (entries_.size() >= kCapacity) {
-      size_t oldest = entries_.size();
-      for (size_t i = 0; i < entries_.size(); ++i) {
-        if (entries_[i]->in_captured_graph) continue;
-        if (oldest == entries_.size() || entries_[i]->last_use < entries_[oldest]->last_use) oldest = i;
-      }
-      if (oldest != entries_.size()) {
-        dropped = std::exchange(entries_[oldest], entries_.back());
-        entries_.pop_back();
-      }
+  std::shared_ptr<const Planned> get(const Key& key, bool capturing, MakePlan&& plan) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (Entry* found = find(key, capturing)) return found->planned;
     }
-    made->last_use = ++clock_;
-    entries_.push_back(made);
+    std::shared_ptr<const Planned> made = plan();
+    std::shared_ptr<const Planned> dropped;  // destroyed after the lock is gone
+    const std::lock_guard lock(mutex_);
+    if (Entry* found = find(key, capturing)) return found->planned;
+    if (entries_.size() >= kCapacity) dropped = drop_oldest();
+    entries_.push_back({key, made, capturing, ++clock_});
     return made;
   }
 
  private:
   static constexpr size_t kCapacity = 16;
 
-  std::shared_ptr<Entry> find(const Key& key) {
-    const std::lock_guard lock(mutex_);
-    for (const std::shared_ptr<Entry>& entry : entries_) {
-      if (entry->key == key) {
-        entry->last_use = ++clock_;
-        return entry;
-      }
-    }
-    return nullptr;
+  struct Entry {
+    Key key;
+    std::shared_ptr<const Planned> planned;
+    bool in_captured_graph;
+    uint64_t last_use;
+  };
+
+  Entry* find(const Key& key, bool capturing) {
+    const auto found = std::ranges::find(entries_, key, &Entry::key);
+    if (found == entries_.end()) return nullptr;
+    found->last_use = ++clock_;
+    found->in_captured_graph |= capturing;
+    return &*found;
+  }
+
+  std::shared_ptr<const Planned> drop_oldest() {
+    const auto oldest = std::ranges::min_element(
+        entries_, {}, [](const Entry& e) { return std::pair(e.in_captured_graph, e.last_use); });
+    if (oldest->in_captured_graph) return nullptr;
+    std::shared_ptr<const Planned> dropped = std::move(oldest->planned);
+    entries_.erase(oldest);
+    return dropped;
   }
 
   std::mutex mutex_;
-  std::vector<std::shared_ptr<Entry>> entries_;
+  std::vector<Entry> entries_;
   uint64_t clock_ = 0;
 };
 

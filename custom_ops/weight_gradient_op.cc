@@ -34,19 +34,22 @@ class WeightGradientKernel final : public Kernel {
     const OrtValue* x = input(api_, context, kX);
     const OrtValue* dy = input(api_, context, kDY);
     const bool capturing = run.is_capturing();
-    const auto entry = plans_.get({shape_of(api_, x), shape_of(api_, dy)}, [&] {
+    const typename Cache::Key key{shape_of(api_, x), shape_of(api_, dy)};
+    const auto kept = plans_.get(key, capturing, [&] {
       if (capturing) throw Error("a CUDA graph is being captured for shapes that the session has not run with before");
-      return plan(shape_of(api_, x), shape_of(api_, dy), run.precision(attributes_.precision));
+      return plan(key, run.precision(attributes_.precision));
     });
-    if (capturing) entry->in_captured_graph = true;
-    const PlannedGradient<Provider>& planned = *entry->planned;
+    const PlannedGradient<Provider>& planned = *kept;
     void* dw = allocate_output(api_, context, planned.dw);
     const Block scratch = run.scratch(planned.gradient->workspace_bytes());
     Provider::differentiate(run, *planned.gradient, data_of(api_, x), data_of(api_, dy), dw, scratch.data());
   }
 
  private:
-  std::unique_ptr<const PlannedGradient<Provider>> plan(const Shape& x, const Shape& dy, Precision precision) const {
+  using Cache = PlanCache<PlannedGradient<Provider>>;
+
+  std::unique_ptr<const PlannedGradient<Provider>> plan(const typename Cache::Key& key, Precision precision) const {
+    const auto& [x, dy] = key;
     const Attributes& a = attributes_.convolution;
     auto planned = std::make_unique<PlannedGradient<Provider>>();
     planned->dw = to_shape(gradient_shape(attributes_, x, dy));
@@ -62,7 +65,7 @@ class WeightGradientKernel final : public Kernel {
   const DataType type_;
   const NodeAttributes attributes_;
   Provider provider_;
-  PlanCache<PlannedGradient<Provider>> plans_;
+  Cache plans_;
 };
 
 }  // namespace

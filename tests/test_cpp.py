@@ -25,6 +25,7 @@ def newest(name):
         "cpu_convolution_test",
         "tile_choice_test",
         "hopper_schedule_test",
+        "plan_cache_test",
         pytest.param("cuda_convolution_test", marks=pytest.mark.gpu),
     ],
 )
