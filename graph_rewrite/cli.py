@@ -145,6 +145,8 @@ class _Messages(logging.Handler):
         logging.getLogger("ort_cks").setLevel(logging.INFO)
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name.startswith("onnx_ir") and not self._verbose:
+            return  # what it cannot do shows in the table, or is an error
         text = record.getMessage().split("\n")[0]
         if record.levelno >= logging.WARNING:
             if not self._quiet:

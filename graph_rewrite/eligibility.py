@@ -31,6 +31,37 @@ def reject_optimized_model(model: ir.Model) -> None:
             )
 
 
+# The spatial attributes: how many values an axis, and the smallest that ONNX Runtime takes.
+_SPATIAL = {
+    "kernel_shape": (1, 1),
+    "strides": (1, 1),
+    "dilations": (1, 1),
+    "pads": (2, 0),
+    "output_padding": (1, 0),
+    "output_shape": (1, 0),
+}
+
+
+def reject_malformed(node: ir.Node) -> None:
+    """Refuses a Conv or ConvTranspose that ONNX Runtime would, before its geometry is computed with.
+
+    Raises:
+        RewriteError: what is wrong with it.
+    """
+    if len(node.inputs) < 2 or None in node.inputs[:2]:
+        raise RewriteError(f"Node '{node.name}' is not a valid {node.op_type}: it has no weights.")
+    conv = Convolution(node)
+    for name, (per_axis, smallest) in _SPATIAL.items():
+        values = node.attributes.get_ints(name)
+        if values is None or conv.rank is None:
+            continue
+        if len(values) != per_axis * conv.rank or min(values, default=smallest) < smallest:
+            raise RewriteError(
+                f"Node '{node.name}' is not a valid {node.op_type}: its {name}, {list(values)}, must be "
+                f"{per_axis * conv.rank} numbers of at least {smallest}."
+            )
+
+
 def refusal(node: ir.Node, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> str | None:
     """Why this Conv or ConvTranspose has to stay as it is; None where it can be swapped.
 

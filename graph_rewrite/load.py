@@ -36,6 +36,7 @@ def load(source: onnx.ModelProto | str | os.PathLike) -> ir.Model:
     if "" not in model.opset_imports and "ai.onnx" in model.opset_imports:
         model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
     _check_opset(name, model.opset_imports.get("", 1))
+    _check_every_input_is_made(name, model)
     _find_external_data(name, model, folder)
     return model
 
@@ -83,6 +84,14 @@ def _check_opset(name: str, version: int) -> None:
         onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise RewriteError(f"{problem} ONNX Runtime {onnxruntime.__version__} does not know.") from error
+
+
+def _check_every_input_is_made(name: str, model: ir.Model) -> None:
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for value in node.inputs:
+            if value is None or value.producer() or value.is_graph_input() or value.is_initializer():
+                continue
+            raise RewriteError(f"{name}: node '{node.name}' reads '{value.name}', which nothing makes.")
 
 
 def _find_external_data(name: str, model: ir.Model, folder: Path | None) -> None:

@@ -190,6 +190,7 @@ def _records(model: ir.Model) -> dict[ir.Node, NodeRecord]:
     records = {}
     for index, node in enumerate(convolutions(model)):
         node.name = node.name or node.outputs[0].name or f"{node.op_type}_{index}"
+        eligibility.reject_malformed(node)
         records[node] = NodeRecord(name=node.name, op_type=node.op_type)
         _describe(node, records[node])
     return records
