@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from ort_cks.comparison.errors import OutputError, output_error, tolerance_for
 from ort_cks.comparison.inputs import make_inputs
-from ort_cks.comparison.sessions import BoundSession, Way, default_provider
+from ort_cks.comparison.sessions import BoundSession, Way, default_provider, one_line
 from ort_cks.graph_rewrite.errors import RewriteError
 from ort_cks.graph_rewrite.fallback import DOMAIN
 from ort_cks.graph_rewrite.pipeline import RewriteResult
@@ -42,11 +42,11 @@ def check(
             try:
                 expected = BoundSession(ways[0], feeds).outputs()
             except Exception as error:  # of whatever type ONNX Runtime has for it
-                raise RewriteError(f"--check: the original does not run: {_first_line(error)}") from error
+                raise RewriteError(f"--check: the original does not run: {one_line(error)}") from error
             try:
                 got = BoundSession(ways[1], feeds).outputs()
             except Exception as error:
-                raise RewrittenDoesNotRun(_first_line(error)) from error
+                raise RewrittenDoesNotRun(one_line(error)) from error
             yield [output_error(name, got[name], expected[name], tolerance) for name in expected]
 
 
@@ -69,7 +69,3 @@ def _has_library() -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from ort_cks.comparison.inputs import make_inputs
-from ort_cks.comparison.sessions import BoundSession, Way, default_provider
+from ort_cks.comparison.sessions import BoundSession, Way, default_provider, one_line
 from ort_cks.comparison.timing import interleaved
 from ort_cks.graph_rewrite.errors import RewriteError
 from ort_cks.graph_rewrite.load import load
@@ -80,6 +80,4 @@ def _open(way: Way, feeds: dict[str, np.ndarray]) -> BoundSession:
             shapes = {name: array.shape for name, array in plain.outputs().items()}
         return BoundSession(way, feeds, shapes)
     except Exception as error:  # ONNX Runtime's exceptions share no documented base
-        raise RewriteError(
-            f"The {way.label} node cannot be measured: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise RewriteError(f"The {way.label} node cannot be measured: {one_line(error)}") from error

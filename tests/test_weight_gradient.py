@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from nodes import representable, run_node
 from reference import Geometry, assert_close, to_nhwc
+from torch_gradient import weight_gradient
 
 DTYPES = ("float", "float16", "bfloat16")
 
@@ -43,21 +43,9 @@ class Gradient:
             inputs = {name: to_nhwc(value) for name, value in inputs.items()}
         return run_node("SkDilatedWeightGrad", inputs, attributes, self.dtype, provider=provider)
 
-    def torch_gradient(self, x, dy):
-        g = self.geometry
-        begins, ends = g.pads[: g.rank], g.pads[g.rank :]
-        padding = [p for pair in zip(reversed(begins), reversed(ends), strict=True) for p in pair]
-        w = torch.zeros(self.w_shape, dtype=torch.float64, requires_grad=True)
-        convolution = (torch.conv1d, torch.conv2d, torch.conv3d)[g.rank - 1]
-        padded = torch.nn.functional.pad(torch.from_numpy(np.asarray(x, np.float64)), padding)
-        convolution(padded, w, None, g.strides, 0, g.dilations, g.group).backward(
-            torch.from_numpy(np.asarray(dy, np.float64))
-        )
-        return w.grad.numpy()
-
     def check(self, provider):
-        want = self.torch_gradient(self.x, self.dy)
-        magnitude = self.torch_gradient(abs(self.x), abs(self.dy))
+        want = weight_gradient(self.geometry, self.x, self.dy)
+        magnitude = weight_gradient(self.geometry, abs(self.x), abs(self.dy))
         assert_close(self.run(provider), want, magnitude, self.terms, self.dtype)
 
 
