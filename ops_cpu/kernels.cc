@@ -51,8 +51,6 @@ void use_kernels(const Kernels& kernels) { current() = &kernels; }
 
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // The width that wastes least on `channels`. A step of a panel takes as long as its multiplications, or as the
 // broadcasts of x where the panel is narrow.
 int panel_width(const Kernels& kernels, int64_t channels) {

@@ -36,6 +36,4 @@ int choose_tile(const TileQuery&);
 // kernels that wait for memory, and for outputs whose pixels are contiguous.
 Box wide_box(const Problem&, int rows);
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 }  // namespace cks::cuda

@@ -7,8 +7,6 @@
 namespace cks {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }  // b > 0
-
 int32_t filter_index(const Problem& p, int32_t t, int32_t r, int32_t s) {
   return int32_t((t * p.filter.extent[1] + r) * p.filter.extent[2] + s);
 }

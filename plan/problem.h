@@ -20,6 +20,10 @@ struct Error : std::runtime_error {
 using Dims = std::array<int64_t, 3>;
 inline int64_t volume(const Dims& d) { return d[0] * d[1] * d[2]; }
 
+// b > 0.
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
+constexpr int64_t round_up(int64_t a, int64_t multiple) { return ceil_div(a, multiple) * multiple; }
+
 enum class Operator { kConv, kConvTranspose };
 enum class DataType { kFloat, kHalf, kBFloat16 };
 enum class Layout { kNCHW, kNHWC };     // of X, Z and Y; weights always come in their ONNX layout

@@ -13,7 +13,7 @@ namespace {
 constexpr int kBlockBytes = 128;                     // of channels: a k-block
 constexpr int kMaxBox = 256, kMaxElementStride = 8;  // of a tensor map, elements it spans and their distance
 
-int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
+int channel_blocks_of(const Operands& o) { return int(ceil_div(o.channels * o.element_bytes, kBlockBytes)); }
 
 // A plan is the same for all configurations with equally many rows.
 struct RowsPlan {
@@ -22,7 +22,7 @@ struct RowsPlan {
 };
 
 RowsPlan plan_rows(const Problem& p, const Operands& o, int rows) {
-  const int channel_blocks = ceil_div(o.channels * o.element_bytes, kBlockBytes);
+  const int channel_blocks = channel_blocks_of(o);
   Index3 limit;
   for (int i = 0; i < 3; ++i)
     limit[i] = int32_t(kMaxBox / p.stride[i]);  // input step or output step, as the operator has it
@@ -83,12 +83,12 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& o, const M
   r.config = config, r.box = plan.box, r.stages = stages_that_fit(config, o, m);
   if (r.stages < (s.team == Team::kShared ? 3 : 4)) return {};
   r.shared_bytes = size_t(r.stages) * (s.bm() + s.bn) * kBlockBytes + 1024 + out_bytes(config, o);
-  const int columns = ceil_div(p.filter.K, s.bn), channel_blocks = ceil_div(o.channels * o.element_bytes, kBlockBytes);
+  const int columns = int(ceil_div(p.filter.K, s.bn));
   const int at_once = m.clusters[config.blocks_per_sm - 1][std::countr_zero(unsigned(config.splits))];
   const int64_t items = int64_t(plan.tiles.size()) * columns;
   r.clusters = config.cut ? at_once : int(std::min<int64_t>(items, at_once));
   const Cost cost = model(config, plan.box, o, r.stages, r.clusters * config.splits, m);
-  return Setting{&plan, std::move(r), columns, channel_blocks, cost};
+  return Setting{&plan, std::move(r), columns, channel_blocks_of(o), cost};
 }
 
 // A part of a tile, or all of it.
@@ -101,7 +101,7 @@ struct Part {
 std::vector<Part> cut_tiles(const Setting& s, int cap) {
   std::vector<Part> parts;
   for (int tile = 0; tile < int(s.plan->tiles.size()); ++tile) {
-    const int length = s.plan->tiles[tile].num_taps * s.channel_blocks, n = std::max(1, ceil_div(length, cap));
+    const int length = s.plan->tiles[tile].num_taps * s.channel_blocks, n = std::max(1, int(ceil_div(length, cap)));
     const double cycles =
         s.cost.tile + (n > 1 ? s.cost.part : 0) + s.cost.k_block * length / n / s.schedule.config.splits;
     for (int column = 0; column < s.columns; ++column)
@@ -137,12 +137,22 @@ struct Cut {
 
 constexpr int kShortestPart = 4;
 
+// An even share of all tiles: no way to deal them, cut or not, takes fewer cycles.
+double even_share(const Setting& s) {
+  double all = 0;
+  for (const Tile& t : s.plan->tiles)
+    all += s.cost.tile + s.cost.k_block * t.num_taps * s.channel_blocks / s.schedule.config.splits;
+  return s.cost.start + s.cost.last_tile + all * s.columns / s.schedule.clusters;
+}
+
 Cut choose_cut(const Setting& s) {
   const auto cycles = [&](int cap) { return deal(s, cut_tiles(s, cap), [](int, const Part&) {}); };
   const int longest = std::max(1, s.plan->tiles.front().num_taps * s.channel_blocks);
-  Cut best{longest, cycles(longest)};
   // Many waves even out by themselves.
-  if (!s.schedule.config.cut || int64_t(s.plan->tiles.size()) * s.columns > 4 * s.schedule.clusters) return best;
+  const double waves = double(s.plan->tiles.size()) * s.columns / s.schedule.clusters;
+  if (waves > 32) return {longest, even_share(s)};
+  Cut best{longest, cycles(longest)};
+  if (!s.schedule.config.cut || waves > 4) return best;
   for (int cap = longest - 1; cap >= kShortestPart; cap = std::min(cap - 1, cap * 15 / 16)) {
     const double c = cycles(cap);
     if (c < best.cycles) best = {cap, c};
@@ -259,7 +269,7 @@ Schedule choose_schedule(const Problem& p, const Operands& o, const Machine& m) 
   Cut cut{0, std::numeric_limits<double>::infinity()};
   for (const Config& c : all_configs(p, o)) {
     std::optional<Setting> setting = make_setting(p, o, m, c, plan_of(c.shape.bm()));
-    if (!setting) continue;
+    if (!setting || even_share(*setting) >= cut.cycles) continue;
     const Cut its = choose_cut(*setting);
     if (its.cycles < cut.cycles) best = std::move(setting), cut = its;
   }
