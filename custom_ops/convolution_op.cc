@@ -13,8 +13,6 @@ namespace {
 
 enum Input : size_t { kX, kW, kB, kZ };
 
-constexpr size_t round_up(size_t bytes, size_t alignment) { return (bytes + alignment - 1) / alignment * alignment; }
-
 // A convolution planned for one set of shapes.
 template <class Provider>
 struct PlannedConvolution {
@@ -71,7 +69,8 @@ class ConvolutionKernel final : public Kernel {
       Provider::convolve(run, *planned.convolution, data_of(api_, x), constant_filter_->get(run, precision, w), bias,
                          residual, y, scratch.data());
     } else {
-      const size_t packed_bytes = round_up(Provider::packed_bytes(planned.filter, type_, precision), 256);
+      const size_t packed_bytes =
+          size_t(round_up(int64_t(Provider::packed_bytes(planned.filter, type_, precision)), 256));
       const Block scratch = run.scratch(packed_bytes + workspace_bytes);
       const auto& packed = Provider::pack(run, planned.filter, type_, precision, data_of(api_, w), scratch.data());
       Provider::convolve(run, *planned.convolution, data_of(api_, x), packed, bias, residual, y,

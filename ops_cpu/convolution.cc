@@ -9,8 +9,6 @@
 namespace cks::cpu {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Taps' worth of time that a tile costs beside its own: finding its rows, storing its sums.
 constexpr double kTileOverhead = 0.5;
 constexpr int kBlockTiles = 8;
@@ -57,8 +55,6 @@ std::vector<Block> cut_blocks(Plan& plan, int64_t tiles_per_block) {
   return blocks;
 }
 
-int64_t aligned(int64_t floats) { return ceil_div(floats, 16) * 16; }
-
 }  // namespace
 
 struct Convolution::Impl {
@@ -89,9 +85,9 @@ struct Convolution::Impl {
   }
 
   // Workspace: X's rows, a row of zeros, the bias.
-  int64_t zeros_at() const { return aligned(rows.workspace_floats()); }
-  int64_t bias_at() const { return zeros_at() + aligned(problem.filter.C); }
-  int64_t floats() const { return bias_at() + aligned(problem.filter.K); }
+  int64_t zeros_at() const { return round_up(rows.workspace_floats(), kLineFloats); }
+  int64_t bias_at() const { return zeros_at() + round_up(problem.filter.C, kLineFloats); }
+  int64_t floats() const { return bias_at() + round_up(problem.filter.K, kLineFloats); }
 
   // What one panel multiplies; its channels are [k, k + count) of Y, after `skip` that are its neighbour's.
   struct Panel {

@@ -8,9 +8,10 @@
 
 namespace cks::cpu {
 
-inline constexpr int kMaxRows = 12;   // the most output pixels a kernel holds in registers
-inline constexpr int kMaxWidth = 32;  // and the most channels
-inline constexpr int kNarrow = 4;     // the most output channels that are summed over input channels side by side
+inline constexpr int kLineFloats = 16;  // of a cache line: parts of a workspace start at one
+inline constexpr int kMaxRows = 12;     // the most output pixels a kernel holds in registers
+inline constexpr int kMaxWidth = 32;    // and the most channels
+inline constexpr int kNarrow = 4;       // the most output channels that are summed over input channels side by side
 
 // sums[rows][width] = sum over taps t and channels c of x[t][row][c] * w[t][c][0 .. width).
 struct TapProduct {

@@ -8,9 +8,6 @@
 namespace cks::cpu {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t aligned(int64_t floats) { return ceil_div(floats, 16) * 16; }
-
 // Sums of about this many pixels are made first, then added: the rounding error stays that of short sums.
 constexpr int64_t kPixelsPerSum = 1024;
 
@@ -89,8 +86,8 @@ struct WeightGradient::Impl {
     return {k0 + (columns_are_k ? c : r), c0 + (columns_are_k ? r : c), rows.skip(row), columns.skip(column)};
   }
 
-  int64_t dy_at() const { return aligned(x_rows.workspace_floats()); }
-  int64_t floats() const { return dy_at() + aligned(dy_rows.workspace_floats()); }
+  int64_t dy_at() const { return round_up(x_rows.workspace_floats(), kLineFloats); }
+  int64_t floats() const { return dy_at() + round_up(dy_rows.workspace_floats(), kLineFloats); }
 
   GradientProduct find_runs(const GradientTap&, const float* x, const float* dy, std::vector<GradientRun>&) const;
   void sum(const GradientProduct& runs, const Tile&, float* total) const;

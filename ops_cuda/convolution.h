@@ -12,10 +12,13 @@ namespace cks::cuda {
 using Stream = CUstream_st*;
 
 // Bytes of a packed filter, and the packing itself (device to device, asynchronous on `stream`). The packed form
-// depends on nothing but these arguments, so constant weights are packed once, when a session starts. At most the bytes
-// of the weights, channels rounded up to 16 bytes.
+// depends on nothing but these arguments, so constant weights are packed once, when a session starts. It takes the
+// bytes of the weights with input channels rounded up to 16 bytes; for narrow groups, which are multiplied several at a
+// time, as many times that as there are groups together (gemm_groups in pack.h).
 size_t packed_filter_bytes(const Filter&, DataType, Precision);
 void pack_filter(const Filter&, DataType, Precision, const void* w_onnx, void* packed, Stream);
+
+inline constexpr int kWorkspaceAlignment = 256;
 
 // A planned convolution for one set of shapes on the current device. The constructor plans, copies the plan to the
 // device and synchronises, so it must not run inside a graph capture; run() launches kernels only. Immutable after
@@ -25,7 +28,7 @@ class Convolution {
  public:
   Convolution(const Problem&, DataType, Layout, Precision, const Activation&);
   ~Convolution();
-  size_t workspace_bytes() const;  // device scratch for one run, 256-byte aligned, contents irrelevant
+  size_t workspace_bytes() const;  // device scratch for one run, aligned to kWorkspaceAlignment, contents irrelevant
   // bias: K elements, residual: Y's shape and layout; either may be null. Device pointers of the DataType.
   void run(const void* x, const void* packed_filter, const void* bias, const void* residual, void* y, void* workspace,
            Stream) const;

@@ -7,8 +7,6 @@
 namespace cks::cuda {
 namespace {
 
-Int3 to_int3(const Index3& v) { return {v[0], v[1], v[2]}; }
-
 Int3 at(const Index3& origin, const Index3& step, const Index3& q) {
   return {origin[0] + step[0] * q[0], origin[1] + step[1] * q[1], origin[2] + step[2] * q[2]};
 }

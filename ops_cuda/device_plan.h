@@ -11,6 +11,7 @@ struct Int3 {
   int32_t d, h, w;
 };
 
+inline Int3 to_int3(const Index3& v) { return {v[0], v[1], v[2]}; }
 inline Int3 to_int3(const Dims& v) { return {int32_t(v[0]), int32_t(v[1]), int32_t(v[2])}; }
 
 // A tile of the plan with its phase folded in: a kernel needs no pad, stride or dilation. Pixel (n, q) of the tile, q

@@ -67,9 +67,8 @@ std::vector<LiveTap> live_taps(const Problem& p) {
   std::vector<LiveTap> taps;
   for (const GradientTap& g : weight_gradient_taps(p)) {
     LiveTap& tap = taps.emplace_back();
-    const Index3 &begin = g.live.begin, &end = g.live.end, &offset = g.tap.offset;
-    tap.offset = {offset[0], offset[1], offset[2]};
-    tap.begin = {begin[0], begin[1], begin[2]};
+    const Index3 &begin = g.live.begin, &end = g.live.end;
+    tap.offset = to_int3(g.tap.offset), tap.begin = to_int3(begin);
     tap.extent = {end[0] - begin[0], end[1] - begin[1], end[2] - begin[2]};
     tap.filter = g.tap.filter;
   }
@@ -79,7 +78,7 @@ std::vector<LiveTap> live_taps(const Problem& p) {
 // Groups that would fill less than a sixty-fourth of the product's 64 x 64 tiles.
 bool is_narrow(const Filter& f) { return (f.C / f.groups) * (f.K / f.groups) < 64; }
 
-size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+size_t aligned(size_t bytes) { return size_t(round_up(int64_t(bytes), kWorkspaceAlignment)); }
 
 }  // namespace
 

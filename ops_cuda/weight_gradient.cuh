@@ -60,7 +60,7 @@ class LivePixels {
  private:
   __device__ TilePixel digits(int64_t v) const {
     TilePixel p;
-    if (extent_.d * extent_.h * extent_.w == 0) return {};
+    if (extent_.d == 0 || extent_.h == 0 || extent_.w == 0) return {};
     p.q.w = int(v % extent_.w), v /= extent_.w;
     p.q.h = int(v % extent_.h), v /= extent_.h;
     p.q.d = int(v % extent_.d), p.n = int(v / extent_.d);

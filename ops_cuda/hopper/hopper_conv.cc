@@ -152,10 +152,10 @@ class HopperConv : public ConvolutionKernel {
     params_.N = int(p.N), params_.K = int(f.K);
     params_.output = to_int3(p.output);
     params_.out_step = conv ? Int3{1, 1, 1} : to_int3(p.stride);
-    params_.box = {s.box.extent[0], s.box.extent[1], s.box.extent[2]}, params_.box_n = s.box.n;
+    params_.box = to_int3(s.box.extent), params_.box_n = s.box.n;
 
-    const auto aligned = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
-    packed_at_ = aligned(size_t(s.slots) * shape.bm() * shape.bn * sizeof(float));
+    packed_at_ =
+        size_t(round_up(int64_t(s.slots) * shape.bm() * shape.bn * int64_t(sizeof(float)), kWorkspaceAlignment));
     if (s.counters > 0) arrivals_ = std::make_unique<Arrivals>(s.counters);
     function_ = find_kernel(spec.type, shape);
     shared_bytes_ = s.shared_bytes;
