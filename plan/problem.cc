@@ -6,6 +6,9 @@
 namespace cks {
 namespace {
 
+// Extents, and what attributes ask for, fit 32 bits: kernels count in them, and products of two of them fit 64.
+constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+
 std::string text(std::span<const int64_t> shape) {
   std::string s = "[";
   for (size_t i = 0; i < shape.size(); ++i) s += (i ? ", " : "") + (shape[i] < 0 ? "?" : std::to_string(shape[i]));
@@ -24,6 +27,7 @@ Dims widen(std::span<const int64_t> v, size_t rank, int64_t neutral, const char*
     if (v[i] < least) {
       throw Error(std::string(attribute) + " " + text(v) + " must not be under " + std::to_string(least));
     }
+    if (v[i] > kMost) throw Error(std::string(attribute) + " " + text(v) + " must be under 2^31");
     d[3 - rank + i] = v[i];
   }
   return d;
@@ -126,7 +130,13 @@ Dims spatial(std::span<const int64_t> x_shape, Layout layout) {
 
 Filter make_filter(const Attributes& a, std::span<const int64_t> w_shape) {
   const size_t rank = spatial_rank(w_shape, "W");
-  if (a.group < 1) throw Error("group is " + std::to_string(a.group) + ", but must be at least 1");
+  if (a.group < 1 || a.group > kMost) {
+    throw Error("group is " + std::to_string(a.group) + ", but must be at least 1 and under 2^31");
+  }
+  if (std::max(w_shape[0], w_shape[1]) > kMost / a.group) {
+    throw Error("W has shape " + text(w_shape) + ", which makes 2^31 channels or more in " + std::to_string(a.group) +
+                " groups");
+  }
   Filter f{.op = a.op, .groups = a.group, .extent = widen(w_shape.subspan(2), rank, 1, "W", 1)};
   const bool conv = a.op == Operator::kConv;
   f.K = conv ? w_shape[0] : w_shape[1] * a.group;
@@ -161,14 +171,17 @@ Problem make_problem(const Attributes& a, const Filter& f, std::span<const int64
         x.requested - ((p.input[i] - 1) * x.stride + x.output_padding + x.reach()) >= x.stride) {
       throw Error("output_shape " + text(a.output_shape) + " is too large for the stride and the filter" + where);
     }
-    if (std::max({p.N, p.input[i] + r.pad.begin + r.pad.end + x.reach(), r.output + x.stride, f.C, f.K}) >
-        std::numeric_limits<int32_t>::max()) {
-      throw Error("an extent beyond 2^31" + where);
+    if (std::max({p.N, p.input[i] + r.pad.begin + r.pad.end + x.reach(), r.output + x.stride, f.C, f.K}) > kMost) {
+      throw Error("with padding, stride or dilation an extent reaches 2^31" + where);
     }
     p.output[i] = r.output;
     p.stride[i] = x.stride;
     p.dilation[i] = x.dilation;
     p.pad[i] = r.pad.begin;
+  }
+  int64_t elements = std::max<int64_t>(p.N, 1) * f.K;
+  for (const int64_t extent : p.output) {
+    if (__builtin_mul_overflow(elements, extent, &elements)) throw Error("the output has more than 2^63 elements");
   }
   return p;
 }
@@ -185,7 +198,7 @@ std::vector<int64_t> infer_output_shape(const Attributes& a, std::span<const int
                                         std::span<const int64_t> w_shape, Layout layout) {
   try {
     const size_t rank = spatial_rank(x_shape, "X");
-    if (w_shape.size() != x_shape.size()) return {};
+    if (w_shape.size() != x_shape.size() || a.group < 1 || a.group > kMost) return {};
     const bool nchw = layout == Layout::kNCHW;
     const int64_t w_k = w_shape[a.op == Operator::kConv ? 0 : 1];
     std::vector<int64_t> y(x_shape.size(), -1);

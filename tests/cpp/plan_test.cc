@@ -166,6 +166,36 @@ void check_weight_gradient(const Problem& p, const std::vector<int64_t>& referen
   if (visited != reference) fail(p, {}, "the weight gradient misses a live pair or touches a dead one");
 }
 
+// What would overflow is refused in words, not computed.
+void check_limits() {
+  using cks::Attributes;
+  const auto refused = [](const Attributes& a, std::vector<int64_t> w, std::vector<int64_t> x) {
+    try {
+      cks::make_problem(a, cks::make_filter(a, w), x, cks::Layout::kNCHW);
+    } catch (const cks::Error&) {
+      return true;
+    }
+    return false;
+  };
+  const auto expect = [](bool holds, const char* what) {
+    if (!holds) std::printf("FAIL: %s\n", what), std::exit(1);
+  };
+  constexpr int64_t kHuge = int64_t(1) << 62, k30 = 1 << 30;
+  const std::vector<int64_t> w{1, 1, 3}, x{1, 1, 8};
+  Attributes a;
+  for (const Operator op : {Operator::kConv, Operator::kConvTranspose}) {
+    a = {}, a.op = op;
+    expect(!refused(a, w, x), "an ordinary problem is refused");
+    a.strides = {kHuge}, expect(refused(a, w, x), "a huge stride is taken"), a.strides = {};
+    a.dilations = {kHuge}, expect(refused(a, w, x), "a huge dilation is taken");
+    a.dilations = {k30}, expect(refused(a, w, x), "a filter that reaches over 2^31 is taken"), a.dilations = {};
+    a.pads = {kHuge, kHuge}, expect(refused(a, w, x), "huge pads are taken"), a.pads = {};
+    a.group = kHuge, expect(refused(a, {4, 4, 3}, {1, 4, 8}), "a huge group is taken");
+  }
+  a = {}, a.op = Operator::kConvTranspose, a.strides = {k30, k30, k30};
+  expect(refused(a, {1, 1, 1, 1, 1}, {1, 1, 2, 2, 2}), "an output of 2^90 pixels is taken");
+}
+
 struct Axis {
   int64_t input, filter, stride, dilation, pad_begin, pad_end, output_padding;
 };
@@ -212,6 +242,7 @@ void for_each_axis(Operator op, const Body& body) {
 }  // namespace
 
 int main() {
+  check_limits();
   constexpr Axis kNeutral{1, 1, 1, 1, 0, 0, 0};
   for (const Operator op : {Operator::kConv, Operator::kConvTranspose}) {
     std::vector<Axis> all;
