@@ -2,7 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include <string>
+#include "ops_cuda/private_stream.h"
 
 namespace cks::ort {
 namespace {
@@ -11,36 +11,17 @@ namespace {
 constexpr int kCudaResourceVersion = 3;
 constexpr int kUseTf32Resource = 10011;
 
-void check_cuda(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw Error(std::string(what) + " failed: " + cudaGetErrorString(error));
-}
-
 int device_of(const OrtApi& api, const Allocator& allocator) {
   int device = 0;
   check(api, api.MemoryInfoGetId(allocator.memory(), &device));
   return device;
 }
 
-// ONNX Runtime has no stream to offer while a session starts, and work on the legacy default stream would break the
-// CUDA graph capture of another session.
-class PrivateStream {
- public:
-  PrivateStream() {
-    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  }
-  ~PrivateStream() { cudaStreamDestroy(stream_); }
-  PrivateStream(const PrivateStream&) = delete;
-  cuda::Stream get() const { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
 }  // namespace
 
 DeviceGuard::DeviceGuard(int device) : device_(device) {
-  check_cuda(cudaGetDevice(&previous_), "cudaGetDevice");
-  if (previous_ != device_) check_cuda(cudaSetDevice(device_), "cudaSetDevice");
+  cuda::check(cudaGetDevice(&previous_), "looking for a GPU");
+  if (previous_ != device_) cuda::check(cudaSetDevice(device_), "changing to the session's GPU");
 }
 
 DeviceGuard::~DeviceGuard() {
@@ -72,7 +53,7 @@ Precision CudaProvider::Run::precision(Precision asked) const {
 
 bool CudaProvider::Run::is_capturing() const {
   cudaStreamCaptureStatus status;
-  check_cuda(cudaStreamIsCapturing(stream_, &status), "cudaStreamIsCapturing");
+  cuda::check(cudaStreamIsCapturing(stream_, &status), "asking whether a graph is being captured");
   return status != cudaStreamCaptureStatusNone;
 }
 
@@ -106,20 +87,20 @@ const void* CudaProvider::ConstantFilter::get(const Run& run, Precision precisio
 }
 
 void CudaProvider::ConstantFilter::pack(Precision precision, const OrtValue* weights) {
-  const PrivateStream stream;
+  Block staged, packed;              // outlive the stream, which waits for its work
+  const cuda::PrivateStream stream;  // ONNX Runtime has none to offer while a session starts
   const void* source = data_of(provider_.api_, weights);
-  Block staged;
   if (is_in_cpu_memory(provider_.api_, weights)) {
     const size_t bytes = filter_.elements() * size_of(type_);
     staged = Block(provider_.allocator_, provider_.allocator_.allocate(bytes));
-    check_cuda(cudaMemcpyAsync(staged.data(), source, bytes, cudaMemcpyHostToDevice, stream.get()),
-               "copying the weights");
+    cuda::check(cudaMemcpyAsync(staged.data(), source, bytes, cudaMemcpyHostToDevice, stream.get()),
+                "copying weights to the device");
     source = staged.data();
   }
   const size_t bytes = cuda::packed_filter_bytes(filter_, type_, precision);
-  Block packed(provider_.allocator_, provider_.allocator_.allocate(bytes));
+  packed = Block(provider_.allocator_, provider_.allocator_.allocate(bytes));
   cuda::pack_filter(filter_, type_, precision, source, packed.data(), stream.get());
-  check_cuda(cudaStreamSynchronize(stream.get()), "packing the weights");
+  cuda::check(cudaStreamSynchronize(stream.get()), "packing weights");
   packed_ = std::move(packed);
 }
 

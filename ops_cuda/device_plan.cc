@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "ops_cuda/error.h"
+#include "ops_cuda/private_stream.h"
 
 namespace cks::cuda {
 namespace {
@@ -43,15 +43,19 @@ std::vector<char> serialize(const Plan& plan) {
 
 DeviceCopy::DeviceCopy(const void* host, size_t bytes) {
   if (bytes == 0) return;
+  const PrivateStream stream;
   check(cudaMalloc(reinterpret_cast<void**>(&data_), bytes), "allocating memory for a plan");
   // A copy from pageable memory may return before it has arrived; kernels run on streams that do not wait for it.
-  cudaError_t status = cudaMemcpyAsync(data_, host, bytes, cudaMemcpyHostToDevice, cudaStreamLegacy);
-  if (status == cudaSuccess) status = cudaStreamSynchronize(cudaStreamLegacy);
+  cudaError_t status = cudaMemcpyAsync(data_, host, bytes, cudaMemcpyHostToDevice, stream.get());
+  if (status == cudaSuccess) status = cudaStreamSynchronize(stream.get());
   if (status != cudaSuccess) cudaFree(data_);
   check(status, "copying a plan to the device");
 }
 
-DeviceCopy::~DeviceCopy() { cudaFree(data_); }
+DeviceCopy::~DeviceCopy() {
+  const RelaxedCapture relaxed;
+  cudaFree(data_);  // waits for the kernels that still read it
+}
 
 DevicePlan::DevicePlan(const Plan& plan)
     : taps_bytes_(plan.taps.size() * sizeof(WorkTap)), num_tiles_(int64_t(plan.tiles.size())), copy_([&] {
