@@ -1,6 +1,9 @@
 #include "custom_ops/shape_inference.h"
 
+#include <atomic>
 #include <memory>
+#include <string>
+#include <vector>
 
 namespace cks::ort {
 namespace {
@@ -16,6 +19,20 @@ const char* batch_name(const OrtApi& api, const OrtTensorTypeAndShapeInfo* x, si
   std::vector<const char*> names(rank, "");
   check(api, api.GetSymbolicDimensions(x, names.data(), rank));
   return names[0];
+}
+
+// A name for each extent that is unknown, "" for those that are known. ONNX Runtime believes an extent without a name,
+// even -1: it would compute other extents from it, and let tensors share a buffer because both are -1 long. So those
+// that the model has no name for get one that nothing else has.
+std::vector<std::string> extent_names(const std::vector<int64_t>& shape, const char* batch) {
+  static std::atomic<uint64_t> named = 0;
+  std::vector<std::string> names(shape.size());
+  for (size_t axis = 0; axis < shape.size(); ++axis) {
+    if (shape[axis] >= 0) continue;
+    if (axis == 0) names[axis] = batch;
+    if (names[axis].empty()) names[axis] = "ort_cks_extent_" + std::to_string(++named);
+  }
+  return names;
 }
 
 }  // namespace
@@ -56,9 +73,10 @@ void infer_shape(const OrtApi& api, OpKind kind, OrtShapeInferContext* context) 
   check(api, api.GetTensorElementType(x_info, &type));
   check(api, api.SetTensorElementType(output, type));
   check(api, api.SetDimensions(output, shape.data(), shape.size()));
-  std::vector<const char*> names(shape.size(), "");
-  if (!is_gradient) names[0] = batch_name(api, x_info, x.rank);
-  check(api, api.SetSymbolicDimensions(output, names.data(), names.size()));
+  const std::vector<std::string> names = extent_names(shape, is_gradient ? "" : batch_name(api, x_info, x.rank));
+  std::vector<const char*> pointers;
+  for (const std::string& name : names) pointers.push_back(name.c_str());
+  check(api, api.SetSymbolicDimensions(output, pointers.data(), pointers.size()));
   check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, output));
 }
 

@@ -213,6 +213,33 @@ def test_dynamic_shapes(provider):
             check(GEOMETRY, x, w, running.run(None, {"X": x})[0])
 
 
+def test_open_extents_are_not_taken_for_equal_ones(provider):
+    """ONNX Runtime plans buffers by what it hears of extents, and infers the Concat's shape from it."""
+    rng = np.random.default_rng(0)
+    w, v = (rng.standard_normal((4, 4, 3, 3)).astype(np.float32) for _ in range(2))
+    up = Geometry((3, 3), (2, 2), pads=(1, 1, 1, 1), output_padding=(1, 1), transposed=True)
+    strict = {"domain": DOMAIN, "precision": "fp32"}
+    nodes = [
+        helper.make_node("ConvV2", ["X", "W"], ["a"], **strict, **GEOMETRY.attributes()),
+        helper.make_node("Softplus", ["a"], ["b"]),
+        helper.make_node("KSDeconv", ["b", "V"], ["c"], **strict, **up.attributes()),
+        helper.make_node("MaxPool", ["c"], ["d"], kernel_shape=(2, 2), strides=(2, 2)),
+        helper.make_node("ConvV2", ["X", "V"], ["e"], **strict, **GEOMETRY.attributes()),
+        helper.make_node("Concat", ["e", "d"], ["Y"], axis=1),
+    ]
+    x_info = helper.make_tensor_value_info("X", TensorProto.FLOAT, ("n", 4, "h", "w"))
+    y_info = helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)
+    weights = [tensor("W", w, "float"), tensor("V", v, "float")]
+    graph = helper.make_graph(nodes, "open_extents", [x_info], [y_info], weights)
+    running = session(helper.make_model(graph, opset_imports=OPSETS, ir_version=9), provider)
+    for extents in ((4, 6), (6, 3)):
+        x = rng.standard_normal((2, 4, *extents)).astype(np.float32)
+        large = up.convolve(np.logaddexp(GEOMETRY.convolve(x, w), 0), v)
+        pooled = large.reshape(2, 4, extents[0], 2, extents[1], 2).max((3, 5))
+        want = np.concatenate([GEOMETRY.convolve(x, v), pooled], axis=1)
+        np.testing.assert_allclose(running.run(None, {"X": x})[0], want, rtol=1e-4, atol=1e-4)
+
+
 def test_run_time_weights_may_change_shape(provider):
     x, w = operands()
     model = node_model("ConvV2", {"X": x, "W": w}, {"precision": "fp32"}, shapes={"W": ("k", 6, "r", "s")})
