@@ -73,6 +73,9 @@ def simplify(model: ir.Model) -> ir.Model:
         logger.warning("onnxsim was skipped, as it failed: %s", str(error).strip().split("\n")[0])
         return model
     _put_back(result, weights)
+    # The user's own; onnxsim adds notes on everything it did.
+    result.metadata_props.clear()
+    result.metadata_props.update(model.metadata_props)
     return result
 
 

@@ -1,6 +1,7 @@
 """onnxsim in front of the rewrite: what it folds, and that weights pass round it unread."""
 
 import numpy as np
+import onnx
 import onnxsim
 import pytest
 from onnx import TensorProto
@@ -64,6 +65,14 @@ def test_a_simple_graph_does_not_wait_for_onnxsim(monkeypatch):
         b.model(b.op("Relu", b.op("Conv", b.input(1, 16, 6, 6), b.normal(*LARGE)))), simplify=True
     )
     assert op_types(result) == ["ConvV2"]
+
+
+def test_the_models_metadata_is_the_users():
+    model = needs_simplifying().model("y")
+    onnx.helper.set_model_props(model, {"names": "cat, dog"})
+    result = rewrite(model, simplify=True)
+    assert op_types(result) == ["ConvV2"]
+    assert [(p.key, p.value) for p in result.model.metadata_props] == [("names", "cat, dog")]
 
 
 def needs_simplifying() -> Builder:
