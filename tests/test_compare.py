@@ -197,6 +197,7 @@ def bad_calls(tmp_path):
     yield "runs", [good, "--runs", "0"], "runs at least 1"
     yield "option", [good, "--nonsense"], "--nonsense"
     yield "graph on the CPU", [good, "--cuda-graph"], "CUDA graph needs the cuda provider"
+    yield "over a model", [good, "--json", good], "model.onnx is one of the models"
     yield "unwritable", [good, "--json", str(tmp_path / "none" / "report.json")], "is not a folder"
 
 

@@ -117,6 +117,9 @@ def _writers(options: argparse.Namespace) -> list[tuple[Path, Writer]]:
     wanted = [(path, write) for path, write in writers if path is not None]
     for path, _ in wanted:
         check_writable(path)
+        for model in filter(None, (options.model, options.rewritten)):
+            if path.exists() and model.exists() and path.samefile(model):
+                raise BadInput(f"{path} is one of the models; give the report another name")
     if options.plot is not None:
         report_plot.require_matplotlib()
     return wanted
