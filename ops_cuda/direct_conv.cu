@@ -1,8 +1,8 @@
 // Depthwise convolutions and groups of very few channels, on CUDA cores: every thread sums a few pixels of one output
 // channel, or of a chunk of them where each channel is its own group and channels are contiguous.
 #include "ops_cuda/epilogue.cuh"
-#include "ops_cuda/error.h"
 #include "ops_cuda/kernel.h"
+#include "ops_cuda/launch.cuh"
 #include "ops_cuda/tile_choice.h"
 #include "ops_cuda/work_tile.cuh"
 
@@ -132,28 +132,27 @@ class DirectConv : public ConvolutionKernel {
 
   void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void*,
            Stream stream) const override {
+    if (by_chunks_) {
+      require_aligned(x, "X"), require_aligned(y, "Y"), require_aligned(residual, "Z"), require_aligned(bias, "B");
+    }
     DirectConvArgs args = args_;
     args.x = x, args.filter = filter;
     args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
     switch (type_) {
       case DataType::kFloat:
-        return launch<float>(args, stream);
+        return launch_as<float>(args, stream);
       case DataType::kHalf:
-        return launch<__half>(args, stream);
+        return launch_as<__half>(args, stream);
       case DataType::kBFloat16:
-        return launch<__nv_bfloat16>(args, stream);
+        return launch_as<__nv_bfloat16>(args, stream);
     }
   }
 
  private:
   template <class T>
-  void launch(const DirectConvArgs& args, Stream stream) const {
-    const unsigned blocks = unsigned(plan_->num_tiles() * args.column_blocks);
-    if (by_chunks_)
-      direct_conv<T, kChunk<T>><<<blocks, kThreads, 0, stream>>>(args);
-    else
-      direct_conv<T, 1><<<blocks, kThreads, 0, stream>>>(args);
-    check(cudaGetLastError(), "launching the direct convolution");
+  void launch_as(const DirectConvArgs& args, Stream stream) const {
+    launch("launching the direct convolution", by_chunks_ ? direct_conv<T, kChunk<T>> : direct_conv<T, 1>,
+           dim3(unsigned(plan_->num_tiles() * args.column_blocks)), kThreads, stream, args);
   }
 
   DataType type_;

@@ -1,6 +1,8 @@
 // What a kernel family offers to the dispatch in convolution.cc.
 #pragma once
+#include <cstdint>
 #include <memory>
+#include <string>
 
 #include "ops_cuda/convolution.h"
 
@@ -22,6 +24,14 @@ struct ConvolutionSpec {
   Precision precision;
   Activation activation;
 };
+
+// Kernels that move 16 bytes at a time need tensors that begin at a multiple of 16, as ONNX Runtime's do; what a user
+// binds may not.
+inline void require_aligned(const void* tensor, const char* name) {
+  if (reinterpret_cast<uintptr_t>(tensor) % 16 == 0) return;
+  throw Error(std::string(name) +
+              " begins at a device address that is not a multiple of 16 bytes: copy it to one that is");
+}
 
 // A planned convolution on one kernel; the members mean what Convolution's do. Never made for an empty output.
 class ConvolutionKernel {

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "ops_cuda/element.cuh"
-#include "ops_cuda/error.h"
+#include "ops_cuda/launch.cuh"
 #include "ops_cuda/pack.h"
 #include "ops_cuda/ptx.cuh"
 
@@ -9,6 +9,8 @@ namespace cks::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr const char* kPackingInput = "launching the kernel that packs an input";
+constexpr const char* kPackingWeights = "launching the kernel that packs weights";
 
 // Bits are moved, not numbers: 16-bit types share a kernel.
 struct PackArgs {
@@ -71,7 +73,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-unsigned grid_of(int64_t work) { return unsigned(std::min<int64_t>((work + kThreads - 1) / kThreads, 1 << 20)); }
+dim3 grid_of(int64_t work) { return dim3(unsigned(std::min<int64_t>((work + kThreads - 1) / kThreads, 1 << 20))); }
 
 template <class T>
 void pack_as(const PixelMajor& p, const void* source, void* packed, Stream stream) {
@@ -81,10 +83,10 @@ void pack_as(const PixelMajor& p, const void* source, void* packed, Stream strea
   T* to = static_cast<T*>(packed);
   if (p.layout == Layout::kNCHW && p.pixels > 1) {
     const dim3 grid(unsigned(p.images * ((p.pixels + 63) / 64)), unsigned((pitch + 63) / 64));
-    transpose_kernel<T><<<grid, kThreads, 0, stream>>>(args, from, to);
+    launch(kPackingInput, transpose_kernel<T>, grid, kThreads, stream, args, from, to);
   } else {
     const int64_t chunks = p.images * p.pixels * pitch / (16 / int64_t(sizeof(T)));
-    pad_channels_kernel<T><<<grid_of(chunks), kThreads, 0, stream>>>(args, chunks, from, to);
+    launch(kPackingInput, pad_channels_kernel<T>, grid_of(chunks), kThreads, stream, args, chunks, from, to);
   }
 }
 
@@ -153,13 +155,12 @@ void pack_filter_as(const Filter& f, DataType type, bool tf32, const void* sourc
   const T* w = static_cast<const T*>(source);
   T* packed = static_cast<T*>(target);
   if (is_direct(f)) {
-    pack_direct_kernel<<<grid_of(count), kThreads, 0, stream>>>(strides_of(f), count, w, packed);
+    launch(kPackingWeights, pack_direct_kernel<T>, grid_of(count), kThreads, stream, strides_of(f), count, w, packed);
   } else {
     const GemmGroups gemm = gemm_groups(f);
-    pack_gemm_kernel<<<grid_of(count), kThreads, 0, stream>>>(
-        strides_of(f), int(f.groups / gemm.count), int(padded_channels(gemm.c, type)), tf32, count, w, packed);
+    launch(kPackingWeights, pack_gemm_kernel<T>, grid_of(count), kThreads, stream, strides_of(f),
+           int(f.groups / gemm.count), int(padded_channels(gemm.c, type)), tf32, count, w, packed);
   }
-  check(cudaGetLastError(), "launching the kernel that packs weights");
 }
 
 }  // namespace
@@ -170,7 +171,6 @@ void pack_pixel_major(const PixelMajor& p, const void* source, void* packed, Str
     pack_as<uint32_t>(p, source, packed, stream);
   else
     pack_as<uint16_t>(p, source, packed, stream);
-  check(cudaGetLastError(), "launching the kernel that packs an input");
 }
 
 size_t packed_filter_bytes(const Filter& f, DataType type, Precision) {

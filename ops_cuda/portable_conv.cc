@@ -81,6 +81,8 @@ class PortableConv : public ConvolutionKernel {
       pack_pixel_major(input_, x, workspace, stream);
       args.x = workspace;
     }
+    require_aligned(args.x, "X");
+    if (args.chunks) require_aligned(y, "Y"), require_aligned(residual, "Z"), require_aligned(bias, "B");
     args.filter = filter;
     args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
     void* parameters[] = {&args};

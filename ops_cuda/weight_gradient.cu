@@ -3,8 +3,8 @@
 #include <optional>
 
 #include "ops_cuda/element.cuh"
-#include "ops_cuda/error.h"
 #include "ops_cuda/kernel.h"
+#include "ops_cuda/launch.cuh"
 #include "ops_cuda/pack.h"
 #include "ops_cuda/tile_choice.h"
 #include "ops_cuda/weight_gradient.cuh"
@@ -87,6 +87,7 @@ struct WeightGradient::Impl {
   bool direct;
   PixelMajor x, dy;  // how the operands are packed, where they are
   bool pack_x, pack_dy;
+  bool chunks = true;  // operands are read by chunks of 16 bytes
   const void* kernel = nullptr;
   WeightGradientArgs args{};
   std::optional<DeviceCopy> taps;
@@ -105,8 +106,8 @@ struct WeightGradient::Impl {
 
 template <class T>
 void WeightGradient::Impl::choose_direct_kernel() {
-  const bool chunks = args.group_k == 1 && args.group_c == 1 && args.dy.pitch % kChunk<T> == 0 &&
-                      args.x.pitch % kChunk<T> == 0 && args.K % kChunk<T> == 0;
+  chunks = args.group_k == 1 && args.group_c == 1 && args.dy.pitch % kChunk<T> == 0 && args.x.pitch % kChunk<T> == 0 &&
+           args.K % kChunk<T> == 0;
   kernel = chunks ? reinterpret_cast<const void*>(&direct_gradient<T, kChunk<T>>)
                   : reinterpret_cast<const void*>(&direct_gradient<T, 1>);
   const int64_t columns = chunks ? matrix / kChunk<T> : matrix;
@@ -176,10 +177,9 @@ WeightGradient::Impl::Impl(const Problem& p, DataType type, Layout layout, Preci
 template <class T>
 void WeightGradient::Impl::launch_sum(const WeightGradientArgs& args, void* dw, Stream stream) const {
   const int64_t count = matrix * args.num_taps;
-  const unsigned grid = unsigned(std::min<int64_t>((count + 255) / 256, 1 << 16));
-  sum_slices<<<grid, 256, 0, stream>>>(args.partial, args.taps, args.slices, args.num_taps, matrix,
-                                       static_cast<T*>(dw));
-  check(cudaGetLastError(), "launching the sum of a weight gradient's slices");
+  const dim3 grid(unsigned(std::min<int64_t>((count + 255) / 256, 1 << 16)));
+  launch("launching the sum of a weight gradient's slices", sum_slices<T>, grid, 256, stream, args.partial, args.taps,
+         args.slices, args.num_taps, matrix, static_cast<T*>(dw));
 }
 
 WeightGradient::WeightGradient(const Problem& problem, DataType type, Layout layout, Precision precision)
@@ -204,6 +204,7 @@ void WeightGradient::run(const void* x, const void* dy, void* dw, void* workspac
     pack_pixel_major(impl_->dy, dy, free, stream);
     args.dy.data = free;
   }
+  if (impl_->chunks) require_aligned(args.x.data, "X"), require_aligned(args.dy.data, "dY");
   void* parameters[] = {&args};
   check(cudaLaunchKernel(impl_->kernel, dim3(unsigned(impl_->blocks)), dim3(kGradientThreads), parameters, 0, stream),
         "launching the weight gradient");

@@ -174,6 +174,7 @@ class HopperConv : public ConvolutionKernel {
       pack_pixel_major(input_, x, scratch + packed_at_, stream);
       x = scratch + packed_at_;
     }
+    require_aligned(x, "X"), require_aligned(y, "Y"), require_aligned(residual, "Z");
     Params params = params_;
     if (arrivals_) {
       params.arrivals = arrivals_->of(stream);

@@ -1,0 +1,18 @@
+// Launches that report their own status: after <<<>>>, cudaGetLastError would also return what someone else left
+// behind.
+#pragma once
+#include <cuda_runtime.h>
+
+#include "ops_cuda/error.h"
+
+namespace cks::cuda {
+
+template <class... Parameters, class... Arguments>
+void launch(const char* doing, void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t stream,
+            const Arguments&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = dim3(unsigned(threads)), config.stream = stream;
+  check(cudaLaunchKernelEx(&config, kernel, arguments...), doing);
+}
+
+}  // namespace cks::cuda
