@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 SOURCES := CMakeLists.txt pyproject.toml $(shell find plan ops_cpu ops_cuda custom_ops cmake ort_cks graph_rewrite tests/cpp -type f -not -name '*.pyc')
-CXX_FILES := $(shell find plan ops_cpu ops_cuda custom_ops tests/cpp -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES := $(shell find plan ops_cpu ops_cuda custom_ops tests/cpp benchmarks -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 # Editable, so that what is run from this folder is this folder; built in a folder that stays, so that a second build
 # compiles only what changed.
 INSTALL := $(PIP) install -C build-dir=build/dev -C cmake.define.ORT_CKS_BUILD_TESTS=ON -e

@@ -57,6 +57,8 @@ class Way:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors come as exceptions; warnings would bury the report
         options.intra_op_num_threads = self.threads
+        # Sessions are timed in turn: the threads of one must not spin while another runs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if profile_prefix is not None:
             options.enable_profiling = True
             options.profile_file_prefix = profile_prefix
