@@ -195,6 +195,7 @@ def bad_calls(tmp_path):
     yield "no array", [good, "--input", f"x={tmp_path / 'x.npy'}"], "as a .npy array"
     yield "no file", [good, "--input", f"x={tmp_path / 'none.npy'}"], "none.npy"
     yield "runs", [good, "--runs", "0"], "runs at least 1"
+    yield "tolerance", [good, "--rtol", "-1"], "rtol and atol must be at least 0"
     yield "option", [good, "--nonsense"], "--nonsense"
     yield "graph on the CPU", [good, "--cuda-graph"], "CUDA graph needs the cuda provider"
     yield "over a model", [good, "--json", good], "model.onnx is one of the models"

@@ -73,7 +73,7 @@ def compare_models(
             notes.append(
                 "on the CPU: onnxruntime has the CUDA provider, but finds no GPU, or no CUDA or cuDNN"
             )
-    _check_options(provider, warmup, runs, cuda_graph)
+    _check_options(provider, warmup, runs, cuda_graph, rtol, atol)
     model = load(original)
     feeds, choices = make_inputs(model, input_shapes, inputs, seed)
     notes += choices
@@ -128,11 +128,15 @@ def compare_models(
     )
 
 
-def _check_options(provider: str, warmup: int, runs: int | None, cuda_graph: bool) -> None:
+def _check_options(
+    provider: str, warmup: int, runs: int | None, cuda_graph: bool, rtol: float | None, atol: float | None
+) -> None:
     if provider not in ("cpu", "cuda"):
         raise BadInput(f"provider is cpu or cuda, not {provider!r}")
     if warmup < 0 or (runs is not None and runs < 1):
         raise BadInput("warmup must be at least 0 and runs at least 1")
+    if not all(bound is None or bound >= 0 for bound in (rtol, atol)):
+        raise BadInput("rtol and atol must be at least 0")
     if cuda_graph and provider != "cuda":
         raise BadInput("a CUDA graph needs the cuda provider")
 
