@@ -28,8 +28,8 @@ class FoldAffinePass(ir.passes.InPlacePass):
     """Folds BatchNormalization (inference), Mul, Div, Add and Sub, in turn, while nothing else reads Y.
 
     The weights must be constant for a factor, the bias constant or absent. Weights that others share are left
-    to them. Arithmetic is in float64 and rounded once. No fold is made whose result the weights' type cannot
-    hold.
+    to them. Each fold is computed in float64 and rounded once. None is made whose result the weights' type
+    cannot hold.
     """
 
     def __init__(self, records: Mapping[ir.Node, NodeRecord]):

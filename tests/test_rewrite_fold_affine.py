@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 from rewrite_models import Builder, assert_same_answers, only, op_types, random_feeds, rewrite, run
 
 K = 6  # output channels of every convolution here
@@ -69,9 +69,18 @@ def test_a_chain_is_folded_in_order():
 def test_short_types_are_rounded_once(dtype):
     b = Builder(dtype)
     y, _ = convolution(b, "conv2d", True)
-    result = rewrite(b.model(b.batch_norm(y, K)))
+    model = b.model(b.batch_norm(y, K))
+    result = rewrite(model)
     assert only(result.nodes).fused == ["BatchNormalization"]
     assert [i.data_type for i in result.model.graph.initializer] == [dtype, dtype]
+    w, bias, scale, variance, shift, mean = (
+        numpy_helper.to_array(i).astype(np.float64) for i in model.graph.initializer
+    )
+    factor = scale / np.sqrt(variance + np.float32(1e-5))
+    expected = (w * factor.reshape(K, 1, 1, 1), (bias - mean) * factor + shift)
+    for initializer, exact in zip(result.model.graph.initializer, expected, strict=True):
+        rounded = exact.astype(helper.tensor_dtype_to_np_dtype(dtype))
+        np.testing.assert_array_equal(numpy_helper.to_array(initializer), rounded)
 
 
 @pytest.mark.parametrize(("weight", "factor"), [(300.0, 300.0), (0.01, 1e-4)], ids=["over", "under"])
