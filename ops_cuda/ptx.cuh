@@ -1,5 +1,5 @@
-// Named one-liners over the PTX that the kernels use. Each exists from the architecture that its name's comment says;
-// on an older one it traps, and the dispatch never sends a problem there.
+// Named one-liners over the PTX that the kernels use. bf16 and tf32 products exist from sm_80 on: on an older device
+// they trap, and the dispatch never sends a problem there.
 #pragma once
 #include <cstdint>
 

@@ -185,7 +185,7 @@ struct HopperConv {
           uint32_t words[4];
           if (p.epilogue.residual) {
             float z[8];
-            load_matrices(at, words);
+            load_matrices(words, at);
             unpack<T>(words, z);
 #pragma unroll
             for (int i = 0; i < 8; ++i) v[i] += z[i];

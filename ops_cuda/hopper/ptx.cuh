@@ -1,15 +1,16 @@
-// Named one-liners for the sm_90a instructions that the kernel uses: mbarriers, bulk tensor copies, wgmma, clusters.
-// Addresses are 32-bit shared-memory addresses.
+// Named one-liners for the sm_90 instructions that the kernel uses: mbarriers, clusters, bulk tensor copies,
+// programmatic launches (wgmma.cuh has the rest). Addresses are 32-bit shared-memory addresses.
 #pragma once
 #include <cuda.h>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include <cstdint>
 
+#include "ops_cuda/ptx.cuh"
+
 namespace cks::cuda::hopper {
 
-__device__ inline uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+using ptx::load_matrices;
+using ptx::shared_address;
 
 // ---------------------------------------------------------------- mbarriers
 __device__ inline void barrier_init(uint32_t bar, uint32_t arrivals) {
@@ -78,11 +79,6 @@ __device__ inline void store_matrices(uint32_t address, const uint32_t (&v)[4]) 
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v[0]), "r"(v[1]),
                "r"(v[2]), "r"(v[3])
                : "memory");
-}
-__device__ inline void load_matrices(uint32_t address, uint32_t (&v)[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
-               : "r"(address));
 }
 // What ordinary stores wrote to shared memory becomes visible to bulk copies.
 __device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

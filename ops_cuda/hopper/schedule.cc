@@ -85,6 +85,7 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& o, const M
   r.shared_bytes = size_t(r.stages) * (s.bm() + s.bn) * kBlockBytes + 1024 + out_bytes(config, o);
   const int columns = int(ceil_div(p.filter.K, s.bn));
   const int at_once = m.clusters[config.blocks_per_sm - 1][std::countr_zero(unsigned(config.splits))];
+  if (at_once == 0) return {};  // a slice of a GPU may have no GPC that holds such a cluster
   const int64_t items = int64_t(plan.tiles.size()) * columns;
   r.clusters = config.cut ? at_once : int(std::min<int64_t>(items, at_once));
   const Cost cost = model(config, plan.box, o, r.stages, r.clusters * config.splits, m);

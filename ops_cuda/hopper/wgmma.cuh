@@ -1,6 +1,9 @@
 // wgmma: D[64 x N] += A[64 x 32 bytes of channels] * B[N x 32 bytes of channels], both operands in shared memory,
 // channels contiguous, 128-byte swizzle. T is the element type of the tensors; float is multiplied as TF32.
 #pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <type_traits>
 
 #include "ops_cuda/hopper/ptx.cuh"

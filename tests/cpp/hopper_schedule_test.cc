@@ -121,8 +121,9 @@ void check(const Problem& p, const Operands& o, const Machine& m, const Schedule
 int main() {
   std::mt19937 random(3);
   const auto pick = [&](int low, int high) { return int64_t(low + random() % (high - low + 1)); };
-  const Machine machine;
+  const Machine whole, slice{.multiprocessors = 16, .clusters = {{{16, 8, 4, 0}, {32, 16, 8, 0}}}};
   for (int round = 0; round < 300; ++round) {
+    const Machine& machine = round % 3 ? whole : slice;
     Attributes a;
     a.op = round % 2 ? Operator::kConv : Operator::kConvTranspose;
     const int rank = int(pick(1, 3));
