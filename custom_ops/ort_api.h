@@ -38,7 +38,11 @@ inline void check(const OrtApi& api, OrtStatus* status) {
 template <class Body>
 OrtStatus* guarded(const OrtApi& api, const std::string& subject, Body&& body) noexcept {
   const auto status = [&](OrtErrorCode code, const char* what) {
-    return api.CreateStatus(code, (subject + ": " + what).c_str());
+    try {
+      return api.CreateStatus(code, (subject + ": " + what).c_str());
+    } catch (const std::bad_alloc&) {
+      return api.CreateStatus(code, what);
+    }
   };
   try {
     body();
