@@ -48,7 +48,9 @@ class ConvolutionKernel final : public Kernel {
     const OrtValue* b = inputs_ > kB ? input(api_, context, kB) : nullptr;
     const OrtValue* z = inputs_ > kZ ? input(api_, context, kZ) : nullptr;
 
-    const Precision precision = run.precision(attributes_.precision);
+    // Only floats have two: half-precision weights must not be packed again because a session forbids TF32.
+    const Precision precision =
+        type_ == DataType::kFloat ? run.precision(attributes_.precision) : attributes_.precision;
     const bool capturing = run.is_capturing();
     const typename Cache::Key key{shape_of(api_, x), constant_filter_ ? constant_w_shape_ : shape_of(api_, w)};
     const auto kept = plans_.get(key, capturing, [&] {
