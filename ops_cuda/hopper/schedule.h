@@ -84,7 +84,7 @@ struct Machine {
   int multiprocessors = 132;
   // Clusters of 1, 2, 4 and 8 blocks that run at once, with one block on an SM and with two. A cluster must lie in one
   // GPC, so that they are fewer than the SMs would hold. The numbers of an H200.
-  std::array<std::array<int, 4>, 2> clusters{{{132, 66, 32, 14}, {264, 132, 66, 32}}};
+  std::array<std::array<int, 4>, 2> clusters{{{132, 66, 30, 15}, {264, 132, 62, 30}}};
   int shared_bytes = 227 * 1024;  // a block may use
 };
 
