@@ -227,11 +227,18 @@ def example_input(name: str) -> torch.Tensor:
 def export(name: str, model: nn.Module, path: Path, fold_norms: bool = True) -> None:
     """Writes the model with torch's exporter, in the data type of its parameters.
 
-    The exporter folds BatchNormalization into the convolutions, unless it is told to optimize nothing.
+    The exporter folds BatchNormalization into the convolutions, unless it is told to optimize nothing. Then it
+    gives a Conv3d without bias one of the wrong shape, which no runtime takes: 3-D models are always folded.
     """
     x = example_input(name).to(next(model.parameters()).dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about itself
         torch.onnx.export(
-            model, (x,), str(path), dynamo=True, external_data=False, verbose=False, optimize=fold_norms
+            model,
+            (x,),
+            str(path),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            optimize=fold_norms or x.dim() == 5,
         )

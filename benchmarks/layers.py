@@ -85,7 +85,7 @@ class GpuBenchmark:
             def ours() -> list[Action]:
                 path = Path(folder) / "ours.onnx"
                 layer_models.write_ours(path, layer, dtype, w, copies)
-                way = Way("ours", path, "cuda", tf32=dtype == "tf32", cuda_graph=True, with_library=True)
+                way = Way("ours", path, "cuda", tf32=dtype != "fp32", cuda_graph=True, with_library=True)
                 shapes = {f"y{i}": layer_models.nhwc(layer.y_shape) for i in range(copies)}
                 feeds = {"x": np.ascontiguousarray(x.transpose(0, 2, 3, 1))}
                 sessions.append(BoundSession(way, feeds, shapes))
@@ -96,7 +96,7 @@ class GpuBenchmark:
                 layer_models.write_native(path, layer, dtype, w, NATIVE_COPIES)
                 shapes = {f"y{i}": layer.y_shape for i in range(NATIVE_COPIES)}
                 ways = [
-                    Way("ort", path, "cuda", nhwc, dtype == "tf32", cuda_graph=True) for nhwc in (False, True)
+                    Way("ort", path, "cuda", nhwc, dtype != "fp32", cuda_graph=True) for nhwc in (False, True)
                 ]
                 return [BoundSession(way, {"x": x}, shapes).run for way in ways]
 

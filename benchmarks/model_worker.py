@@ -50,7 +50,7 @@ def check(name: str, dtype: str, provider: str, folder: Path) -> Iterator[dict]:
     reference, how = strict_run(original, provider, feeds, folder)
     shapes = {output: array.shape for output, array in reference.items()}
     tolerance = tolerance_for(dtype if provider == "cuda" or dtype == "fp16" else "fp32")
-    plain = Way("ours", rewritten, provider, tf32=dtype == "tf32", with_library=True)
+    plain = Way("ours", rewritten, provider, tf32=dtype != "fp32", with_library=True)
     nodes = node_rows(load(rewritten), profile(plain, feeds))
     ours = [node for node in nodes if node.ran_as in OPERATORS and node.provider == PROVIDERS[provider]]
     for cuda_graph in (False, True) if provider == "cuda" else (False,):

@@ -33,7 +33,8 @@ def replay(compute: Callable[[], object]) -> Callable[[], None]:
     with torch.no_grad(), torch.cuda.graph(graph):
         outputs = compute()
 
-    def run(keep: object = outputs) -> None:
+    # What the graph reads and writes must outlive it: the next capture returns memory that nobody holds.
+    def run(keep: object = (compute, outputs)) -> None:
         graph.replay()
         torch.cuda.synchronize()
 
