@@ -227,8 +227,8 @@ def example_input(name: str) -> torch.Tensor:
 def export(name: str, model: nn.Module, path: Path, fold_norms: bool = True) -> None:
     """Writes the model with torch's exporter, in the data type of its parameters.
 
-    The exporter folds BatchNormalization into the convolutions, unless it is told to optimize nothing. Then it
-    gives a Conv3d without bias one of the wrong shape, which no runtime takes: 3-D models are always folded.
+    The exporter folds BatchNormalization into the convolutions, unless it is told to optimize nothing. Then
+    it gives a Conv3d without bias one of the wrong shape, which no runtime takes: 3-D models always are.
     """
     x = example_input(name).to(next(model.parameters()).dtype)
     with warnings.catch_warnings():
