@@ -70,8 +70,8 @@ class RewriteResult:
 def rewrite_model(
     model: onnx.ModelProto | str | os.PathLike,
     *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     layout: Literal["nhwc", "nchw"] = "nhwc",
     precision: Literal["tf32", "fp32"] = "tf32",
@@ -84,9 +84,9 @@ def rewrite_model(
 
     Args:
         model: a model, which is not changed, or the path of one.
-        include, exclude: patterns as in a shell ("*head*", "ConvTranspose") on node names or operators: swap
-            only those that an include pattern matches, if there are any, and none that an exclude pattern
-            matches.
+        include, exclude: a pattern or several, as in a shell ("*head*", "ConvTranspose"), on node names or
+            operators: swap only those that an include pattern matches, if there are any, and none that an
+            exclude pattern matches.
         input_shapes: shapes by input name. They become the model's own: what depends on them is fixed for
             good.
         layout: what the operators compute in. "nhwc" suits tensor cores; Transposes are put where layouts
@@ -103,6 +103,7 @@ def rewrite_model(
     """
     eligibility.check_choice("layout", layout, ("nhwc", "nchw"))
     eligibility.check_choice("precision", precision, ("tf32", "fp32"))
+    include, exclude = ([given] if isinstance(given, str) else given for given in (include, exclude))
 
     def rewrite(timings: Mapping[int, "Timing"]) -> tuple[ir.Model, dict[ir.Node, NodeRecord]]:
         """The swapped model in NCHW. What the timings, by position, say is slower stays native."""

@@ -16,13 +16,6 @@ add_library(ort_cks_cuda OBJECT
   ops_cuda/weight_gradient_gemm.cu)
 target_include_directories(ort_cks_cuda PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(ort_cks_cuda PUBLIC ort_cks_plan CUDA::cudart_static)
-set_target_properties(ort_cks_cuda PROPERTIES
-  CUDA_STANDARD 20
-  CUDA_STANDARD_REQUIRED ON
-  CUDA_RUNTIME_LIBRARY Static
-  CUDA_VISIBILITY_PRESET hidden
-  VISIBILITY_INLINES_HIDDEN ON
-  POSITION_INDEPENDENT_CODE ON)
 
 if("90a" IN_LIST ORT_CKS_CUDA_ARCHITECTURES)
   include(ops_cuda/hopper/sources.cmake)

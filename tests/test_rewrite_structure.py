@@ -210,6 +210,7 @@ def test_patterns_choose_by_name_and_by_operator():
     assert swapped(exclude=["/s*"]) == ["/head", "/up"]
     assert swapped(include=["Conv*"], exclude=["Conv"]) == ["/up"]
     assert swapped(include=["nothing"]) == []
+    assert swapped(exclude="*head*") == swapped(exclude=["*head*"]) == ["/stem", "/up"]
 
 
 def quantized() -> onnx.ModelProto:

@@ -7,11 +7,4 @@ add_library(ort_cks_hopper OBJECT
   ops_cuda/hopper/schedule.cc)
 target_include_directories(ort_cks_hopper PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(ort_cks_hopper PUBLIC ort_cks_plan CUDA::cudart_static)
-set_target_properties(ort_cks_hopper PROPERTIES
-  CUDA_ARCHITECTURES 90a-real
-  CUDA_STANDARD 20
-  CUDA_STANDARD_REQUIRED ON
-  CUDA_RUNTIME_LIBRARY Static
-  CUDA_VISIBILITY_PRESET hidden
-  VISIBILITY_INLINES_HIDDEN ON
-  POSITION_INDEPENDENT_CODE ON)
+set_target_properties(ort_cks_hopper PROPERTIES CUDA_ARCHITECTURES 90a-real)
