@@ -59,7 +59,8 @@ def add_fallback_functions(model: ir.Model) -> None:
 def _give_convolutions(
     nodes: list[ir.Node], element_type: ir.DataType, opset_version: int
 ) -> list[ir.Function]:
-    convolution = ConvolutionFunction(nodes, element_type, opset_version)
+    with _naming(nodes[0]):
+        convolution = ConvolutionFunction(nodes, element_type, opset_version)
     for node in nodes:
         with _naming(node):
             convolution.set_attributes(node)

@@ -31,6 +31,9 @@ _CONV_TRANSPOSE_ATTRIBUTES = CONV_ATTRIBUTES | {
     "output_padding": ir.AttributeType.INTS,
     "output_shape": ir.AttributeType.INTS,
 }
+# Before, Constants and Less take no integers. Then all nodes of an operator must have the same epilogue, and
+# the model has one function that any of them can take: there is nothing to choose and nothing to guard.
+_FIRST_OPSET_WITH_INTEGERS = 9
 _OWN_ATTRIBUTES = ("activation", "activation_params", "layout", "precision")
 _EPILOGUE, _TO_NCHW, _FROM_NCHW = (f"{PREFIX}_{name}" for name in ("epilogue", "to_nchw", "from_nchw"))
 
@@ -66,6 +69,13 @@ class ConvolutionFunction:
         self._op_type = nodes[0].op_type
         self._element_type, self._opset_version = element_type, opset_version
         self._epilogues = sorted({Epilogue.of(node) for node in nodes})
+        self._has_integers = opset_version >= _FIRST_OPSET_WITH_INTEGERS
+        if len(self._epilogues) > 1 and not self._has_integers:
+            raise ValueError(
+                f"it and others differ in residual or activation, which needs opset "
+                f"{_FIRST_OPSET_WITH_INTEGERS} or newer, and the model has {opset_version}; leave the functions "
+                "out (--no-fallback)"
+            )
         self._channels_last = any(_is_channels_last(node) for node in nodes)
         names = [epilogue.overload() or "linear" for epilogue in self._epilogues]
         layout = ["nhwc"] if self._channels_last else []
@@ -93,7 +103,9 @@ class ConvolutionFunction:
         # Reference attributes have no defaults: one that the node lacks is absent in the body too.
         references = {name: ir.RefAttr(name, name, kind) for name, kind in attributes.items()}
         y = body.op(standard_op, self._permuted(body, x, _TO_NCHW), w, b, **references)
-        y = self._permuted(body, guarded(body, y, self._guard), _FROM_NCHW)
+        if self._has_integers:
+            y = guarded(body, y, self._guard)
+        y = self._permuted(body, y, _FROM_NCHW)
         y = body.output(self._finished(body, y))
         return body.function(
             ("ort_cks", self._op_type, overload),

@@ -92,8 +92,15 @@ def test_half_precision(activation, nhwc, residual, dtype):
     Case("ConvV2", 2, activation=activation, nhwc=nhwc, residual=residual, dtype=dtype, opset=22).check()
 
 
-@pytest.mark.parametrize("opset", [9, 10, 11, 12, 13, 14, 15, 17, 20, 22, 24])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("activation", "opset"),
+    [
+        (activation, opset)
+        for opset in (7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 20, 22, 24)
+        for activation in ACTIVATIONS
+        if opset >= 9 or activation != "Gelu"  # no model before Erf, of opset 9, has a Gelu
+    ],
+)
 def test_every_opset(activation, opset):
     Case("ConvV2", 2, activation=activation, residual=True, nhwc=True, opset=opset).check()
 

@@ -17,6 +17,7 @@ from rewrite_models import Builder, random_feeds, rewrite
 from test_fallback import Case
 
 import ort_cks
+from ort_cks.graph_rewrite.errors import RewriteError
 from ort_cks.graph_rewrite.fallback import add_fallback_functions
 from ort_cks.graph_rewrite.fallback_guard import guard_attribute
 
@@ -178,6 +179,12 @@ def test_some_residuals_in_bfloat16_without_overloads_are_refused(keep):
     check(model, cases)
     with pytest.raises(Exception, match=rf"{REFUSAL}|Number of actual parameters"):
         session(without_overloads(model, keep))
+
+
+def test_different_epilogues_before_opset_9_are_refused():
+    cases = [Case("ConvV2", 2, activation=activation, opset=8) for activation in ("Relu", "Tanh")]
+    with pytest.raises(RewriteError, match="differ in residual or activation, which needs opset 9"):
+        with_fallback(side_by_side(cases))
 
 
 @pytest.mark.parametrize("keep", [0, -1])
