@@ -72,9 +72,9 @@ class ConvolutionFunction:
         self._has_integers = opset_version >= _FIRST_OPSET_WITH_INTEGERS
         if len(self._epilogues) > 1 and not self._has_integers:
             raise ValueError(
-                f"it and others differ in residual or activation, which needs opset "
-                f"{_FIRST_OPSET_WITH_INTEGERS} or newer, and the model has {opset_version}; leave the functions "
-                "out (--no-fallback)"
+                "it and others differ in residual or activation, which needs opset "
+                f"{_FIRST_OPSET_WITH_INTEGERS} or newer, and the model has {opset_version}; leave the "
+                "functions out (--no-fallback)"
             )
         self._channels_last = any(_is_channels_last(node) for node in nodes)
         names = [epilogue.overload() or "linear" for epilogue in self._epilogues]
