@@ -238,9 +238,8 @@ class HopperConv : public ConvolutionKernel {
 
 bool hopper_takes(const ConvolutionSpec& spec, const Device& device) {
   const bool tensor_cores = spec.type != DataType::kFloat || spec.precision == Precision::kTF32;
-  const char* reason;
   return device.capability == 90 && tensor_cores && spec.layout == Layout::kNHWC &&
-         hopper::can_implement(spec.problem, hopper::operands_of(spec), &reason);
+         hopper::can_implement(spec.problem, hopper::operands_of(spec));
 }
 
 std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec& spec) {

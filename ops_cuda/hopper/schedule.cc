@@ -220,15 +220,10 @@ Curve curve_of(ActivationKind kind) {
   }
 }
 
-bool can_implement(const Problem& p, const Operands& o, const char** reason) {
-  *reason = nullptr;
-  if (p.filter.groups != 1) *reason = "the tiles of a group do not fill the tensor cores";
-  if (p.filter.K * o.element_bytes % 16) *reason = "output channels must fill 16 bytes for a tensor map";
-  if (o.channels * o.element_bytes % 16) *reason = "input channels must fill 16 bytes for a tensor map";
-  for (const int64_t stride : p.stride) {
-    if (stride > kMaxElementStride) *reason = "a tensor map steps over at most 8 elements";
-  }
-  return !*reason;
+bool can_implement(const Problem& p, const Operands& o) {
+  // A tile does not span groups. A tensor map wants rows of whole 16 bytes, and steps over a few elements at most.
+  return p.filter.groups == 1 && p.filter.K * o.element_bytes % 16 == 0 && o.channels * o.element_bytes % 16 == 0 &&
+         std::ranges::all_of(p.stride, [](int64_t stride) { return stride <= kMaxElementStride; });
 }
 
 std::vector<Config> all_configs(const Problem& p, const Operands& o) {

@@ -95,9 +95,8 @@ struct Operands {
   Curve curve;
 };
 
-// False, with the reason, for a problem that the kernel cannot take: groups, output channels that do not fill 16 bytes,
-// strides or boxes beyond what a tensor map can say.
-bool can_implement(const Problem&, const Operands&, const char** reason);
+// Whether the kernel can take the problem.
+bool can_implement(const Problem&, const Operands&);
 
 // The schedule with the least expected time over all configurations.
 Schedule choose_schedule(const Problem&, const Operands&, const Machine&);

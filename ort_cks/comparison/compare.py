@@ -45,7 +45,8 @@ def compare_models(
     """Runs a model and its rewritten form in turn and compares their latencies and outputs.
 
     The baseline is the original at its best: on a GPU it runs in NCHW and with the CUDA provider's
-    `prefer_nhwc`, and the faster counts. All runs have their inputs and outputs bound on the device.
+    `prefer_nhwc`, and the faster counts; the rewritten model runs with it. All runs have their inputs and
+    outputs bound on the device.
 
     Args:
         original: a path or a ModelProto.

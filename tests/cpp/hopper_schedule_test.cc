@@ -141,8 +141,7 @@ int main() {
     for (const int element_bytes : {2, 4}) {
       for (const Curve curve : {Curve::kPiecewiseLinear, Curve::kAny}) {
         const Operands o{element_bytes, filter.C, curve};
-        const char* reason;
-        require(can_implement(p, o, &reason), "refused", p, {});
+        require(can_implement(p, o), "refused", p, {});
         check(p, o, machine, choose_schedule(p, o, machine));
         if (round % 10) continue;
         for (const Config& c : all_configs(p, o)) {
