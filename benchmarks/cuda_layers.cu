@@ -18,11 +18,12 @@ Time time_layer(const Problem& p, DataType type, Layout layout, Precision precis
   std::mt19937 random(1);
   const Buffer<T> x(p.N * p.filter.C * volume(p.input), random), w(p.filter.elements(), random);
   const Buffer<T> y(p.N * p.filter.K * volume(p.output), random);
-  const Buffer<char> packed(int64_t(cuda::packed_filter_bytes(p.filter, type, precision)));
-  cuda::pack_filter(p.filter, type, precision, w.data(), packed.data(), stream);
+  const cuda::ConvolutionSpec spec{p, type, layout, precision, {}, true};
+  const Buffer<char> packed(int64_t(cuda::packed_filter_bytes(spec.use())));
+  cuda::pack_filter(spec.use(), w.data(), packed.data(), stream);
   must(cudaStreamSynchronize(stream));
   const auto start = std::chrono::steady_clock::now();
-  const cuda::Convolution conv(p, type, layout, precision, {});
+  const cuda::Convolution conv(spec);
   const double plan_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   const Buffer<char> workspace(int64_t(conv.workspace_bytes()));
   Time t{0, 0, plan_ms};

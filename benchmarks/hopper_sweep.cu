@@ -1,4 +1,4 @@
-// Times every configuration of the Hopper kernel on the layers of the suite, in fp16 and TF32, beside the one that its
+// Times every configuration of the Hopper kernel on the layers of the suite, in fp16, TF32 and strict fp32, beside the one that its
 // model chooses: the model's constants are fitted to what this prints. Usage: hopper_sweep [part of a layer's name] >
 // sweep.csv
 #include <cmath>
@@ -22,16 +22,17 @@ std::string name_of(const hopper::Config& c) {
 
 // How much slower than the fastest configuration the chosen one is, as a ratio.
 template <class T>
-double sweep(const Layer& layer, DataType type, cudaStream_t stream) {
-  const ConvolutionSpec spec{problem_of(layer), type, Layout::kNHWC, Precision::kTF32, {}};
+double sweep(const Layer& layer, const char* dtype, DataType type, Precision precision, cudaStream_t stream) {
+  const ConvolutionSpec spec{problem_of(layer), type, Layout::kNHWC, precision, {}, true};
   const Problem& p = spec.problem;
   const hopper::Operands operands = hopper::operands_of(spec);
   const hopper::Machine machine = hopper::current_machine();
   std::mt19937 random(1);
   const Buffer<T> x(p.N * p.filter.C * volume(p.input), random), w(p.filter.elements(), random);
   const Buffer<T> y(p.N * p.filter.K * volume(p.output), random);
-  const Buffer<char> packed(int64_t(packed_filter_bytes(p.filter, type, spec.precision)));
-  pack_filter(p.filter, type, spec.precision, w.data(), packed.data(), stream);
+  const Buffer<char> packed(int64_t(packed_filter_bytes(spec.use())));
+  pack_filter(spec.use(), w.data(), packed.data(), stream);
+  must(cudaStreamSynchronize(stream));
 
   const std::string chosen = name_of(hopper::choose_schedule(p, operands, machine).config);
   double best_us = INFINITY, chosen_us = INFINITY;
@@ -45,7 +46,7 @@ double sweep(const Layer& layer, DataType type, cudaStream_t stream) {
     const std::string name = name_of(config);
     best_us = std::min(best_us, us);
     if (name == chosen) chosen_us = us;
-    std::printf("%s,%s,%s,%d,%d x %d x %d x %d,%d,%.2f,%.2f,%s\n", layer.name, sizeof(T) == 2 ? "fp16" : "tf32",
+    std::printf("%s,%s,%s,%d,%d x %d x %d x %d,%d,%.2f,%.2f,%s\n", layer.name, dtype,
                 name.c_str(), schedule.stages, schedule.box.n, schedule.box.extent[0], schedule.box.extent[1],
                 schedule.box.extent[2], schedule.slots, us, schedule.cycles / 1750, name == chosen ? "chosen" : "");
   }
@@ -62,8 +63,9 @@ int main(int argc, char** argv) {
   int count = 0;
   for (const Layer& layer : kLayers) {
     if ((argc > 1 && !std::strstr(layer.name, argv[1])) || layer.groups > 1 || layer.C % 8) continue;
-    for (const double ratio :
-         {sweep<__half>(layer, DataType::kHalf, stream), sweep<float>(layer, DataType::kFloat, stream)}) {
+    for (const double ratio : {sweep<__half>(layer, "fp16", DataType::kHalf, Precision::kTF32, stream),
+                               sweep<float>(layer, "tf32", DataType::kFloat, Precision::kTF32, stream),
+                               sweep<float>(layer, "fp32", DataType::kFloat, Precision::kFP32, stream)}) {
       logs += std::log(ratio), ++count;
     }
   }

@@ -38,7 +38,7 @@ class ConvolutionKernel final : public Kernel {
     if (inputs_ > kB) {
       if (const OrtValue* b = constant_input(api_, arguments.info, kB)) check_bias(b, filter);
     }
-    constant_filter_.emplace(provider_, filter, type_, attributes_.precision, w);
+    constant_filter_.emplace(provider_, filter_use(filter, constant_w_shape_, attributes_.precision), w);
   }
 
   void run(OrtKernelContext* context) override {
@@ -72,9 +72,9 @@ class ConvolutionKernel final : public Kernel {
                          residual, y, scratch.data());
     } else {
       const size_t packed_bytes =
-          size_t(round_up(int64_t(Provider::packed_bytes(planned.filter, type_, precision)), 256));
+          size_t(round_up(int64_t(Provider::packed_bytes(filter_use(planned.filter, key.second, precision))), 256));
       const Block scratch = run.scratch(packed_bytes + workspace_bytes);
-      const auto& packed = Provider::pack(run, planned.filter, type_, precision, data_of(api_, w), scratch.data());
+      const auto& packed = Provider::pack(run, filter_use(planned.filter, key.second, precision), data_of(api_, w), scratch.data());
       Provider::convolve(run, *planned.convolution, data_of(api_, x), packed, bias, residual, y,
                          scratch.data() + packed_bytes);
     }
@@ -95,9 +95,14 @@ class ConvolutionKernel final : public Kernel {
     planned->y = to_shape(output_shape(problem, x.rank, attributes_.layout));
     planned->is_empty = elements(planned->y) == 0;
     if (!planned->is_empty) {
-      planned->convolution = Provider::plan(problem, type_, attributes_.layout, precision, attributes_.activation);
+      planned->convolution = Provider::plan(problem, type_, attributes_.layout, precision, attributes_.activation,
+                                            constant_filter_.has_value());
     }
     return planned;
+  }
+
+  FilterUse filter_use(const Filter& filter, const Shape& w, Precision precision) const {
+    return {filter, make_stride(attributes_.convolution, w.rank), type_, attributes_.layout, precision};
   }
 
   void check_bias(const OrtValue* b, const Filter& filter) const {

@@ -45,8 +45,7 @@ Block CpuProvider::Run::scratch(size_t bytes) const {
 }
 
 // There is no thread pool to borrow while a session starts.
-CpuProvider::ConstantFilter::ConstantFilter(const CpuProvider& provider, const Filter& filter, DataType type, Precision,
-                                            const OrtValue* weights)
-    : packed_(filter, type, data_of(provider.api_, weights), serially) {}
+CpuProvider::ConstantFilter::ConstantFilter(const CpuProvider& provider, const FilterUse& use, const OrtValue* weights)
+    : packed_(use.filter, use.type, data_of(provider.api_, weights), serially) {}
 
 }  // namespace cks::ort

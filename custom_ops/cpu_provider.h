@@ -32,7 +32,7 @@ class CpuProvider {
   // Weights that are the same in every run, packed when the session starts.
   class ConstantFilter {
    public:
-    ConstantFilter(const CpuProvider&, const Filter&, DataType, Precision, const OrtValue* weights);
+    ConstantFilter(const CpuProvider&, const FilterUse&, const OrtValue* weights);
     const cpu::PackedFilter& get(const Run&, Precision, const OrtValue*) const { return packed_; }
 
    private:
@@ -40,14 +40,13 @@ class CpuProvider {
   };
 
   // Weights of one run; the CPU's packed form brings its own memory.
-  static size_t packed_bytes(const Filter&, DataType, Precision) { return 0; }
-  static cpu::PackedFilter pack(const Run& run, const Filter& filter, DataType type, Precision, const void* weights,
-                                void* /*packed*/) {
-    return cpu::PackedFilter(filter, type, weights, run.parallel_for());
+  static size_t packed_bytes(const FilterUse&) { return 0; }
+  static cpu::PackedFilter pack(const Run& run, const FilterUse& use, const void* weights, void* /*packed*/) {
+    return cpu::PackedFilter(use.filter, use.type, weights, run.parallel_for());
   }
 
   static std::unique_ptr<const Convolution> plan(const Problem& problem, DataType type, Layout layout, Precision,
-                                                 const Activation& activation) {
+                                                 const Activation& activation, bool /*filter_is_constant*/) {
     return std::make_unique<const Convolution>(problem, type, layout, activation);
   }
   static std::unique_ptr<const WeightGradient> plan_gradient(const Problem& problem, DataType type, Layout layout,

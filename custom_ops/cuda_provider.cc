@@ -67,11 +67,11 @@ Block CudaProvider::Run::scratch(size_t bytes) const {
   return {provider_.allocator_, data};
 }
 
-CudaProvider::ConstantFilter::ConstantFilter(const CudaProvider& provider, const Filter& filter, DataType type,
-                                             Precision precision, const OrtValue* weights)
-    : provider_(provider), filter_(filter), type_(type), precision_(precision) {
+CudaProvider::ConstantFilter::ConstantFilter(const CudaProvider& provider, const FilterUse& use,
+                                             const OrtValue* weights)
+    : provider_(provider), use_(use), precision_(use.precision) {
   const DeviceGuard guard(provider_.device_);
-  pack(precision, weights);
+  pack(use.precision, weights);
 }
 
 const void* CudaProvider::ConstantFilter::get(const Run& run, Precision precision, const OrtValue* weights) {
@@ -91,15 +91,17 @@ void CudaProvider::ConstantFilter::pack(Precision precision, const OrtValue* wei
   const cuda::PrivateStream stream;  // ONNX Runtime has none to offer while a session starts
   const void* source = data_of(provider_.api_, weights);
   if (is_in_cpu_memory(provider_.api_, weights)) {
-    const size_t bytes = filter_.elements() * size_of(type_);
+    const size_t bytes = use_.filter.elements() * size_of(use_.type);
     staged = Block(provider_.allocator_, provider_.allocator_.allocate(bytes));
     cuda::check(cudaMemcpyAsync(staged.data(), source, bytes, cudaMemcpyHostToDevice, stream.get()),
                 "copying weights to the device");
     source = staged.data();
   }
-  const size_t bytes = cuda::packed_filter_bytes(filter_, type_, precision);
+  FilterUse use = use_;
+  use.precision = precision;
+  const size_t bytes = cuda::packed_filter_bytes(use);
   packed = Block(provider_.allocator_, provider_.allocator_.allocate(bytes));
-  cuda::pack_filter(filter_, type_, precision, source, packed.data(), stream.get());
+  cuda::pack_filter(use, source, packed.data(), stream.get());
   cuda::check(cudaStreamSynchronize(stream.get()), "packing weights");
   packed_ = std::move(packed);
 }

@@ -47,32 +47,30 @@ class CudaProvider {
   // only in a run, so the first run of a session with use_tf32=0 packs once more.
   class ConstantFilter {
    public:
-    ConstantFilter(const CudaProvider&, const Filter&, DataType, Precision, const OrtValue* weights);
+    ConstantFilter(const CudaProvider&, const FilterUse&, const OrtValue* weights);
     const void* get(const Run&, Precision, const OrtValue* weights);
 
    private:
     void pack(Precision, const OrtValue* weights);
 
     const CudaProvider& provider_;
-    const Filter filter_;
-    const DataType type_;
+    const FilterUse use_;  // with the precision of the attribute
     std::mutex mutex_;  // of packing; runs that find their precision take no lock
     std::atomic<Precision> precision_;
     Block packed_;
   };
 
-  static size_t packed_bytes(const Filter& filter, DataType type, Precision precision) {
-    return cuda::packed_filter_bytes(filter, type, precision);
-  }
-  static const void* pack(const Run& run, const Filter& filter, DataType type, Precision precision, const void* weights,
-                          void* packed) {
-    cuda::pack_filter(filter, type, precision, weights, packed, run.stream());
+  static size_t packed_bytes(const FilterUse& use) { return cuda::packed_filter_bytes(use); }
+  static const void* pack(const Run& run, const FilterUse& use, const void* weights, void* packed) {
+    cuda::pack_filter(use, weights, packed, run.stream());
     return packed;
   }
 
   static std::unique_ptr<const Convolution> plan(const Problem& problem, DataType type, Layout layout,
-                                                 Precision precision, const Activation& activation) {
-    return std::make_unique<const Convolution>(problem, type, layout, precision, activation);
+                                                 Precision precision, const Activation& activation,
+                                                 bool filter_is_constant) {
+    return std::make_unique<const Convolution>(
+        cuda::ConvolutionSpec{problem, type, layout, precision, activation, filter_is_constant});
   }
   static std::unique_ptr<const WeightGradient> plan_gradient(const Problem& problem, DataType type, Layout layout,
                                                              Precision precision) {

@@ -20,10 +20,16 @@ Device current_device() {
 
 namespace {
 
+#ifdef ORT_CKS_HOPPER
+bool is_on_hopper(const FilterUse& use, const Device& device) {
+  return !is_direct(use.filter) && hopper_takes(use, device);
+}
+#endif
+
 std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Device& device) {
   if (is_direct(spec.problem.filter)) return make_direct_conv(spec, device);
 #ifdef ORT_CKS_HOPPER
-  if (hopper_takes(spec, device)) return make_hopper_conv(spec);
+  if (is_on_hopper(spec.use(), device)) return make_hopper_conv(spec);
 #endif
   return make_portable_conv(spec, device);
 }
@@ -34,13 +40,23 @@ struct Convolution::Impl {
   std::unique_ptr<ConvolutionKernel> kernel;  // null for an empty output
 };
 
-Convolution::Convolution(const Problem& problem, DataType type, Layout layout, Precision precision,
-                         const Activation& activation)
-    : impl_(std::make_unique<Impl>()) {
-  if (problem.N * volume(problem.output) * problem.filter.K == 0) return;
-  const ConvolutionSpec spec{problem, type, layout, precision, activation};
-  const Device device = current_device();
-  impl_->kernel = make_kernel(spec, device);
+size_t packed_filter_bytes(const FilterUse& use) {
+#ifdef ORT_CKS_HOPPER
+  if (is_on_hopper(use, current_device())) return hopper_filter_bytes(use);
+#endif
+  return portable_filter_bytes(use);
+}
+
+void pack_filter(const FilterUse& use, const void* w, void* packed, Stream stream) {
+#ifdef ORT_CKS_HOPPER
+  if (is_on_hopper(use, current_device())) return pack_hopper_filter(use, w, packed, stream);
+#endif
+  pack_portable_filter(use, w, packed, stream);
+}
+
+Convolution::Convolution(const ConvolutionSpec& spec) : impl_(std::make_unique<Impl>()) {
+  const Problem& p = spec.problem;
+  if (p.N * volume(p.output) * p.filter.K > 0) impl_->kernel = make_kernel(spec, current_device());
 }
 
 Convolution::~Convolution() = default;

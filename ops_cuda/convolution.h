@@ -12,13 +12,27 @@ namespace cks::cuda {
 using Stream = CUstream_st*;
 
 // Bytes of a packed filter, and the packing itself (device to device, asynchronous on `stream`). The packed form
-// depends on nothing but these arguments, so constant weights are packed once, when a session starts. It takes the
-// bytes of the weights with input channels rounded up to 16 bytes; for narrow groups, which are multiplied several at a
-// time, as many times that as there are groups together (gemm_groups in pack.h).
-size_t packed_filter_bytes(const Filter&, DataType, Precision);
-void pack_filter(const Filter&, DataType, Precision, const void* w_onnx, void* packed, Stream);
+// depends on nothing but the use and the current device, so constant weights are packed once, when a session starts. It
+// takes the bytes of the weights with input channels rounded up to 16 bytes; for narrow groups, which are multiplied
+// several at a time, as many times that as there are groups together (gemm_groups in pack.h).
+size_t packed_filter_bytes(const FilterUse&);
+void pack_filter(const FilterUse&, const void* w_onnx, void* packed, Stream);
 
 inline constexpr int kWorkspaceAlignment = 256;
+
+// What a Convolution is made from.
+struct ConvolutionSpec {
+  Problem problem;
+  DataType type;
+  Layout layout;
+  Precision precision;
+  Activation activation;
+  // Whether the packed filter is older than whatever the run's stream does: a kernel may then read it before the work
+  // ahead of it has ended.
+  bool filter_is_constant = false;
+
+  FilterUse use() const { return {problem.filter, problem.stride, type, layout, precision}; }
+};
 
 // A planned convolution for one set of shapes on the current device. The constructor plans, copies the plan to the
 // device and synchronises, so it must not run inside a graph capture; run() launches kernels only. Immutable after
@@ -26,7 +40,7 @@ inline constexpr int kWorkspaceAlignment = 256;
 // errors.
 class Convolution {
  public:
-  Convolution(const Problem&, DataType, Layout, Precision, const Activation&);
+  explicit Convolution(const ConvolutionSpec&);
   ~Convolution();
   size_t workspace_bytes() const;  // device scratch for one run, aligned to kWorkspaceAlignment, contents irrelevant
   // bias: K elements, residual: Y's shape and layout; either may be null. Device pointers of the DataType.

@@ -16,15 +16,6 @@ struct Device {
 
 Device current_device();
 
-// What a Convolution was made from.
-struct ConvolutionSpec {
-  Problem problem;
-  DataType type;
-  Layout layout;
-  Precision precision;
-  Activation activation;
-};
-
 // Kernels that move 16 bytes at a time need tensors that begin at a multiple of 16, as ONNX Runtime's do; what a user
 // binds may not.
 inline void require_aligned(const void* tensor, const char* name) {
@@ -44,8 +35,10 @@ class ConvolutionKernel {
 };
 
 // sm_90a: TMA and wgmma, for NHWC tensors whose channels fill 16 bytes.
-bool hopper_takes(const ConvolutionSpec&, const Device&);
+bool hopper_takes(const FilterUse&, const Device&);
 std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec&);
+size_t hopper_filter_bytes(const FilterUse&);
+void pack_hopper_filter(const FilterUse&, const void* w_onnx, void* packed, Stream);
 
 std::unique_ptr<ConvolutionKernel> make_portable_conv(const ConvolutionSpec&, const Device&);
 std::unique_ptr<ConvolutionKernel> make_direct_conv(const ConvolutionSpec&, const Device&);

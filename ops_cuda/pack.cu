@@ -173,15 +173,15 @@ void pack_pixel_major(const PixelMajor& p, const void* source, void* packed, Str
     pack_as<uint16_t>(p, source, packed, stream);
 }
 
-size_t packed_filter_bytes(const Filter& f, DataType type, Precision) {
-  return size_t(packed_elements(f, type)) * size_of(type);
+size_t portable_filter_bytes(const FilterUse& use) {
+  return size_t(packed_elements(use.filter, use.type)) * size_of(use.type);
 }
 
-void pack_filter(const Filter& f, DataType type, Precision precision, const void* w, void* packed, Stream stream) {
-  if (type == DataType::kFloat)
-    pack_filter_as<float>(f, type, precision == Precision::kTF32, w, packed, stream);
+void pack_portable_filter(const FilterUse& use, const void* w, void* packed, Stream stream) {
+  if (use.type == DataType::kFloat)
+    pack_filter_as<float>(use.filter, use.type, use.precision == Precision::kTF32, w, packed, stream);
   else
-    pack_filter_as<uint16_t>(f, type, false, w, packed, stream);
+    pack_filter_as<uint16_t>(use.filter, use.type, false, w, packed, stream);
 }
 
 }  // namespace cks::cuda

@@ -95,7 +95,7 @@ Axes make_axes(const Attributes& a, const Dims& filter, size_t rank) {
     begin.assign(a.pads.begin(), a.pads.begin() + rank);
     end.assign(a.pads.begin() + rank, a.pads.end());
   }
-  const Dims stride = widen(a.strides, rank, 1, "strides", 1), dilation = widen(a.dilations, rank, 1, "dilations", 1);
+  const Dims stride = make_stride(a, rank + 2), dilation = widen(a.dilations, rank, 1, "dilations", 1);
   const Dims pad_begin = widen(begin, rank, 0, "pads", 0), pad_end = widen(end, rank, 0, "pads", 0);
   const Dims extra = widen(a.output_padding, rank, 0, "output_padding", 0);
   const Dims requested = widen(a.output_shape, rank, a.output_shape.empty() ? -1 : 1, "output_shape", 0);
@@ -150,6 +150,8 @@ Filter make_filter(const Attributes& a, std::span<const int64_t> w_shape) {
   }
   return f;
 }
+
+Dims make_stride(const Attributes& a, size_t rank) { return widen(a.strides, rank - 2, 1, "strides", 1); }
 
 Problem make_problem(const Attributes& a, const Filter& f, std::span<const int64_t> x_shape, Layout layout) {
   const Axes axes = make_axes(a, f.extent, spatial_rank(x_shape, "X"));

@@ -68,6 +68,16 @@ struct Filter {
   }
 };
 
+// What a session knows of a convolution before its inputs have shapes: how a kernel keeps the weights depends on no
+// more.
+struct FilterUse {
+  Filter filter;
+  Dims stride{1, 1, 1};
+  DataType type = DataType::kFloat;
+  Layout layout = Layout::kNCHW;
+  Precision precision = Precision::kTF32;
+};
+
 // One call: Y[N, K, output] from X[N, C, input].
 //   Conv:           y[o] += x[o * stride - pad + t * dilation] * w[t]
 //   ConvTranspose:  y[i * stride - pad + t * dilation] += x[i] * w[t]
@@ -89,6 +99,7 @@ struct Attributes {
 // The filter that a weight tensor of this shape (ONNX layout) is. Throws Error where rank, group or kernel_shape do not
 // fit.
 Filter make_filter(const Attributes&, std::span<const int64_t> w_shape);
+Dims make_stride(const Attributes&, size_t rank);  // rank: of X
 
 // The problem for an input of this shape (in `layout`). Follows ONNX Runtime's CPU provider for auto_pad,
 // output_padding and output_shape. Throws Error, in words, for what ONNX forbids (channels that do not fit, an output

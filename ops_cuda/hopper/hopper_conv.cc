@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "ops_cuda/error.h"
+#include "ops_cuda/hopper/pack_halves.h"
 #include "ops_cuda/kernel.h"
 #include "ops_cuda/pack.h"
 
@@ -72,15 +73,21 @@ PixelMajor packed_input(const ConvolutionSpec& spec) {
   return {spec.problem.N, volume(spec.problem.input), 1, spec.problem.filter.C, spec.type, spec.layout};
 }
 
+int products_of(const FilterUse& use) {
+  return use.type == DataType::kFloat && use.precision == Precision::kFP32 ? 3 : 1;
+}
+
+hopper::HalvesFilter halves_filter(const FilterUse& use) { return {use.filter, products_of(use)}; }
+
 std::array<cuuint64_t, 5> innermost_first(int64_t c, const Dims& d, int64_t n) {
   return {cuuint64_t(c), cuuint64_t(d[2]), cuuint64_t(d[1]), cuuint64_t(d[0]), cuuint64_t(n)};
 }
 
-// Counters that a launch finds zero and leaves zero. Launches in different streams may run at once, so that each stream
-// has its own; they are made here, because nothing may be allocated while a graph is captured.
-class Arrivals {
+// Counters that a launch finds as the one before it has left them. Launches in different streams may run at once, so
+// that each stream has its own; they are made here, because nothing may be allocated while a graph is captured.
+class Counters {
  public:
-  explicit Arrivals(int counters)
+  explicit Counters(int counters)
       : counters_(counters),
         memory_(std::vector<unsigned>(size_t(counters) * kStreams).data(), sizeof(unsigned) * counters * kStreams) {}
   unsigned* of(Stream stream) const {
@@ -115,7 +122,7 @@ class HopperConv : public ConvolutionKernel {
     const Filter& f = p.filter;
     const hopper::TileShape& shape = s.config.shape;
     const bool conv = f.op == Operator::kConv;
-    const cuuint32_t bk = cuuint32_t(128 / element_bytes_), bn = cuuint32_t(shape.bn), slab = std::min(bn, bk);
+    const cuuint32_t bk = cuuint32_t(128 / element_bytes_), bn = cuuint32_t(shape.bn), slab = cuuint32_t(shape.slab(int(element_bytes_)));
     const auto steps = [&](bool strided) -> std::array<cuuint32_t, 5> {
       if (!strided) return {1, 1, 1, 1, 1};
       return {1, cuuint32_t(p.stride[2]), cuuint32_t(p.stride[1]), cuuint32_t(p.stride[0]), 1};
@@ -124,22 +131,21 @@ class HopperConv : public ConvolutionKernel {
       const Box& b = s.box;
       return {channels, cuuint32_t(b.extent[2]), cuuint32_t(b.extent[1]), cuuint32_t(b.extent[0]), cuuint32_t(b.n)};
     };
-    const auto type = [&](CUtensorMapDataType of_float) {
-      return spec.type == DataType::kFloat  ? of_float
-             : spec.type == DataType::kHalf ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                            : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-    };
-    // TMA rounds to TF32 on the way in; wgmma would cut the digits off.
-    const auto operand = type(CU_TENSOR_MAP_DATA_TYPE_TFLOAT32);
+    const CUtensorMapDataType type = spec.type == DataType::kFloat  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                                     : spec.type == DataType::kHalf ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                                    : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
     const int64_t channels = input_.group_pitch();
-    x_ = {operand, CU_TENSOR_MAP_SWIZZLE_128B, innermost_first(channels, p.input, p.N), pixels(bk), steps(conv)};
-    filter_ = {operand,
-               CU_TENSOR_MAP_SWIZZLE_128B,
-               {cuuint64_t(channels), cuuint64_t(f.K), cuuint64_t(f.taps())},
-               {bk, bn, 1},
+    x_ = {type, CU_TENSOR_MAP_SWIZZLE_128B, innermost_first(channels, p.input, p.N), pixels(bk), steps(conv)};
+    const bool halves = spec.type == DataType::kFloat;
+    const int row = hopper::filter_row(int(element_bytes_), products_of(spec.use()));
+    filter_ = {halves ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type,
+               row * 2 == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
+               {cuuint64_t(halves ? halves_filter(spec.use()).row_elements() : channels), cuuint64_t(f.K),
+                cuuint64_t(f.taps())},
+               {cuuint32_t(row), bn, 1},
                {1, 1, 1}};
-    y_ = {type(CU_TENSOR_MAP_DATA_TYPE_FLOAT32),
-          slab * element_bytes_ == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
+    if (halves) scales_at_ = halves_filter(spec.use()).scales_at();
+    y_ = {type, slab * element_bytes_ == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
           innermost_first(f.K, p.output, p.N), pixels(slab), steps(!conv)};
 
     params_.taps = reinterpret_cast<const WorkTap*>(plan_->data());
@@ -156,8 +162,9 @@ class HopperConv : public ConvolutionKernel {
 
     packed_at_ =
         size_t(round_up(int64_t(s.slots) * shape.bm() * shape.bn * int64_t(sizeof(float)), kWorkspaceAlignment));
-    if (s.counters > 0) arrivals_ = std::make_unique<Arrivals>(s.counters);
-    function_ = find_kernel(spec.type, shape);
+    params_.filter_is_constant = spec.filter_is_constant;
+    if (s.counters > 0) counters_ = std::make_unique<Counters>(s.counters);
+    function_ = find_kernel(spec.use(), shape);
     shared_bytes_ = s.shared_bytes;
     blocks_ = s.clusters * s.config.splits, threads_ = shape.threads();
     allow_all_shared_memory(function_);
@@ -176,12 +183,13 @@ class HopperConv : public ConvolutionKernel {
     }
     require_aligned(x, "X"), require_aligned(y, "Y"), require_aligned(residual, "Z");
     Params params = params_;
-    if (arrivals_) {
-      params.arrivals = arrivals_->of(stream);
+    if (counters_) {
+      params.counters = counters_->of(stream);
       params.partials = reinterpret_cast<float4*>(scratch);
     }
     params.x = x_.map(x, element_bytes_);
-    params.filter = filter_.map(filter, element_bytes_);
+    params.filter = filter_.map(filter, sizeof(uint16_t));
+    params.filter_scales = reinterpret_cast<const float*>(static_cast<const char*>(filter) + scales_at_);
     params.y = y_.map(y, element_bytes_);
     if (residual) params.residual = y_.map(residual, element_bytes_);
     params.epilogue.bias = bias, params.epilogue.residual = residual, params.epilogue.y = y;
@@ -200,14 +208,15 @@ class HopperConv : public ConvolutionKernel {
   }
 
  private:
-  static const void* find_kernel(DataType type, const hopper::TileShape& shape) {
+  static const void* find_kernel(const FilterUse& use, const hopper::TileShape& shape) {
     const auto same = [&](const hopper::TileShape& s) {
       return s.team == shape.team && s.row_blocks == shape.row_blocks && s.bn == shape.bn && s.curve == shape.curve;
     };
     const int index = int(std::ranges::find_if(hopper::kTileShapes, same) - std::begin(hopper::kTileShapes));
-    return type == DataType::kHalf       ? hopper::half_kernel(index)
-           : type == DataType::kBFloat16 ? hopper::bfloat16_kernel(index)
-                                         : hopper::tf32_kernel(index);
+    return use.type == DataType::kHalf               ? hopper::half_kernel(index)
+           : use.type == DataType::kBFloat16         ? hopper::bfloat16_kernel(index)
+           : use.precision == Precision::kTF32 ? hopper::tf32_kernel(index)
+                                                     : hopper::fp32_kernel(index);
   }
   // Taps, then items.
   static std::vector<char> serialize(const Schedule& s) {
@@ -229,17 +238,27 @@ class HopperConv : public ConvolutionKernel {
   BoxedTensor<3> filter_;
   Params params_{};
   const void* function_;
-  std::unique_ptr<Arrivals> arrivals_;  // where tiles are cut
-  size_t shared_bytes_, packed_at_;
+  std::unique_ptr<Counters> counters_;  // where tiles are cut
+  size_t shared_bytes_, packed_at_, scales_at_ = 0;
   int blocks_, threads_;
 };
 
 }  // namespace
 
-bool hopper_takes(const ConvolutionSpec& spec, const Device& device) {
-  const bool tensor_cores = spec.type != DataType::kFloat || spec.precision == Precision::kTF32;
-  return device.capability == 90 && tensor_cores && spec.layout == Layout::kNHWC &&
-         hopper::can_implement(spec.problem, hopper::operands_of(spec));
+bool hopper_takes(const FilterUse& use, const Device& device) {
+  return device.capability == 90 && use.layout == Layout::kNHWC && hopper::can_implement(use);
+}
+
+size_t hopper_filter_bytes(const FilterUse& use) {
+  return use.type == DataType::kFloat ? halves_filter(use).bytes() : portable_filter_bytes(use);
+}
+
+void pack_hopper_filter(const FilterUse& use, const void* w, void* packed, Stream stream) {
+  if (use.type == DataType::kFloat) {
+    pack_halves(halves_filter(use), static_cast<const float*>(w), packed, stream);
+  } else {
+    pack_portable_filter(use, w, packed, stream);
+  }
 }
 
 std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec& spec) {
@@ -248,7 +267,8 @@ std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec& spec)
 }
 
 hopper::Operands hopper::operands_of(const ConvolutionSpec& spec) {
-  return {int(size_of(spec.type)), packed_input(spec).group_pitch(), curve_of(spec.activation.kind)};
+  return {int(size_of(spec.type)), products_of(spec.use()), packed_input(spec).group_pitch(),
+          curve_of(spec.activation.kind)};
 }
 
 hopper::Machine hopper::current_machine() {

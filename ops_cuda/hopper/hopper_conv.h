@@ -15,14 +15,16 @@ struct Params {
   const WorkItem* items;  // [rounds][clusters]
   const WorkTap* taps;
   Epilogue epilogue;
-  float4* partials;    // of cut tiles, in accumulator order
-  unsigned* arrivals;  // of their parts; zero before and after
-  int channel_blocks;  // k-blocks of a tap
+  const float* filter_scales;  // of floats: what an output channel's sum is multiplied by
+  float4* partials;            // of cut tiles, in accumulator order
+  unsigned* counters;          // of cut tiles
+  int channel_blocks;          // k-blocks of a tap
   int box_bytes;       // of A: the box may have fewer pixels than the tile has rows
   int clusters, stages, splits;
   int N, K;
   Int3 output, out_step, box;
   int box_n;
+  bool filter_is_constant;
 };
 
 Machine current_machine();
@@ -32,9 +34,10 @@ Operands operands_of(const ConvolutionSpec&);
 std::unique_ptr<ConvolutionKernel> make_scheduled_conv(const ConvolutionSpec&, const Schedule&);
 
 // The __global__ function of one Params. One definition a file, so that they compile apart. `shape` indexes
-// kTileShapes.
+// kTileShapes; null where the shape does not serve this way to multiply.
 const void* half_kernel(int shape);
 const void* bfloat16_kernel(int shape);
 const void* tf32_kernel(int shape);
+const void* fp32_kernel(int shape);
 
 }  // namespace cks::cuda::hopper

@@ -1,3 +1,3 @@
 #include "ops_cuda/hopper/kernels.cuh"
 
-const void* cks::cuda::hopper::half_kernel(int shape) { return kernel_of<__half>(shape); }
+const void* cks::cuda::hopper::half_kernel(int shape) { return kernel_of<HalfMath>(shape); }

@@ -3,16 +3,38 @@
 //
 // A block takes work items in order. For each k-block (128 bytes of channels of one tap) a producer lane copies two
 // boxes to shared memory by TMA: A, the input pixels that the tile's rows read through this tap (what lies outside the
-// input is filled with zeros), and B, the filter's channels. Math warpgroups multiply them (wgmma), then leave the tile
-// in shared memory, from where TMA stores it; the store map's element strides interleave the phases of a transposed
-// convolution. With `splits` > 1 the blocks of a cluster share a tile's k-blocks and add up through distributed shared
-// memory, in a fixed order.
+// input is filled with zeros), and B, the filter's channels. Math warpgroups multiply them (wgmma) and leave the tile
+// in shared memory, slab by slab of channels, from where a storer lane sends it by TMA while they go on; the store
+// map's element strides interleave the phases of a transposed convolution. With `splits` > 1 the blocks of a cluster
+// share a tile's k-blocks and add up through distributed shared memory, in a fixed order.
 #pragma once
 #include "ops_cuda/epilogue.cuh"
+#include "ops_cuda/hopper/halves.cuh"
 #include "ops_cuda/hopper/hopper_conv.h"
-#include "ops_cuda/hopper/wgmma.cuh"
 
 namespace cks::cuda::hopper {
+
+// What is multiplied, and how: the type of X and Y, that of wgmma's operands, and the products a multiply-add takes.
+struct HalfMath {
+  using Element = __half;
+  using Operand = __half;
+  static constexpr int kProducts = 1;
+};
+struct BFloat16Math {
+  using Element = __nv_bfloat16;
+  using Operand = __nv_bfloat16;
+  static constexpr int kProducts = 1;
+};
+struct TF32Math {  // see halves.cuh
+  using Element = float;
+  using Operand = __half;
+  static constexpr int kProducts = 1;
+};
+struct FP32Math {
+  using Element = float;
+  using Operand = __half;
+  static constexpr int kProducts = 3;
+};
 
 // A cluster's work items in order, the next one fetched while the current one is worked on: each lane holds a word of
 // it.
@@ -28,6 +50,8 @@ class WorkReader {
     fetch();
     return true;
   }
+  // Whether the item that next() gave was the last. All lanes together.
+  __device__ bool at_end() const { return __shfl_sync(0xffffffff, word_, offsetof(WorkItem, parts) / 4) == 0; }
 
  private:
   static constexpr int kWords = sizeof(WorkItem) / 4;
@@ -41,7 +65,7 @@ class WorkReader {
   int32_t word_ = 0;
 };
 
-// A position in the ring of stages.
+// A position in a ring of buffers.
 struct PipelineState {
   int stage = 0, parity = 0;
   __device__ void advance(int stages) {
@@ -54,99 +78,353 @@ struct PipelineState {
   }
 };
 
-template <class T, Team kTeam, int kRowBlocks, int BN, Curve kCurve>
+template <class Math, Team kTeam, int kRowBlocks, int BN, Curve kCurve>
 struct HopperConv {
+  using T = typename Math::Element;
   static constexpr TileShape kShape{kTeam, kRowBlocks, BN};
-  static constexpr int BM = kShape.bm(), kMathThreads = kShape.math_warpgroups() * 128, kThreads = kShape.threads();
+  static constexpr int BM = kShape.bm(), kMathWarps = kShape.math_warpgroups() * 4;
   static constexpr int kTeamThreads = kTeam == Team::kShared ? 256 : 128;  // that work on one tile
+  static constexpr bool kAlternate = kTeam == Team::kAlternate;
+  static constexpr int kTeams = kAlternate ? 2 : 1;
+  static constexpr bool kHalves = sizeof(T) == 4, kSplit = Math::kProducts > 1;
   static constexpr int BK = 128 / int(sizeof(T));
-  static constexpr int kABytes = BM * 128, kBBytes = BN * 128, kStageBytes = kABytes + kBBytes;
-  static constexpr int kSlab = BN < BK ? BN : BK;            // channels of one store box
-  static constexpr int kSlabBytes = kSlab * int(sizeof(T));  // its row, and its swizzle: 64 or 128
-  static constexpr int kOutBytes = BM * BN * int(sizeof(T));
+  static constexpr int kFilterRow = filter_row(sizeof(T), Math::kProducts), kFilterRowBytes = kFilterRow * 2;
+  static constexpr int kABytes = BM * 128, kBBytes = BN * kFilterRowBytes, kStageBytes = kABytes + kBBytes;
+  static constexpr int kSlab = kShape.slab(sizeof(T));       // channels of one store box
+  static constexpr int kSlabs = BN / kSlab;                  // of a tile
+  static constexpr int kSlabBytes = kSlab * int(sizeof(T));  // a row's, and its swizzle: 64 or 128
+  static constexpr int kStaged = kShape.staged_slabs(sizeof(T));
+  static constexpr int kStagedBytes = kStaged * BM * kSlabBytes;
   // wgmma groups in flight: with one warpgroup nobody else fills the gap that draining leaves.
   static constexpr int kInFlight = kRowBlocks * BN >= 128 && kTeam != Team::kSolo ? 1 : 3;
   static constexpr bool kCanBeCut = kShape.can_be_cut();
+  // Twelve warps have 168 registers each, unless those that copy give some up.
+  static constexpr bool kTakesRegisters = kHalves && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;
   using Accumulators = float[kRowBlocks][BN / 2];
 
   struct Barriers {
-    uint64_t full[kMaxStages], empty[kMaxStages], residual[2], turn[2], partial_ready, partial_read;
+    uint64_t full[kMaxStages], empty[kMaxStages];              // of the ring of k-blocks
+    uint64_t ready[kTeams][kStaged], staged[kTeams][kStaged];  // of the rings of slabs
+    uint64_t turn[2], partial_ready, partial_read;
   };
 
+  // By the first warp, a barrier of each kind a lane.
+  static __device__ void init(Barriers& bars, const Params& p) {
+    const int i = threadIdx.x;
+    const auto init = [](uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); };
+    if (i < p.stages) init(bars.full[i], 1), init(bars.empty[i], kTeamThreads / 32);
+    if (i < kTeams * kStaged) init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
+    if (i < 2) init(bars.turn[i], kTeamThreads / 32);
+    if (i == 0) init(bars.partial_ready, p.splits), init(bars.partial_read, p.splits);
+    barrier_init_fence();
+  }
+
   // ------------------------------------------------------------ the producer: one lane issues every copy
+  // The k-blocks of an item that are this block's.
+  class KBlocks {
+   public:
+    __device__ KBlocks(const Params& p, const WorkItem& item, int rank) : channel_blocks_(p.channel_blocks) {
+      const int total = item.hi - item.lo, lo = item.lo + total * rank / p.splits;
+      left_ = item.lo + total * (rank + 1) / p.splits - lo;
+      next_ = reinterpret_cast<const int4*>(p.taps + item.first_tap) + lo / channel_blocks_;
+      c_ = lo % channel_blocks_;
+      if (left_ > 0) tap_ = __ldg(next_++);
+    }
+    __device__ int left() const { return left_; }
+    __device__ int4 tap() const { return tap_; }  // {d, h, w, filter}
+    __device__ int c() const { return c_; }
+    __device__ void advance() {
+      --left_;
+      if (++c_ == channel_blocks_ && left_ > 0) c_ = 0, tap_ = __ldg(next_++);
+    }
+
+   private:
+    int channel_blocks_, left_, c_;
+    const int4* next_;
+    int4 tap_;
+  };
+
+  static constexpr int kAhead = (32 << 10) / kBBytes;
   static __device__ void produce(const Params& p, WorkReader work, uint32_t tiles, const Barriers& bars, int rank) {
     const int lane = threadIdx.x % 32;
     PipelineState s;
-    WorkItem item;
+    WorkItem item{};
+    const auto copy_a = [&](const KBlocks& k, int stage) {
+      const int4 tap = k.tap();
+      copy_box(tiles + stage * kStageBytes, &p.x, shared_address(&bars.full[stage]),
+               {k.c() * BK, item.w + tap.z, item.h + tap.y, item.d + tap.x, item.n});
+    };
+    const auto copy_b = [&](const KBlocks& k, int stage) {
+      const uint32_t full = shared_address(&bars.full[stage]);
+      barrier_expect(full, p.box_bytes + kBBytes);
+      copy_filter(tiles + stage * kStageBytes + kABytes, &p.filter, full, k.c() * kFilterRow, item.k0, k.tap().w);
+    };
+    bool first = true;
     while (work.next(item)) {
       if (lane != 0) continue;
-      const int total = item.hi - item.lo;
-      const int lo = item.lo + total * rank / p.splits, hi = item.lo + total * (rank + 1) / p.splits;
-      if (lo == hi) continue;
-      const int4* tap_at = reinterpret_cast<const int4*>(p.taps + item.first_tap) + lo / p.channel_blocks;
-      int c = lo % p.channel_blocks;
-      int4 tap = __ldg(tap_at);  // {d, h, w, filter}
-      for (int i = lo; i < hi; ++i) {
-        const uint32_t a = tiles + s.stage * kStageBytes, full = shared_address(&bars.full[s.stage]);
-        barrier_wait(shared_address(&bars.empty[s.stage]), s.parity ^ 1);
-        barrier_expect(full, p.box_bytes + kBBytes);
-        copy_box(a, &p.x, full, {c * BK, item.w + tap.z, item.h + tap.y, item.d + tap.x, item.n});
-        copy_filter(a + kABytes, &p.filter, full, c * BK, item.k0, tap.w);
-        if (++c == p.channel_blocks && i + 1 < hi) c = 0, tap = __ldg(++tap_at);
+      KBlocks k(p, item, rank);
+      int ahead = 0;
+      if (first) {
+        // Weights that are older than the previous grid may come while it still runs; but few of them, because the
+        // first pixels queue up behind them.
+        if (p.filter_is_constant) {
+          ahead = min(min(p.stages, kAhead), k.left());
+          KBlocks early = k;
+          for (int i = 0; i < ahead; ++i, early.advance()) copy_b(early, i);
+        }
+        wait_for_previous_grid();
+        first = false;
+      }
+      for (; k.left() > 0; k.advance(), --ahead) {
+        if (ahead <= 0) {
+          barrier_wait(shared_address(&bars.empty[s.stage]), s.parity ^ 1);
+          copy_b(k, s.stage);
+        }
+        copy_a(k, s.stage);
         s.advance(p.stages);
       }
     }
     __syncwarp();
   }
 
+  // ------------------------------------------------------------ the storer: a lane for each team
+  // The slabs that a team's whole tiles leave, in order. All lanes of a warp together.
+  class Slabs {
+   public:
+    __device__ Slabs(const WorkReader& work, int team) : work_(work), skip_(team) {}
+    __device__ bool next(const Params& p) {
+      c_ += kSlab;
+      if (c_ < BN && item_.k0 + c_ < p.K) return true;
+      do {
+        for (; skip_ >= 0; --skip_)
+          if (!work_.next(item_)) return false;
+        skip_ = kTeams - 1;
+      } while (item_.parts > 1);
+      c_ = 0;
+      return true;
+    }
+    __device__ bool is_last_of_tile(const Params& p) const { return c_ + kSlab >= BN || item_.k0 + c_ + kSlab >= p.K; }
+    __device__ Coordinates at() const { return {item_.k0 + c_, item_.out_w, item_.out_h, item_.out_d, item_.n}; }
+
+   private:
+    WorkReader work_;
+    WorkItem item_{};
+    int skip_, c_ = BN;
+  };
+
+  static __device__ void store(const Params& p, const WorkReader& work, uint32_t stages, const Barriers& bars,
+                               int team) {
+    const int lane = threadIdx.x % 32;
+    const auto buffer = [&](int i) { return stages + i * (BM * kSlabBytes); };
+    Slabs coming(work, team), going(work, team);
+    PipelineState prepared, sent;
+    int free = kStaged;
+    // A free buffer is made ready: the residual, if there is one, goes where the slab will.
+    const auto prepare = [&] {
+      while (free > 0 && coming.next(p)) {
+        --free;
+        if (lane == 0) {
+          const uint32_t ready = shared_address(&bars.ready[team][prepared.stage]);
+          if (p.epilogue.residual) {
+            barrier_expect(ready, p.box_bytes / 128 * kSlabBytes);
+            copy_box(buffer(prepared.stage), &p.residual, ready, coming.at());
+          } else {
+            barrier_arrive(ready);
+          }
+        }
+        prepared.advance(kStaged);
+      }
+    };
+    wait_for_previous_grid();
+    prepare();
+    bool pending = false;  // whether the last store may still be reading
+    while (going.next(p)) {
+      if (lane == 0) {
+        barrier_wait(shared_address(&bars.staged[team][sent.stage]), sent.parity);
+        store_box(&p.y, buffer(sent.stage), going.at());
+        store_commit();
+      }
+      sent.advance(kStaged);
+      // Within a tile the next slab is about to be there: one store may read beside it.
+      const bool was_pending = pending;
+      pending = kStaged > 1 && !going.is_last_of_tile(p);
+      if (lane == 0) pending ? store_wait_read<1>() : store_wait_read<0>();
+      free += was_pending + !pending;
+      prepare();
+    }
+    if (lane == 0) store_wait_read<0>();
+  }
+
   // ------------------------------------------------------------ the main loop
-  // Calls `last_block_seen` once this warpgroup has seen the last of its k-blocks arrive.
-  template <class F>
-  static __device__ void multiply(const Params& p, uint32_t a0, uint32_t b0, uint32_t full0, uint32_t empty0,
-                                  PipelineState& s, int count, Accumulators& acc, F last_block_seen) {
+  // Where a math warp finds what it multiplies.
+  struct Ring {
+    uint32_t a, b;  // descriptors of the first stage; where rows are converted, `a` is the address of this lane's first
+    uint32_t full, empty;
+    int stages, vote;  // vote: a named barrier of this warpgroup
+    PipelineState at{};
+    __device__ void wait() const { barrier_wait(full + at.stage * 8, at.parity); }
+    // The k-block `ago` blocks before the current one has been multiplied.
+    __device__ void release(int ago) const {
+      const int stage = at.stage >= ago ? at.stage - ago : at.stage - ago + stages;
+      if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage * 8);
+    }
+    __device__ uint32_t b_now() const { return b + at.stage * (kStageBytes >> 4); }
+    __device__ void advance() { at.advance(stages); }
+  };
+
+  static __device__ void clear(Accumulators& acc) {
 #pragma unroll
     for (int m = 0; m < kRowBlocks; ++m)
 #pragma unroll
       for (int j = 0; j < BN / 2; ++j) acc[m][j] = 0.f;
-    const bool releaser = threadIdx.x % 32 == 0;
-    const auto release = [&](int stage) {
-      if (releaser) barrier_arrive(empty0 + stage * 8);
-    };
+  }
+  static __device__ void changed(Accumulators& acc) {
+#pragma unroll
+    for (int m = 0; m < kRowBlocks; ++m) accumulators_changed(acc[m]);
+  }
+
+  // Both operands from shared memory. Calls `last_block_seen` once this warpgroup has seen the last of its k-blocks
+  // arrive.
+  template <class F>
+  static __device__ void multiply(Ring& ring, int count, Accumulators& acc, F last_block_seen) {
+    clear(acc);
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
-      barrier_wait(full0 + s.stage * 8, s.parity);
-      const uint32_t a = a0 + s.stage * (kStageBytes >> 4), b = b0 + s.stage * (kStageBytes >> 4);
+      ring.wait();
+      const uint32_t a = ring.a + ring.at.stage * (kStageBytes >> 4), b = ring.b_now();
       wgmma_fence();
 #pragma unroll
       for (int k = 0; k < 4; ++k)
 #pragma unroll
         for (int m = 0; m < kRowBlocks; ++m)
-          wgmma<T, BN>(acc[m], descriptor(a + m * (64 * 128 >> 4) + k * 2), descriptor(b + k * 2));
+          wgmma<T, BN>(acc[m], descriptor<128>(a + m * (64 * 128 >> 4) + k * 2), descriptor<128>(b + k * 2));
       wgmma_commit();
       wgmma_wait<kInFlight>();
-      if (i >= kInFlight) release(s.stage >= kInFlight ? s.stage - kInFlight : s.stage - kInFlight + p.stages);
-      s.advance(p.stages);
+      if (i >= kInFlight) ring.release(kInFlight);
+      ring.advance();
     }
     last_block_seen();
     wgmma_wait<0>();
+    changed(acc);
+    for (int ago = min(count, kInFlight); ago > 0; --ago) ring.release(ago);
+  }
+
+  // A through registers, as halves: the next k-block is converted while the current one is multiplied. Where its rows
+  // outgrow their scales, what is under way is finished first.
+  template <class F>
+  static __device__ void multiply_halves(Ring& ring, int count, int first_row, int pixels, Accumulators& sum,
+                                         F last_block_seen) {
+    using Rows = HalfRows<kRowBlocks, kSplit>;
+    RowScales<kRowBlocks> scales(first_row, pixels);
+    Accumulators products;  // of one k-block, where products are split
+    // Calls f with the accumulators of a row: of four of a thread, the first two are of row 0, the others of row 1.
+    const auto for_row = [](Accumulators& acc, int m, int row, auto f) {
 #pragma unroll
-    for (int m = 0; m < kRowBlocks; ++m) accumulators_changed(acc[m]);
-    for (int d = min(count, kInFlight); d > 0; --d) release(s.stage >= d ? s.stage - d : s.stage - d + p.stages);
+      for (int j = row * 2; j < BN / 2; j += 4) f(acc[m][j], m, j), f(acc[m][j + 1], m, j + 1);
+    };
+    const auto for_rows = [](auto f) {
+#pragma unroll
+      for (int m = 0; m < kRowBlocks; ++m) f(m, 0), f(m, 1);
+    };
+    const auto rows_now = [&] { return ring.a + ring.at.stage * kStageBytes; };
+    // Multiplies the current k-block, which is in `now`, and converts the one after it. Whether that fitted.
+    const auto turn = [&](bool alone, bool more, const Rows& now, Rows& next) {
+      const uint32_t b = ring.b_now();
+      Accumulators& into = kSplit ? products : sum;
+      wgmma_fence();
+      // The filter's row: 32 high halves, then, where products are split, 32 low ones. Small products first.
+#pragma unroll
+      for (int step = 0; step < (kSplit ? 2 : 0); ++step)
+#pragma unroll
+        for (int m = 0; m < kRowBlocks; ++m) {
+          wgmma<BN>(into[m], now.low[m][step], descriptor<kFilterRowBytes>(b + step * 2), step > 0);
+          wgmma<BN>(into[m], now.high[m][step], descriptor<kFilterRowBytes>(b + 4 + step * 2), true);
+        }
+#pragma unroll
+      for (int step = 0; step < 2; ++step)
+#pragma unroll
+        for (int m = 0; m < kRowBlocks; ++m)
+          wgmma<BN>(into[m], now.high[m][step], descriptor<kFilterRowBytes>(b + step * 2), true);
+      wgmma_commit();
+      ring.advance();
+      if constexpr (!kSplit) {
+        wgmma_wait<1>();  // `next` is free
+        if (!alone) ring.release(2);
+      }
+      bool fits = true;
+      if (more) {
+        ring.wait();
+        // The warps of a warpgroup must go on together: wgmma is one instruction of all four.
+        fits = !named_barrier_or(ring.vote, 128, !scales.convert(rows_now(), next));
+      }
+      if constexpr (kSplit) {
+        // Tensor cores cut digits off as they add up: sums of more than a k-block are made here.
+        wgmma_wait<0>();
+        changed(products);
+        ring.release(1);
+        for_rows([&](int m, int row) {
+          const float inverse = scales.inverse(m, row);
+          for_row(products, m, row, [&](float product, int m, int j) { sum[m][j] += product * inverse; });
+        });
+      }
+      return fits;
+    };
+    clear(sum);
+    for (int i = 0; i < count;) {
+      Rows even, odd;
+      ring.wait();
+      scales.enlarge(rows_now(), [&](int m, int row, float factor) {
+        if constexpr (!kSplit) for_row(sum, m, row, [=](float& v, int, int) { v *= factor; });
+      });
+      scales.convert(rows_now(), even);
+      bool alone = true;
+#pragma unroll 1
+      for (;;) {
+        ++i;
+        if (!turn(alone, i < count, even, odd) || i == count) break;
+        ++i;
+        if (!turn(false, i < count, odd, even) || i == count) break;
+        alone = false;
+      }
+      if constexpr (!kSplit) {
+        wgmma_wait<0>();
+        changed(sum);
+        ring.release(1);
+      }
+    }
+    last_block_seen();
+    if constexpr (!kSplit) {
+      for_rows([&](int m, int row) {
+        const float inverse = scales.inverse(m, row);
+        for_row(sum, m, row, [=](float& v, int, int) { v *= inverse; });
+      });
+    }
   }
 
   // ------------------------------------------------------------ the epilogue
   // Eight sums of a thread, accumulator order: channels k, k + 1, k + 8, k + 9 of a row and of the row eight below it,
   // as {row: k, k + 1}, {row + 8: k, k + 1}, {row: k + 8, k + 9}, {row + 8: k + 8, k + 9}.
-  static __device__ void add_bias(const Params& p, float (&v)[8], int k) {
-    const T* bias = static_cast<const T*>(p.epilogue.bias);
-    if (!bias) return;
+  // Their scale and bias. What lies beyond the last channel is not stored.
+  struct Affine {
+    float scale[kHalves ? 4 : 1], bias[4];
+    __device__ void load(const Params& p, int k) {
+      const T* from = static_cast<const T*>(p.epilogue.bias);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int at = min(k + half * 8, p.K - 2);  // K is even; what lies beyond it is not stored
-      const float b0 = to_float(bias[at]), b1 = to_float(bias[at + 1]);
-      v[half * 4] += b0, v[half * 4 + 1] += b1, v[half * 4 + 2] += b0, v[half * 4 + 3] += b1;
+      for (int i = 0; i < 4; ++i) {
+        const int at = min(k + i / 2 * 8 + i % 2, p.K - 1);
+        if constexpr (kHalves) scale[i] = __ldg(p.filter_scales + at);
+        bias[i] = from ? to_float(from[at]) : 0.f;
+      }
     }
-  }
+    __device__ void apply(float (&v)[8]) const {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int channel = i / 4 * 2 + i % 2;
+        if constexpr (kHalves) v[i] *= scale[channel];
+        v[i] += bias[channel];
+      }
+    }
+  };
 
   // Every piecewise linear activation by one formula, lest the code of each is inlined for every accumulator.
   static __device__ void apply(const Epilogue& e, float (&v)[8]) {
@@ -163,23 +441,23 @@ struct HopperConv {
     }
   }
 
-  // Where 16 bytes of a staged tile lie: slabs of kSlab channels, rows of kSlabBytes, in the swizzle of the store map.
-  static __device__ uint32_t staged(uint32_t stage, int row, int chunk) {
-    constexpr int kChunks = kSlabBytes / 16;
+  // Where 16 bytes of a staged slab lie: rows of kSlabBytes, in the swizzle of the store map.
+  static __device__ uint32_t staged(uint32_t slab, int row, int chunk) {
     const int swizzle = kSlabBytes == 128 ? row % 8 : row / 2 % 4;
-    return stage + chunk / kChunks * (BM * kSlabBytes) + row * kSlabBytes + ((chunk % kChunks) ^ swizzle) * 16;
+    return slab + row * kSlabBytes + (chunk ^ swizzle) * 16;
   }
 
-  // Finishes one tile: adds bias and residual (which TMA has put where the tile goes), activates, rounds, and leaves it
+  // Finishes a slab: adds bias and residual (which TMA has put where the slab goes), activates, rounds, and leaves it
   // staged.
-  static __device__ void stage_tile(const Params& p, Accumulators& acc, uint32_t stage, int row0, int k0) {
+  static __device__ void stage_slab(const Params& p, Accumulators& acc, int slab, const Affine (&affine)[kSlab / 16],
+                                    uint32_t stage, int row0) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int m = 0; m < kRowBlocks; ++m) {
 #pragma unroll
-      for (int g = 0; g < BN / 16; ++g) {
-        float (&v)[8] = *reinterpret_cast<float (*)[8]>(&acc[m][g * 8]);
-        add_bias(p, v, k0 + g * 16 + lane % 4 * 2);
+      for (int g = 0; g < kSlab / 16; ++g) {
+        float (&v)[8] = *reinterpret_cast<float (*)[8]>(&acc[m][slab * (kSlab / 2) + g * 8]);
+        affine[g].apply(v);
         if constexpr (sizeof(T) == 2) {
           const uint32_t at = staged(stage, row0 + m * 64 + lane % 16, g * 2 + lane / 16);
           uint32_t words[4];
@@ -224,10 +502,53 @@ struct HopperConv {
     return (((int64_t(on) * p.output.d + od) * p.output.h + oh) * p.output.w + ow) * p.K;
   }
 
-  // Leaves a part of a tile in the workspace. The block that does so last adds all parts, in order, and goes on with
-  // their sum: nobody waits for anybody.
-  static __device__ bool gather_parts(const Params& p, const WorkItem& t, Accumulators& acc, bool leader) {
+  // Tiles whose sum is in pieces are added up by units of 16 channels and stored without staging. load(half) gives a
+  // thread's four accumulators of one half of a unit, summed.
+  template <class F>
+  static __device__ void store_unit(const Params& p, const WorkItem& t, int unit, int row, F load) {
+    const int lane = threadIdx.x % 32, k = t.k0 + unit * 16 + lane % 4 * 2;
+    float v[8];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float4 four = load(half);
+      v[half * 4] = four.x, v[half * 4 + 1] = four.y, v[half * 4 + 2] = four.z, v[half * 4 + 3] = four.w;
+    }
+    Affine affine;
+    affine.load(p, k);
+    affine.apply(v);
+    const int64_t offset[2] = {pixel_offset(p, t, row), pixel_offset(p, t, row + 8)};
+    const auto pair = [&](const void* tensor, int i) {
+      return static_cast<const T*>(tensor) + offset[i % 2] + k + i / 2 * 8;
+    };
+    const auto exists = [&](int i) { return offset[i % 2] >= 0 && k + i / 2 * 8 < p.K; };
+    if (p.epilogue.residual) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (!exists(i)) continue;
+        v[i * 2] += to_float(pair(p.epilogue.residual, i)[0]);
+        v[i * 2 + 1] += to_float(pair(p.epilogue.residual, i)[1]);
+      }
+    }
+    apply(p.epilogue, v);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (!exists(i)) continue;
+      T* to = const_cast<T*>(pair(p.epilogue.y, i));
+      to[0] = from_float<T>(v[i * 2]);
+      to[1] = from_float<T>(v[i * 2 + 1]);
+    }
+  }
+
+  // Leaves a part of a tile in the workspace and helps to add the parts up. Nobody needs anybody's help: the block that
+  // comes last adds up every unit of the tile that no other has taken; one with nothing else to do waits a little for
+  // that moment. The tile's counter says how far it is: parts that have arrived, then units that are taken; the one who
+  // takes the last unit leaves it ready for the next launch, its upper half one higher, so that a late helper sees that
+  // the tile is done. Each sum is in the order of the parts.
+  static __device__ void gather_parts(const Params& p, const WorkItem& t, const Accumulators& acc, bool decides,
+                                      bool is_idle, int row0) {
     constexpr int kGroups = BN / 8;  // of four accumulators, in a row block
+    constexpr int kUnits = BN / 16;
+    constexpr int64_t kPatience = 20000;  // cycles: some parts may be rounds away
     const auto slot = [&](int part) { return p.partials + int64_t(t.slot + part) * (BM * BN / 4) + threadIdx.x; };
     float4* mine = slot(t.part);
 #pragma unroll
@@ -238,192 +559,165 @@ struct HopperConv {
                make_float4(acc[m][j * 4], acc[m][j * 4 + 1], acc[m][j * 4 + 2], acc[m][j * 4 + 3]));
     __threadfence();
     named_barrier(1, kTeamThreads);
-    __shared__ int arrived;
-    if (leader) {
-      arrived = atomicInc(p.arrivals + t.counter, t.parts - 1);  // wraps: ready for the next launch
-      __threadfence();
-    }
-    named_barrier(1, kTeamThreads);
-    if (arrived != t.parts - 1) return false;
-    constexpr int kAtOnce = 4;
+    unsigned* const counter = p.counters + t.counter;
+    __shared__ int taken;
+    // One warp decides; what its first lane finds is every lane's, so that the warp stays together.
+    const bool first_lane = threadIdx.x % 32 == 0;
+    const auto everyones = [](unsigned v) { return __shfl_sync(0xffffffff, v, 0); };
+    unsigned launch = 0;
+    if (decides) launch = everyones(first_lane ? atomicAdd(counter, 1u) >> 16 : 0);
+    const int64_t start = clock64();
+    int unit = 0;
+    // A loop that is left when units run out would make the compiler doubt that warps stay together, in the main loop
+    // too.
+    for (int turn = 0; turn < kUnits; ++turn) {
+      if (unit < 0) continue;
+      if (decides) {
+        unit = -1;
+        const auto read = [&] { return everyones(*static_cast<volatile unsigned*>(counter)); };
+        unsigned now = read();
+        while (now >> 16 == launch) {
+          const int next = int(now & 0xffff) - t.parts;
+          if (next < 0) {
+            if (!is_idle || everyones(clock64() - start > kPatience)) break;
+            now = read();
+            continue;
+          }
+          const unsigned then = next + 1 == kUnits ? (launch + 1) << 16 : now + 1;
+          const unsigned found = everyones(first_lane ? atomicCAS(counter, now, then) : 0);
+          if (found == now) {
+            unit = next;
+            break;
+          }
+          now = found;
+        }
+        if (first_lane) taken = unit;
+        __threadfence();
+      }
+      named_barrier(1, kTeamThreads);
+      unit = int(everyones(taken));
+      named_barrier(1, kTeamThreads);
+      if (unit < 0) continue;
 #pragma unroll
-    for (int m = 0; m < kRowBlocks; ++m) {
-#pragma unroll
-      for (int j = 0; j < kGroups; j += kAtOnce) {
-        float4 sum[kAtOnce] = {};
+      for (int m = 0; m < kRowBlocks; ++m) {
+        float4 sums[2] = {};
+#pragma unroll 4
         for (int part = 0; part < t.parts; ++part) {
 #pragma unroll
-          for (int i = 0; i < kAtOnce; ++i) {
-            const float4 v = __ldcg(slot(part) + (m * kGroups + j + i) * kTeamThreads);
-            sum[i].x += v.x, sum[i].y += v.y, sum[i].z += v.z, sum[i].w += v.w;
+          for (int i = 0; i < 2; ++i) {
+            const float4 v = __ldcg(slot(part) + (m * kGroups + unit * 2 + i) * kTeamThreads);
+            sums[i].x += v.x, sums[i].y += v.y, sums[i].z += v.z, sums[i].w += v.w;
           }
         }
-#pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) {
-          float* to = acc[m] + (j + i) * 4;
-          to[0] = sum[i].x, to[1] = sum[i].y, to[2] = sum[i].z, to[3] = sum[i].w;
-        }
+        store_unit(p, t, unit, row0 + m * 64 + threadIdx.x % 32 / 4, [&](int half) { return sums[half]; });
       }
     }
-    return true;
   }
 
   // Adds the partial tiles of a cluster's blocks, in order, for this block's share of the channels, and stores them.
-  static __device__ void reduce_over_cluster(const Params& p, const WorkItem& t, uint32_t partial, int rank) {
-    constexpr int kUnits = BN / 16;  // of 16 channels
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = warp * 16 + lane / 4;
-    const int64_t offset[2] = {pixel_offset(p, t, row), pixel_offset(p, t, row + 8)};
+  static __device__ void reduce_over_cluster(const Params& p, const WorkItem& t, uint32_t partial, int rank, int row0) {
+    constexpr int kUnits = BN / 16;
     for (int u = kUnits * rank / p.splits; u < kUnits * (rank + 1) / p.splits; ++u) {
-      float v[8] = {};
-      for (int peer = 0; peer < p.splits; ++peer) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float4 part = load_peer(peer_address(partial + ((u * 2 + half) * 128 + threadIdx.x) * 16, peer));
-          v[half * 4] += part.x, v[half * 4 + 1] += part.y, v[half * 4 + 2] += part.z, v[half * 4 + 3] += part.w;
+      store_unit(p, t, u, row0 + threadIdx.x % 32 / 4, [&](int half) {
+        const int j = u * 2 + half;
+        float4 sum{};
+        for (int peer = 0; peer < p.splits; ++peer) {
+          const float4 v = load_peer(peer_address(partial + (j * 128 + threadIdx.x) * 16, peer));
+          sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
         }
-      }
-      const int k = t.k0 + u * 16 + lane % 4 * 2;
-      add_bias(p, v, k);
-      const auto pair = [&](const void* tensor, int i) {
-        return static_cast<const T*>(tensor) + offset[i % 2] + k + i / 2 * 8;
-      };
-      const auto exists = [&](int i) { return offset[i % 2] >= 0 && k + i / 2 * 8 < p.K; };
-      if (p.epilogue.residual) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (!exists(i)) continue;
-          v[i * 2] += to_float(pair(p.epilogue.residual, i)[0]);
-          v[i * 2 + 1] += to_float(pair(p.epilogue.residual, i)[1]);
-        }
-      }
-      apply(p.epilogue, v);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (!exists(i)) continue;
-        T* to = const_cast<T*>(pair(p.epilogue.y, i));
-        to[0] = from_float<T>(v[i * 2]);
-        to[1] = from_float<T>(v[i * 2 + 1]);
-      }
+        return sum;
+      });
     }
   }
 
   // ------------------------------------------------------------ the math warpgroups
-  static __device__ void consume(const Params& p, WorkReader work, uint32_t tiles, const Barriers& bars, int rank) {
-    const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), wg = warp / 4;  // the shuffle makes them uniform
-    const bool alternate = kTeam == Team::kAlternate;
-    const int team = alternate ? wg : 0, first_block = kTeam == Team::kShared ? wg * kRowBlocks : 0;
-    const bool leader = threadIdx.x == team * 128;
-    const uint32_t a0 = descriptor_low(tiles + first_block * 64 * 128), b0 = descriptor_low(tiles + kABytes);
-    const uint32_t full0 = shared_address(bars.full), empty0 = shared_address(bars.empty);
-    const uint32_t stage = tiles + p.stages * kStageBytes + team * kOutBytes,
-                   residual_bar = shared_address(&bars.residual[team]);
-    const int row0 = first_block * 64 + warp % 4 * 16;
+  static __device__ void consume(const Params& p, WorkReader work, uint32_t tiles, uint32_t stages,
+                                 const Barriers& bars, int warp, int rank) {
+    const int wg = warp / 4, team = kAlternate ? wg : 0, first_block = kTeam == Team::kShared ? wg * kRowBlocks : 0;
+    const int lane = threadIdx.x % 32, row0 = first_block * 64 + warp % 4 * 16;
+    const uint32_t a = tiles + (kHalves ? (row0 + lane / 4) * 128 : first_block * (64 * 128));
+    Ring ring{kHalves ? a : descriptor_low(a),
+              descriptor_low(tiles + kABytes),
+              shared_address(bars.full),
+              shared_address(bars.empty),
+              p.stages,
+              3 + wg};
     // Alternating warpgroups take turns at the main loop: the parity of a stage's barrier says nothing to one that
     // waits for a k-block more than a lap ahead.
     const auto wait_turn = [&](int use) {
-      if (alternate && (team == 1 || use > 0)) barrier_wait(shared_address(&bars.turn[team]), (use - (team == 0)) & 1);
+      if (kAlternate && (team == 1 || use > 0)) barrier_wait(shared_address(&bars.turn[team]), (use - (team == 0)) & 1);
     };
     // By every warp: else one that is late could miss a phase that the other team has already followed by the next.
     const auto pass_turn = [&] {
-      if (alternate && threadIdx.x % 32 == 0) barrier_arrive(shared_address(&bars.turn[team ^ 1]));
-    };
-    const auto sync_team = [&] { named_barrier(1 + team, kTeamThreads); };
-    const auto for_slabs = [&](const WorkItem& t, auto body) {
-      for (int c = 0; c < BN && t.k0 + c < p.K; c += kSlab)
-        body(stage + c / kSlab * (BM * kSlabBytes), Coordinates{t.k0 + c, t.out_w, t.out_h, t.out_d, t.n});
+      if (kAlternate && lane == 0) barrier_arrive(shared_address(&bars.turn[team ^ 1]));
     };
 
-    // Waits until the last tile has left the stage, and asks for the residual to come there.
-    const auto prepare_stage = [&](const WorkItem& t) {
-      if (!leader) return;
-      store_wait_read();
-      if (!p.epilogue.residual) return;
-      int slabs = 0;
-      for_slabs(t, [&](uint32_t, Coordinates) { ++slabs; });
-      barrier_expect(residual_bar, slabs * p.box_bytes / 128 * kSlabBytes);
-      for_slabs(t, [&](uint32_t at, Coordinates c) { copy_box(at, &p.residual, residual_bar, c); });
-    };
-
-    PipelineState s;
+    wait_for_previous_grid();
+    PipelineState slab_at;
     WorkItem t;
-    int round = 0, residual_parity = 0;
-    for (; work.next(t); ++round) {
+    for (int round = 0; work.next(t); ++round) {
       const int total = t.hi - t.lo;
       const int count = total * (rank + 1) / p.splits - total * rank / p.splits;
-      if (alternate && round % 2 != team) {
-        s.advance(p.stages, count);
+      if (kAlternate && round % 2 != team) {
+        ring.at.advance(p.stages, count);
         continue;
       }
-      const int use = alternate ? round / 2 : round;  // of this team's stage and barriers
       Accumulators acc;
-      if (p.splits == 1) {
-        const bool cut = kCanBeCut && t.parts > 1;
-        if (!cut) prepare_stage(t);  // while the main loop runs
-        wait_turn(use);
-        multiply(p, a0, b0, full0, empty0, s, count, acc, pass_turn);
-        if constexpr (kCanBeCut) {
-          if (cut) {
-            if (!gather_parts(p, t, acc, leader)) continue;
-            prepare_stage(t);
-          }
+      wait_turn(round / 2);
+      if constexpr (kHalves) {
+        multiply_halves(ring, count, row0 + lane / 4, p.box_bytes / 128, acc, pass_turn);
+      } else {
+        multiply(ring, count, acc, pass_turn);
+      }
+      if (p.splits == 1 && t.parts == 1) {
+#pragma unroll
+        for (int slab = 0; slab < kSlabs; ++slab) {
+          const int k = t.k0 + slab * kSlab;
+          if (k >= p.K) continue;
+          Affine affine[kSlab / 16];
+#pragma unroll
+          for (int g = 0; g < kSlab / 16; ++g) affine[g].load(p, k + g * 16 + lane % 4 * 2);
+          barrier_wait(shared_address(&bars.ready[team][slab_at.stage]), slab_at.parity);
+          stage_slab(p, acc, slab, affine, stages + team * kStagedBytes + slab_at.stage * (BM * kSlabBytes), row0);
+          fence_async_proxy();
+          __syncwarp();
+          if (lane == 0) barrier_arrive(shared_address(&bars.staged[team][slab_at.stage]));
+          slab_at.advance(kStaged);
         }
-        sync_team();
-        if (p.epilogue.residual) barrier_wait(residual_bar, residual_parity), residual_parity ^= 1;
-        stage_tile(p, acc, stage, row0, t.k0);
-        fence_async_proxy();
-        sync_team();
-        if (leader) {
-          for_slabs(t, [&](uint32_t at, Coordinates c) { store_box(&p.y, at, c); });
-          store_commit();
-        }
+      } else if (p.splits == 1) {
+        if constexpr (kCanBeCut) gather_parts(p, t, acc, warp == 0, work.at_end(), row0);
       } else if constexpr (kTeam == Team::kSolo) {
-        multiply(p, a0, b0, full0, empty0, s, count, acc, pass_turn);
         const uint32_t ready = shared_address(&bars.partial_ready), read = shared_address(&bars.partial_read);
         barrier_wait_cluster(read, (round & 1) ^ 1);  // every peer has read the last partial tile
 #pragma unroll
         for (int j = 0; j < BN / 2; j += 4)
-          store_shared(stage + (j / 4 * 128 + threadIdx.x) * 16,
+          store_shared(stages + (j / 4 * 128 + threadIdx.x) * 16,
                        make_float4(acc[0][j], acc[0][j + 1], acc[0][j + 2], acc[0][j + 3]));
-        sync_team();
+        named_barrier(1, kTeamThreads);
         if (threadIdx.x < p.splits) barrier_arrive_peer(peer_address(ready, threadIdx.x));
         barrier_wait_cluster(ready, round & 1);
-        reduce_over_cluster(p, t, stage, rank);
-        sync_team();
+        reduce_over_cluster(p, t, stages, rank, row0);
+        named_barrier(1, kTeamThreads);
         if (threadIdx.x < p.splits) barrier_arrive_peer(peer_address(read, threadIdx.x));
       }
     }
-    if (leader) store_wait_read();
   }
 };
 
-// Blocks an SM holds at most, for the compiler's register budget.
-template <class C>
-inline constexpr int kBlocksPerSm = C::kShape.row_blocks * C::kShape.bn * (C::kShape.math_warpgroups()) >= 256 ? 1 : 2;
-
-template <class T, Team kTeam, int kRowBlocks, int BN, Curve kCurve>
-__global__ void __launch_bounds__(HopperConv<T, kTeam, kRowBlocks, BN, kCurve>::kThreads,
-                                  kBlocksPerSm<HopperConv<T, kTeam, kRowBlocks, BN, kCurve>>)
+template <class Math, Team kTeam, int kRowBlocks, int BN, Curve kCurve>
+__global__ void __launch_bounds__(TileShape{kTeam, kRowBlocks, BN}.threads(),
+                                  TileShape{kTeam, kRowBlocks, BN}.max_blocks_per_sm(Math::kProducts))
     hopper_conv(const __grid_constant__ Params p) {
-  using C = HopperConv<T, kTeam, kRowBlocks, BN, kCurve>;
+  using C = HopperConv<Math, kTeam, kRowBlocks, BN, kCurve>;
   extern __shared__ uint8_t dynamic[];
   __shared__ __align__(8) typename C::Barriers bars;
   const uint32_t tiles = (shared_address(dynamic) + 1023) & ~1023u;  // what the 128-byte swizzle wants
+  const uint32_t stages = tiles + p.stages * C::kStageBytes;
   const int rank = p.splits > 1 ? int(cluster_rank()) : 0;
-  const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);
-  WorkReader work(p,
-                  blockIdx.x / p.splits);  // the plan is older than the previous grid: its first item may be on its way
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < p.stages; ++i) {
-      barrier_init(shared_address(&bars.full[i]), 1);
-      barrier_init(shared_address(&bars.empty[i]), C::kTeamThreads / 32);
-    }
-    for (int i = 0; i < 2; ++i) {
-      barrier_init(shared_address(&bars.residual[i]), 1);
-      barrier_init(shared_address(&bars.turn[i]), C::kTeamThreads / 32);
-    }
-    barrier_init(shared_address(&bars.partial_ready), p.splits);
-    barrier_init(shared_address(&bars.partial_read), p.splits);
-    barrier_init_fence();
+  const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the shuffle makes it uniform
+  const WorkReader work(p, blockIdx.x / p.splits);                // the plan is older than the previous grid
+  if (warp == 0) C::init(bars, p);
+  if (threadIdx.x == C::kMathWarps * 32) {
     prefetch_map(&p.x);
     prefetch_map(&p.filter);
     prefetch_map(&p.y);
@@ -433,14 +727,18 @@ __global__ void __launch_bounds__(HopperConv<T, kTeam, kRowBlocks, BN, kCurve>::
   } else {
     __syncthreads();
   }
-  // The next grid may set itself up while this one runs; this one touches nothing that the previous one wrote before it
-  // ended.
+  // The next grid may set itself up while this one runs. Each role waits for the previous one before it touches what
+  // that may have written or may still read.
   launch_dependents();
-  wait_for_previous_grid();
-  if (warp == C::kMathThreads / 32) {
-    C::produce(p, work, tiles, bars, rank);
+  if (warp < C::kMathWarps) {
+    if constexpr (C::kTakesRegisters) take_registers<224>();
+    C::consume(p, work, tiles, stages, bars, warp, rank);
   } else {
-    C::consume(p, work, tiles, bars, rank);
+    if constexpr (C::kTakesRegisters) give_up_registers<56>();
+    const int role = warp - C::kMathWarps;
+    if (role == 0) C::produce(p, work, tiles, bars, rank);
+    if (role >= 1 && role <= C::kTeams && p.splits == 1)
+      C::store(p, work, stages + (role - 1) * C::kStagedBytes, bars, role - 1);
   }
   if (p.splits > 1) cluster_sync();  // peers may still read this block's shared memory
 }

@@ -1,4 +1,4 @@
-// The table of compiled kernels of one element type.
+// The table of compiled kernels of one way to multiply.
 #pragma once
 #include <iterator>
 #include <utility>
@@ -7,17 +7,25 @@
 
 namespace cks::cuda::hopper {
 
-template <class T, size_t... kShape>
-const void* kernel_of(int shape, std::index_sequence<kShape...>) {
-  static const void* const table[] = {
-      reinterpret_cast<const void*>(&hopper_conv<T, kTileShapes[kShape].team, kTileShapes[kShape].row_blocks,
-                                                 kTileShapes[kShape].bn, kTileShapes[kShape].curve>)...};
+template <class Math, size_t kIndex>
+const void* kernel_of_shape() {
+  constexpr TileShape s = kTileShapes[kIndex];
+  if constexpr (s.fits_registers(Math::kProducts)) {
+    return reinterpret_cast<const void*>(&hopper_conv<Math, s.team, s.row_blocks, s.bn, s.curve>);
+  } else {
+    return nullptr;
+  }
+}
+
+template <class Math, size_t... kIndices>
+const void* kernel_of(int shape, std::index_sequence<kIndices...>) {
+  static const void* const table[] = {kernel_of_shape<Math, kIndices>()...};
   return table[shape];
 }
 
-template <class T>
+template <class Math>
 const void* kernel_of(int shape) {
-  return kernel_of<T>(shape, std::make_index_sequence<std::size(kTileShapes)>());
+  return kernel_of<Math>(shape, std::make_index_sequence<std::size(kTileShapes)>());
 }
 
 }  // namespace cks::cuda::hopper

@@ -70,6 +70,14 @@ __device__ inline void store_shared(uint32_t address, float4 v) {
 __device__ inline void store_shared(uint32_t address, float2 v) {
   asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(address), "f"(v.x), "f"(v.y) : "memory");
 }
+__device__ inline float4 load_shared(uint32_t address) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
 __device__ inline float2 load_shared_pair(uint32_t address) {
   float2 v;
   asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address));
@@ -84,6 +92,15 @@ __device__ inline void store_matrices(uint32_t address, const uint32_t (&v)[4]) 
 __device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ inline void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+// Whether any of the threads says so.
+__device__ inline bool named_barrier_or(int id, int threads, bool says) {
+  int any;
+  asm volatile("{\n.reg .pred p, q;\nsetp.ne.b32 p, %1, 0;\nbarrier.red.or.pred q, %2, %3, p;\nselp.b32 %0, 1, 0, q;\n}"
+               : "=r"(any)
+               : "r"(int(says)), "r"(id), "r"(threads)
+               : "memory");
+  return any;
 }
 
 // ---------------------------------------------------------------- bulk tensor copies
@@ -114,8 +131,23 @@ __device__ inline void store_box(const CUtensorMap* map, uint32_t from, Coordina
                : "memory");
 }
 __device__ inline void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// Until the stores have read shared memory; that they have reached global memory is the end of the grid's business.
-__device__ inline void store_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+// Until all stores but the last kPending have read shared memory; that they have reached global memory is the end of
+// the grid's business.
+template <int kPending>
+__device__ void store_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+
+// ---------------------------------------------------------------- registers
+// All warps of a warpgroup together.
+template <int kCount>
+__device__ void give_up_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+__device__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
 
 // ---------------------------------------------------------------- programmatic dependent launch
 __device__ inline void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }

@@ -10,7 +10,6 @@
 namespace cks::cuda::hopper {
 namespace {
 
-constexpr int kBlockBytes = 128;                     // of channels: a k-block
 constexpr int kMaxBox = 256, kMaxElementStride = 8;  // of a tensor map, elements it spans and their distance
 
 int channel_blocks_of(const Operands& o) { return int(ceil_div(o.channels * o.element_bytes, kBlockBytes)); }
@@ -32,11 +31,15 @@ RowsPlan plan_rows(const Problem& p, const Operands& o, int rows) {
 
 // Of the finished tiles, or of the partial ones that a cluster adds up.
 int out_bytes(const Config& c, const Operands& o) {
-  return c.shape.bm() * c.shape.bn * (c.splits > 1 ? 4 : o.element_bytes) * (c.shape.team == Team::kAlternate ? 2 : 1);
+  return c.splits > 1 ? c.shape.bm() * c.shape.bn * 4 : c.shape.staged_bytes(o.element_bytes);
+}
+
+int stage_bytes(const TileShape& s, const Operands& o) {
+  return s.bm() * kBlockBytes + s.bn * filter_row(o.element_bytes, o.products) * 2;
 }
 
 int stages_that_fit(const Config& c, const Operands& o, const Machine& m) {
-  const int stage = (c.shape.bm() + c.shape.bn) * kBlockBytes;
+  const int stage = stage_bytes(c.shape, o);
   const int budget = (c.blocks_per_sm == 1 ? m.shared_bytes : m.shared_bytes / 2) - kFixedSharedBytes;
   return std::min(kMaxStages, (budget - out_bytes(c, o)) / stage);
 }
@@ -51,10 +54,12 @@ struct Cost {
 Cost model(const Config& c, const Box& box, const Operands& o, int stages, int busy_blocks, const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
-  const double multiply = 1.06 * s.bm() / 64 * 2.0 * s.bn * share;
+  const double multiply =
+      1.06 * s.bm() / 64 * 2.0 * s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1) * share;
   // All SMs together are bound by L2, one alone by what it can have in flight.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
-  const double load = double(box.pixels() + s.bn) * kBlockBytes / (91 - 47 * busy) * share;
+  const double bytes = box.pixels() * kBlockBytes + s.bn * filter_row(o.element_bytes, o.products) * 2.0;
+  const double load = bytes / (91 - 47 * busy) * share;
   const double latency = (s.team == Team::kSolo ? 145 + 0.11 * s.bn : 32) + 2180.0 / (stages - 1);
   const double store = 394 + 0.19 * s.bm() * s.bn * o.element_bytes * share;
   const double split = c.splits > 1 ? 2750 + 147 * c.splits : 0;
@@ -82,7 +87,7 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& o, const M
   Schedule r;
   r.config = config, r.box = plan.box, r.stages = stages_that_fit(config, o, m);
   if (r.stages < (s.team == Team::kShared ? 3 : 4)) return {};
-  r.shared_bytes = size_t(r.stages) * (s.bm() + s.bn) * kBlockBytes + 1024 + out_bytes(config, o);
+  r.shared_bytes = size_t(r.stages) * stage_bytes(s, o) + 1024 + out_bytes(config, o);
   const int columns = int(ceil_div(p.filter.K, s.bn));
   const int at_once = m.clusters[config.blocks_per_sm - 1][std::countr_zero(unsigned(config.splits))];
   if (at_once == 0) return {};  // a slice of a GPU may have no GPC that holds such a cluster
@@ -220,10 +225,11 @@ Curve curve_of(ActivationKind kind) {
   }
 }
 
-bool can_implement(const Problem& p, const Operands& o) {
-  // A tile does not span groups. A tensor map wants rows of whole 16 bytes, and steps over a few elements at most.
-  return p.filter.groups == 1 && p.filter.K * o.element_bytes % 16 == 0 && o.channels * o.element_bytes % 16 == 0 &&
-         std::ranges::all_of(p.stride, [](int64_t stride) { return stride <= kMaxElementStride; });
+bool can_implement(const FilterUse& use) {
+  // A tile does not span groups. A tensor map wants rows of whole 16 bytes (X's are padded to that), and steps over a
+  // few elements at most.
+  return use.filter.groups == 1 && use.filter.K * int64_t(size_of(use.type)) % 16 == 0 &&
+         std::ranges::all_of(use.stride, [](int64_t stride) { return stride <= kMaxElementStride; });
 }
 
 std::vector<Config> all_configs(const Problem& p, const Operands& o) {
@@ -233,13 +239,13 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
   }
   std::vector<Config> configs;
   for (const TileShape& s : kTileShapes) {
-    if (s.curve != o.curve) continue;
+    if (s.curve != o.curve || !s.fits_registers(o.products)) continue;
     if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;  // more than half of every tile would be empty
     const bool solo = s.team == Team::kSolo;
     for (const int splits : {1, 2, 4, 8}) {
       if (splits > 1 && (!solo || s.bn / 16 < splits)) continue;
       for (const int blocks : {1, 2}) {
-        if (blocks == 2 && !solo) continue;
+        if (blocks > s.max_blocks_per_sm(o.products)) continue;
         configs.push_back({s, splits, blocks, false});
       }
     }

@@ -16,6 +16,14 @@ enum class Team { kSolo, kShared, kAlternate };
 enum class Curve { kPiecewiseLinear, kAny };
 Curve curve_of(ActivationKind);
 
+inline constexpr int kBlockBytes = 128;  // of the channels of X: a k-block
+
+// Elements of the filter, 16 bits each, for a k-block of an output channel. Floats are multiplied as halves, which take
+// half the bytes, or all where each has a low half too (halves.cuh).
+constexpr int filter_row(int element_bytes, int products) {
+  return element_bytes == 4 && products == 1 ? kBlockBytes / 4 : kBlockBytes / 2;
+}
+
 struct TileShape {
   Team team;
   int row_blocks;  // of 64 rows, a warpgroup
@@ -23,9 +31,29 @@ struct TileShape {
   Curve curve = Curve::kPiecewiseLinear;
   constexpr int bm() const { return 64 * row_blocks * (team == Team::kShared ? 2 : 1); }
   constexpr int math_warpgroups() const { return team == Team::kSolo ? 1 : 2; }
-  constexpr int threads() const { return math_warpgroups() * 128 + 32; }
-  // Adding up the parts of a tile costs by the accumulator, and registers: not for the widest tiles.
+  constexpr int teams() const { return team == Team::kAlternate ? 2 : 1; }
+  // Beside those that multiply: one solo warp copies and one stores; otherwise a warpgroup does both.
+  constexpr int threads() const { return math_warpgroups() * 128 + (team == Team::kSolo ? 64 : 128); }
+  // Where products are split, a thread keeps two sets of accumulators.
+  constexpr bool fits_registers(int products) const { return row_blocks * bn <= (products > 1 ? 128 : 256); }
+  constexpr int max_blocks_per_sm(int products) const {
+    return team == Team::kSolo && bn * (products > 1 ? 2 : 1) <= 128 ? 2 : 1;
+  }
+  // Adding up the parts of a tile costs by the accumulator: not for the widest tiles.
   constexpr bool can_be_cut() const { return team != Team::kAlternate && row_blocks * bn <= 128; }
+
+  // A finished tile is stored by slabs of channels: as many as a row of 128 bytes holds.
+  constexpr int slab(int element_bytes) const {
+    return bn * element_bytes < kBlockBytes ? bn : kBlockBytes / element_bytes;
+  }
+  // A team's slabs that wait in shared memory at once: 64 KB of them in a block.
+  constexpr int staged_slabs(int element_bytes) const {
+    const int most = (64 << 10) / (teams() * bm() * slab(element_bytes) * element_bytes);
+    return most < bn / slab(element_bytes) ? most : bn / slab(element_bytes);
+  }
+  constexpr int staged_bytes(int element_bytes) const {
+    return teams() * staged_slabs(element_bytes) * bm() * slab(element_bytes) * element_bytes;
+  }
 };
 
 // Every shape that is compiled. Wide tiles for long sums (few bytes a multiply-add), alternating ones where the store
@@ -88,15 +116,16 @@ struct Machine {
   int shared_bytes = 227 * 1024;  // a block may use
 };
 
-// What the kernel needs to know of the tensors beside the problem.
+// What the schedule needs to know of the tensors beside the problem.
 struct Operands {
-  int element_bytes;  // 2, or 4 for TF32
-  int64_t channels;   // of X as it lies in memory (C, padded to 16 bytes)
+  int element_bytes;
+  int products;      // that a multiply-add takes: 3 for strict float
+  int64_t channels;  // of X as it lies in memory (C, padded to 16 bytes)
   Curve curve;
 };
 
-// Whether the kernel can take the problem.
-bool can_implement(const Problem&, const Operands&);
+// Whether the kernel can take a convolution of NHWC tensors, whatever its shapes.
+bool can_implement(const FilterUse&);
 
 // The schedule with the least expected time over all configurations.
 Schedule choose_schedule(const Problem&, const Operands&, const Machine&);

@@ -134,7 +134,7 @@ struct Case {
   Layout layout;
   Precision precision;
   Activation activation;
-  bool bias, residual, coarse;
+  bool bias, residual, coarse, constant;  // constant: weights are packed before the run
   int multiprocessors, shared_kb;  // of the device that the portable kernel is planned for; 0: the real number
   unsigned config;                 // which configuration of the Hopper kernel, modulo their number
 };
@@ -227,17 +227,26 @@ class DeviceReport {
   Report* device_ = nullptr;
 };
 
+cuda::hopper::Schedule dbg;
+bool may_run_on_hopper(const cuda::ConvolutionSpec& spec, const Case& c) {
+#ifdef ORT_CKS_HOPPER
+  return as_capability == 0 && c.shared_kb > 64 && cuda::hopper_takes(spec.use(), cuda::current_device());
+#else
+  return false;
+#endif
+}
+
 // A kernel that the dispatch might not choose: any configuration of the Hopper kernel, or any tile of the portable one.
 std::unique_ptr<cuda::ConvolutionKernel> forced_kernel(const cuda::ConvolutionSpec& spec, const Case& c) {
 #ifdef ORT_CKS_HOPPER
-  if (as_capability == 0 && c.shared_kb > 64 && cuda::hopper_takes(spec, cuda::current_device())) {
+  if (may_run_on_hopper(spec, c)) {
     namespace hopper = cuda::hopper;
     const hopper::Operands operands = hopper::operands_of(spec);
     const auto configs = hopper::all_configs(spec.problem, operands);
     for (size_t i = 0; i < configs.size(); ++i) {
       const auto& config = configs[(c.config + i) % configs.size()];
       const auto schedule = hopper::make_schedule(spec.problem, operands, hopper::current_machine(), config);
-      if (schedule.clusters > 0) return hopper::make_scheduled_conv(spec, schedule);
+      if (schedule.clusters > 0) { dbg = schedule; return hopper::make_scheduled_conv(spec, schedule); }
     }
   }
 #endif
@@ -253,11 +262,11 @@ bool check_planned_together(std::mt19937& random) {
   Problem& p = spec.problem;
   p.N = 2, p.filter.C = 64, p.filter.K = 128, p.filter.extent = {1, 3, 3};
   p.input = p.output = {1, 20, 20}, p.pad = {0, 1, 1};
-  if (!cuda::hopper_takes(spec, cuda::current_device())) return true;
+  if (!cuda::hopper_takes(spec.use(), cuda::current_device())) return true;
   Buffer x(2 * 64 * 400 * 2), w(size_t(p.filter.elements()) * 2), y(2 * 128 * 400 * 2),
-      packed(cuda::packed_filter_bytes(p.filter, spec.type, spec.precision));
+      packed(cuda::packed_filter_bytes(spec.use()));
   fill<__half>(x, true, random), fill<__half>(w, true, random);
-  cuda::pack_filter(p.filter, spec.type, spec.precision, w.data(), packed.data(), nullptr);
+  cuda::pack_filter(spec.use(), w.data(), packed.data(), nullptr);
   std::vector<std::unique_ptr<cuda::ConvolutionKernel>> kernels;
   for (const hopper::Config& config : hopper::all_configs(p, hopper::operands_of(spec))) {
     const auto schedule = hopper::make_schedule(p, hopper::operands_of(spec), hopper::current_machine(), config);
@@ -285,18 +294,21 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   const Filter& f = p.filter;
   const DataType type = data_type(static_cast<T*>(nullptr));
   const int64_t outputs = p.N * f.K * volume(p.output);
+  const cuda::ConvolutionSpec spec{p, type, c.layout, c.precision, c.activation, c.constant};
+  const bool as_chosen = outputs == 0 || cuda::is_direct(f) || (c.multiprocessors == 0 && as_capability == 0);
+  const bool portable = !as_chosen && !may_run_on_hopper(spec, c);
   Buffer x(size_t(p.N * f.C * volume(p.input)) * sizeof(T)), w(size_t(f.elements()) * sizeof(T)),
       bias(size_t(f.K) * sizeof(T)), residual(size_t(outputs) * sizeof(T)), y(size_t(outputs) * sizeof(T)),
-      packed(cuda::packed_filter_bytes(f, type, c.precision));
+      packed(portable ? cuda::portable_filter_bytes(spec.use()) : cuda::packed_filter_bytes(spec.use()));
   fill<T>(x, c.coarse, random), fill<T>(w, c.coarse, random);
   fill<T>(bias, c.coarse, random), fill<T>(residual, c.coarse, random);
   const T* b = c.bias ? reinterpret_cast<const T*>(bias.data()) : nullptr;
   const T* z = c.residual ? reinterpret_cast<const T*>(residual.data()) : nullptr;
 
-  cuda::pack_filter(f, type, c.precision, w.data(), packed.data(), nullptr);
-  const cuda::Convolution convolution(p, type, c.layout, c.precision, c.activation);
-  const bool as_chosen = outputs == 0 || cuda::is_direct(f) || (c.multiprocessors == 0 && as_capability == 0);
-  const auto forced = as_chosen ? nullptr : forced_kernel({p, type, c.layout, c.precision, c.activation}, c);
+  (portable ? cuda::pack_portable_filter : cuda::pack_filter)(spec.use(), w.data(), packed.data(), nullptr);
+  if (c.constant) must(cudaDeviceSynchronize());
+  const cuda::Convolution convolution(spec);
+  const auto forced = as_chosen ? nullptr : forced_kernel(spec, c);
   Buffer workspace(forced ? forced->workspace_bytes() : convolution.workspace_bytes());
   const auto run = [&] {
     if (forced)
@@ -317,6 +329,10 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
                                      reinterpret_cast<const T*>(y.data()), outputs, report.device());
   const bool guards = y.guards_intact() && workspace.guards_intact() && packed.guards_intact();
   if (report.passed(guards, first == y.read())) return true;
+  if (cuda::hopper_takes(spec.use(), cuda::current_device())) {
+    if (!forced) dbg = cuda::hopper::choose_schedule(p, cuda::hopper::operands_of(spec), cuda::hopper::current_machine());
+    std::printf("  %s: team %d bm %d bn %d splits %d blocks %d cut %d stages %d clusters %d items %d counters %d box %d %d %d %d taps %d\n", forced ? "forced" : "chosen", int(dbg.config.shape.team), dbg.config.shape.bm(), dbg.config.shape.bn, dbg.config.splits, dbg.config.blocks_per_sm, dbg.config.cut, dbg.stages, dbg.clusters, int(dbg.items.size()), dbg.counters, dbg.box.n, dbg.box.extent[0], dbg.box.extent[1], dbg.box.extent[2], int(dbg.taps.size()));
+  }
   describe(c, type_name(static_cast<T*>(nullptr)), f.op == Operator::kConv ? "Conv" : "ConvTranspose",
            forced ? forced->name() : convolution.kernel_name());
   return false;
@@ -360,6 +376,7 @@ Case random_case(std::mt19937& random, Operator op) {
   c.multiprocessors = int(pick(random, {0, 0, 1, 1, 2, 8})), c.shared_kb = int(pick(random, {64, 100, 228}));
   c.config = random();
   c.bias = pick(random, {0, 1}), c.residual = pick(random, {0, 1}), c.coarse = pick(random, {0, 1});
+  c.constant = pick(random, {0, 1});
   return c;
 }
 
@@ -377,14 +394,14 @@ int main(int argc, char** argv) {
   int failed = 0, done = 0;
   try {
     failed += as_capability == 0 && !check_planned_together(random);
-    for (int i = 0; i < problems && failed < 10; ++i) {
+    for (int i = 0; i < problems && failed < 40; ++i) {
       const Case c = random_case(random, i % 2 ? Operator::kConvTranspose : Operator::kConv);
       failed += !check_convolution_case<float>(c, random);
       failed += !check_convolution_case<__half>(c, random);
       failed += !check_convolution_case<__nv_bfloat16>(c, random);
       done += 3;
     }
-    for (int i = 0; i < problems / 2 && failed < 10; ++i) {
+    for (int i = 0; i < problems / 2 && failed < 40; ++i) {
       Case c = random_case(random, Operator::kConv);
       if (as_capability > 0) c.precision = Precision::kFP32;  // the gradient asks the device, which may know tf32
       failed += !check_gradient_case<float>(c, random);

@@ -138,10 +138,11 @@ int main() {
     const Filter filter = make_filter(a, w);
     x.push_back(filter.C);
     const Problem p = make_problem(a, filter, x, Layout::kNHWC);
-    for (const int element_bytes : {2, 4}) {
+    for (const auto& [element_bytes, products] : {std::pair{2, 1}, {4, 1}, {4, 3}}) {
       for (const Curve curve : {Curve::kPiecewiseLinear, Curve::kAny}) {
-        const Operands o{element_bytes, filter.C, curve};
-        require(can_implement(p, o), "refused", p, {});
+        const Operands o{element_bytes, products, filter.C, curve};
+        const DataType type = element_bytes == 2 ? DataType::kHalf : DataType::kFloat;
+        require(can_implement({filter, p.stride, type, Layout::kNHWC, Precision::kTF32}), "refused", p, {});
         check(p, o, machine, choose_schedule(p, o, machine));
         if (round % 10) continue;
         for (const Config& c : all_configs(p, o)) {
