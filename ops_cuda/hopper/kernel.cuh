@@ -36,33 +36,47 @@ struct FP32Math {
   static constexpr int kProducts = 3;
 };
 
-// A cluster's work items in order, the next one fetched while the current one is worked on: each lane holds a word of
-// it.
+// 16 bytes of the plan, which no kernel writes. Every lane reads the same, so that the compiler may keep it in uniform
+// registers, which copies and multiplications take their coordinates from.
+template <class T>
+__device__ T read_plan(const T* from) {
+  static_assert(sizeof(T) == 16);
+  const int4 words = __ldg(reinterpret_cast<const int4*>(from));
+  return *reinterpret_cast<const T*>(&words);
+}
+
+// A cluster's work items in order; what one is about is fetched while the one before it is worked on. (What a role does
+// not ask for, the compiler does not fetch.)
 class WorkReader {
  public:
   __device__ WorkReader(const Params& p, int cluster) : next_(p.items + cluster), pitch_(p.clusters) { fetch(); }
-  // All lanes of a warp together. False past the last item.
-  __device__ bool next(WorkItem& item) {
-    int32_t* words = reinterpret_cast<int32_t*>(&item);
-#pragma unroll
-    for (int i = 0; i < kWords; ++i) words[i] = __shfl_sync(0xffffffff, word_, i);
-    if (item.parts == 0) return false;
+  // False past the last item.
+  __device__ bool next() {
+    sum_ = coming_sum_, input_ = coming_input_, output_ = coming_output_, item_ = next_;
+    if (at_end()) return false;
+    next_ += pitch_;
     fetch();
     return true;
   }
-  // Whether the item that next() gave was the last. All lanes together.
-  __device__ bool at_end() const { return __shfl_sync(0xffffffff, word_, offsetof(WorkItem, parts) / 4) == 0; }
+  __device__ bool at_end() const { return coming_sum_.parts == 0; }
+  __device__ const WorkItem::Sum& sum() const { return sum_; }
+  __device__ const WorkItem::Input& input() const { return input_; }
+  __device__ const WorkItem::Output& output() const { return output_; }
+  // All of it, for those who need it seldom.
+  __device__ WorkItem item() const {
+    return {sum_, read_plan(&item_->input), read_plan(&item_->output), read_plan(&item_->part)};
+  }
 
  private:
-  static constexpr int kWords = sizeof(WorkItem) / 4;
   __device__ void fetch() {
-    const int lane = threadIdx.x % 32;
-    if (lane < kWords) word_ = __ldg(reinterpret_cast<const int32_t*>(next_) + lane);
-    next_ += pitch_;
+    coming_sum_ = read_plan(&next_->sum);
+    coming_input_ = read_plan(&next_->input), coming_output_ = read_plan(&next_->output);
   }
-  const WorkItem* next_;
+  const WorkItem *next_, *item_ = nullptr;
   int pitch_;
-  int32_t word_ = 0;
+  WorkItem::Sum sum_{}, coming_sum_;
+  WorkItem::Input input_{}, coming_input_;
+  WorkItem::Output output_{}, coming_output_;
 };
 
 // A position in a ring of buffers.
@@ -120,71 +134,87 @@ struct HopperConv {
   }
 
   // ------------------------------------------------------------ the producer: one lane issues every copy
-  // The k-blocks of an item that are this block's.
+  // A walk over the k-blocks of an item that are this block's; the tap after the current one is fetched ahead.
   class KBlocks {
    public:
-    __device__ KBlocks(const Params& p, const WorkItem& item, int rank) : channel_blocks_(p.channel_blocks) {
-      const int total = item.hi - item.lo, lo = item.lo + total * rank / p.splits;
-      left_ = item.lo + total * (rank + 1) / p.splits - lo;
-      next_ = reinterpret_cast<const int4*>(p.taps + item.first_tap) + lo / channel_blocks_;
-      c_ = lo % channel_blocks_;
-      if (left_ > 0) tap_ = __ldg(next_++);
+    __device__ KBlocks(const Params& p, const WorkReader& work, int rank) : channel_blocks_(p.channel_blocks) {
+      const auto& sum = work.sum();
+      const int total = sum.hi - sum.lo, lo = sum.lo + total * rank / p.splits;
+      left_ = sum.lo + total * (rank + 1) / p.splits - lo;
+      const int tap = lo / channel_blocks_;
+      next_ = reinterpret_cast<const Tap*>(p.taps + work.output().first_tap + tap);
+      c_ = lo - tap * channel_blocks_;
+      further_ = (c_ + left_ - 1) / channel_blocks_;
+      tap_ = coming_ = read_plan(next_);
+      if (further_ > 0) coming_ = read_plan(next_ + 1);
     }
     __device__ int left() const { return left_; }
     __device__ int4 tap() const { return tap_; }  // {d, h, w, filter}
     __device__ int c() const { return c_; }
     __device__ void advance() {
       --left_;
-      if (++c_ == channel_blocks_ && left_ > 0) c_ = 0, tap_ = __ldg(next_++);
+      if (++c_ < channel_blocks_) return;
+      c_ = 0, tap_ = coming_, ++next_;
+      if (--further_ > 0) coming_ = read_plan(next_ + 1);
     }
 
    private:
-    int channel_blocks_, left_, c_;
-    const int4* next_;
-    int4 tap_;
+    using Tap = int4;
+    int channel_blocks_, left_, c_, further_;
+    const Tap* next_;
+    Tap tap_, coming_;
   };
 
+  // Weights that are older than the previous grid may come while it still runs; but few of them, because the first
+  // pixels queue up behind them.
   static constexpr int kAhead = (32 << 10) / kBBytes;
+
   static __device__ void produce(const Params& p, WorkReader work, uint32_t tiles, const Barriers& bars, int rank) {
-    const int lane = threadIdx.x % 32;
+    const bool elected = elect_lane();
+    const uint32_t full0 = shared_address(bars.full), empty0 = shared_address(bars.empty);
+    const int bytes = p.box_bytes + kBBytes;
     PipelineState s;
-    WorkItem item{};
     const auto copy_a = [&](const KBlocks& k, int stage) {
+      const auto& at = work.input();
       const int4 tap = k.tap();
-      copy_box(tiles + stage * kStageBytes, &p.x, shared_address(&bars.full[stage]),
-               {k.c() * BK, item.w + tap.z, item.h + tap.y, item.d + tap.x, item.n});
+      copy_box(tiles + stage * kStageBytes, &p.x, full0 + stage * 8,
+               {k.c() * BK, at.w + tap.z, at.h + tap.y, at.d + tap.x, at.n});
     };
     const auto copy_b = [&](const KBlocks& k, int stage) {
-      const uint32_t full = shared_address(&bars.full[stage]);
-      barrier_expect(full, p.box_bytes + kBBytes);
-      copy_filter(tiles + stage * kStageBytes + kABytes, &p.filter, full, k.c() * kFilterRow, item.k0, k.tap().w);
+      barrier_expect(full0 + stage * 8, bytes);
+      copy_filter(tiles + stage * kStageBytes + kABytes, &p.filter, full0 + stage * 8, k.c() * kFilterRow,
+                  work.sum().k0, k.tap().w);
     };
-    bool first = true;
-    while (work.next(item)) {
-      if (lane != 0) continue;
-      KBlocks k(p, item, rank);
-      int ahead = 0;
-      if (first) {
-        // Weights that are older than the previous grid may come while it still runs; but few of them, because the
-        // first pixels queue up behind them.
-        if (p.filter_is_constant) {
-          ahead = min(min(p.stages, kAhead), k.left());
-          KBlocks early = k;
-          for (int i = 0; i < ahead; ++i, early.advance()) copy_b(early, i);
-        }
-        wait_for_previous_grid();
-        first = false;
-      }
-      for (; k.left() > 0; k.advance(), --ahead) {
-        if (ahead <= 0) {
-          barrier_wait(shared_address(&bars.empty[s.stage]), s.parity ^ 1);
+    bool any = work.next();
+    const KBlocks first(p, work, rank);
+    const int ahead = p.filter_is_constant ? min(min(p.stages, kAhead), first.left()) : 0;
+    KBlocks k = first;
+#pragma unroll 1
+    for (int i = 0; i < ahead; ++i) {
+      if (elected) copy_b(k, i);
+      k.advance();
+    }
+    wait_for_previous_grid();
+    k = first;
+#pragma unroll 1
+    for (int i = 0; i < ahead; ++i) {
+      if (elected) copy_a(k, i);
+      k.advance();
+      s.advance(p.stages);
+    }
+    while (any) {
+#pragma unroll 1
+      for (; k.left() > 0; k.advance()) {
+        barrier_wait(empty0 + s.stage * 8, s.parity ^ 1);
+        if (elected) {
           copy_b(k, s.stage);
+          copy_a(k, s.stage);
         }
-        copy_a(k, s.stage);
         s.advance(p.stages);
       }
+      any = work.next();
+      if (any) k = KBlocks(p, work, rank);
     }
-    __syncwarp();
   }
 
   // ------------------------------------------------------------ the storer: a lane for each team
@@ -194,21 +224,25 @@ struct HopperConv {
     __device__ Slabs(const WorkReader& work, int team) : work_(work), skip_(team) {}
     __device__ bool next(const Params& p) {
       c_ += kSlab;
-      if (c_ < BN && item_.k0 + c_ < p.K) return true;
+      if (c_ < BN && work_.sum().k0 + c_ < p.K) return true;
       do {
         for (; skip_ >= 0; --skip_)
-          if (!work_.next(item_)) return false;
+          if (!work_.next()) return false;
         skip_ = kTeams - 1;
-      } while (item_.parts > 1);
+      } while (work_.sum().parts > 1);
       c_ = 0;
       return true;
     }
-    __device__ bool is_last_of_tile(const Params& p) const { return c_ + kSlab >= BN || item_.k0 + c_ + kSlab >= p.K; }
-    __device__ Coordinates at() const { return {item_.k0 + c_, item_.out_w, item_.out_h, item_.out_d, item_.n}; }
+    __device__ bool is_last_of_tile(const Params& p) const {
+      return c_ + kSlab >= BN || work_.sum().k0 + c_ + kSlab >= p.K;
+    }
+    __device__ Coordinates at() const {
+      const auto& to = work_.output();
+      return {work_.sum().k0 + c_, to.w, to.h, to.d, work_.input().n};
+    }
 
    private:
     WorkReader work_;
-    WorkItem item_{};
     int skip_, c_ = BN;
   };
 
@@ -407,15 +441,6 @@ struct HopperConv {
   // Their scale and bias. What lies beyond the last channel is not stored.
   struct Affine {
     float scale[kHalves ? 4 : 1], bias[4];
-    __device__ void load(const Params& p, int k) {
-      const T* from = static_cast<const T*>(p.epilogue.bias);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int at = min(k + i / 2 * 8 + i % 2, p.K - 1);
-        if constexpr (kHalves) scale[i] = __ldg(p.filter_scales + at);
-        bias[i] = from ? to_float(from[at]) : 0.f;
-      }
-    }
     __device__ void apply(float (&v)[8]) const {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
@@ -425,6 +450,21 @@ struct HopperConv {
       }
     }
   };
+
+  // Of consecutive groups of 16 channels; k is the first of this thread's.
+  template <int kGroups>
+  static __device__ void load_affine(const Params& p, int k, Affine (&affine)[kGroups]) {
+    const auto for_each = [&](auto f) {
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) f(affine[g], i, min(k + g * 16 + i / 2 * 8 + i % 2, p.K - 1));
+    };
+    const T* const bias = static_cast<const T*>(p.epilogue.bias);
+    if constexpr (kHalves) for_each([&](Affine& a, int i, int at) { a.scale[i] = __ldg(p.filter_scales + at); });
+    for_each([](Affine& a, int i, int) { a.bias[i] = 0; });
+    if (bias) for_each([&](Affine& a, int i, int at) { a.bias[i] = to_float(bias[at]); });
+  }
 
   // Every piecewise linear activation by one formula, lest the code of each is inlined for every accumulator.
   static __device__ void apply(const Epilogue& e, float (&v)[8]) {
@@ -449,9 +489,21 @@ struct HopperConv {
 
   // Finishes a slab: adds bias and residual (which TMA has put where the slab goes), activates, rounds, and leaves it
   // staged.
+  //
+  // kPlain: no residual, and no activation but ReLU. This code runs once for every tile, mostly not from the
+  // instruction cache: its length is its time.
+  template <bool kPlain>
   static __device__ void stage_slab(const Params& p, Accumulators& acc, int slab, const Affine (&affine)[kSlab / 16],
                                     uint32_t stage, int row0) {
     const int lane = threadIdx.x % 32;
+    const float low = p.epilogue.kind == ActivationKind::kRelu ? 0.f : -INFINITY;
+    const auto finish = [&](float (&v)[8]) {
+      if constexpr (kPlain) {
+        for_all(v, [=](float x) { return max_or_nan(x, low); });
+      } else {
+        apply(p.epilogue, v);
+      }
+    };
 #pragma unroll
     for (int m = 0; m < kRowBlocks; ++m) {
 #pragma unroll
@@ -461,14 +513,14 @@ struct HopperConv {
         if constexpr (sizeof(T) == 2) {
           const uint32_t at = staged(stage, row0 + m * 64 + lane % 16, g * 2 + lane / 16);
           uint32_t words[4];
-          if (p.epilogue.residual) {
+          if (!kPlain && p.epilogue.residual) {
             float z[8];
             load_matrices(words, at);
             unpack<T>(words, z);
 #pragma unroll
             for (int i = 0; i < 8; ++i) v[i] += z[i];
           }
-          apply(p.epilogue, v);
+          finish(v);
 #pragma unroll
           for (int i = 0; i < 4; ++i) words[i] = pack_word(v + i * 2, static_cast<T*>(nullptr));
           store_matrices(at, words);
@@ -477,14 +529,14 @@ struct HopperConv {
             const int channel = g * 16 + i / 2 * 8 + lane % 4 * 2;
             return staged(stage, row0 + m * 64 + lane / 4 + i % 2 * 8, channel / 4) + channel % 4 * 4;
           };
-          if (p.epilogue.residual) {
+          if (!kPlain && p.epilogue.residual) {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
               const float2 z = load_shared_pair(at(i));
               v[i * 2] += z.x, v[i * 2 + 1] += z.y;
             }
           }
-          apply(p.epilogue, v);
+          finish(v);
 #pragma unroll
           for (int i = 0; i < 4; ++i) store_shared(at(i), make_float2(v[i * 2], v[i * 2 + 1]));
         }
@@ -496,8 +548,8 @@ struct HopperConv {
   static __device__ int64_t pixel_offset(const Params& p, const WorkItem& t, int row) {
     const int w = row % p.box.w, h = row / p.box.w % p.box.h;
     const int nd = row / (p.box.w * p.box.h), d = nd % p.box.d, n = nd / p.box.d;
-    const int on = t.n + n, od = t.out_d + d * p.out_step.d, oh = t.out_h + h * p.out_step.h,
-              ow = t.out_w + w * p.out_step.w;
+    const int on = t.input.n + n, od = t.output.d + d * p.out_step.d, oh = t.output.h + h * p.out_step.h,
+              ow = t.output.w + w * p.out_step.w;
     if (n >= p.box_n || on >= p.N || od >= p.output.d || oh >= p.output.h || ow >= p.output.w) return -1;
     return (((int64_t(on) * p.output.d + od) * p.output.h + oh) * p.output.w + ow) * p.K;
   }
@@ -506,16 +558,16 @@ struct HopperConv {
   // thread's four accumulators of one half of a unit, summed.
   template <class F>
   static __device__ void store_unit(const Params& p, const WorkItem& t, int unit, int row, F load) {
-    const int lane = threadIdx.x % 32, k = t.k0 + unit * 16 + lane % 4 * 2;
+    const int lane = threadIdx.x % 32, k = t.sum.k0 + unit * 16 + lane % 4 * 2;
     float v[8];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float4 four = load(half);
       v[half * 4] = four.x, v[half * 4 + 1] = four.y, v[half * 4 + 2] = four.z, v[half * 4 + 3] = four.w;
     }
-    Affine affine;
-    affine.load(p, k);
-    affine.apply(v);
+    Affine affine[1];
+    load_affine(p, k, affine);
+    affine[0].apply(v);
     const int64_t offset[2] = {pixel_offset(p, t, row), pixel_offset(p, t, row + 8)};
     const auto pair = [&](const void* tensor, int i) {
       return static_cast<const T*>(tensor) + offset[i % 2] + k + i / 2 * 8;
@@ -549,8 +601,8 @@ struct HopperConv {
     constexpr int kGroups = BN / 8;  // of four accumulators, in a row block
     constexpr int kUnits = BN / 16;
     constexpr int64_t kPatience = 20000;  // cycles: some parts may be rounds away
-    const auto slot = [&](int part) { return p.partials + int64_t(t.slot + part) * (BM * BN / 4) + threadIdx.x; };
-    float4* mine = slot(t.part);
+    const auto slot = [&](int part) { return p.partials + int64_t(t.part.slot + part) * (BM * BN / 4) + threadIdx.x; };
+    float4* mine = slot(t.part.part);
 #pragma unroll
     for (int m = 0; m < kRowBlocks; ++m)
 #pragma unroll
@@ -559,7 +611,7 @@ struct HopperConv {
                make_float4(acc[m][j * 4], acc[m][j * 4 + 1], acc[m][j * 4 + 2], acc[m][j * 4 + 3]));
     __threadfence();
     named_barrier(1, kTeamThreads);
-    unsigned* const counter = p.counters + t.counter;
+    unsigned* const counter = p.counters + t.part.counter;
     __shared__ int taken;
     // One warp decides; what its first lane finds is every lane's, so that the warp stays together.
     const bool first_lane = threadIdx.x % 32 == 0;
@@ -577,7 +629,7 @@ struct HopperConv {
         const auto read = [&] { return everyones(*static_cast<volatile unsigned*>(counter)); };
         unsigned now = read();
         while (now >> 16 == launch) {
-          const int next = int(now & 0xffff) - t.parts;
+          const int next = int(now & 0xffff) - t.sum.parts;
           if (next < 0) {
             if (!is_idle || everyones(clock64() - start > kPatience)) break;
             now = read();
@@ -602,7 +654,7 @@ struct HopperConv {
       for (int m = 0; m < kRowBlocks; ++m) {
         float4 sums[2] = {};
 #pragma unroll 4
-        for (int part = 0; part < t.parts; ++part) {
+        for (int part = 0; part < t.sum.parts; ++part) {
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
             const float4 v = __ldcg(slot(part) + (m * kGroups + unit * 2 + i) * kTeamThreads);
@@ -631,6 +683,30 @@ struct HopperConv {
   }
 
   // ------------------------------------------------------------ the math warpgroups
+  static __device__ bool is_plain(const Epilogue& e) {
+    const bool linear = e.kind == ActivationKind::kNone || e.kind == ActivationKind::kRelu;
+    return kCurve == Curve::kPiecewiseLinear && !e.residual && linear;
+  }
+
+  template <bool kPlain>
+  static __device__ void stage_tile(const Params& p, int k0, Accumulators& acc, uint32_t stages, const Barriers& bars,
+                                    int team, PipelineState& at, int row0) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int slab = 0; slab < kSlabs; ++slab) {
+      const int k = k0 + slab * kSlab;
+      if (k >= p.K) continue;
+      Affine affine[kSlab / 16];
+      load_affine(p, k + lane % 4 * 2, affine);
+      barrier_wait(shared_address(&bars.ready[team][at.stage]), at.parity);
+      stage_slab<kPlain>(p, acc, slab, affine, stages + team * kStagedBytes + at.stage * (BM * kSlabBytes), row0);
+      fence_async_proxy();
+      __syncwarp();
+      if (lane == 0) barrier_arrive(shared_address(&bars.staged[team][at.stage]));
+      at.advance(kStaged);
+    }
+  }
+
   static __device__ void consume(const Params& p, WorkReader work, uint32_t tiles, uint32_t stages,
                                  const Barriers& bars, int warp, int rank) {
     const int wg = warp / 4, team = kAlternate ? wg : 0, first_block = kTeam == Team::kShared ? wg * kRowBlocks : 0;
@@ -653,10 +729,11 @@ struct HopperConv {
     };
 
     wait_for_previous_grid();
+    const bool plain = is_plain(p.epilogue);
     PipelineState slab_at;
-    WorkItem t;
-    for (int round = 0; work.next(t); ++round) {
-      const int total = t.hi - t.lo;
+    for (int round = 0; work.next(); ++round) {
+      const auto& sum = work.sum();
+      const int total = sum.hi - sum.lo;
       const int count = total * (rank + 1) / p.splits - total * rank / p.splits;
       if (kAlternate && round % 2 != team) {
         ring.at.advance(p.stages, count);
@@ -669,23 +746,14 @@ struct HopperConv {
       } else {
         multiply(ring, count, acc, pass_turn);
       }
-      if (p.splits == 1 && t.parts == 1) {
-#pragma unroll
-        for (int slab = 0; slab < kSlabs; ++slab) {
-          const int k = t.k0 + slab * kSlab;
-          if (k >= p.K) continue;
-          Affine affine[kSlab / 16];
-#pragma unroll
-          for (int g = 0; g < kSlab / 16; ++g) affine[g].load(p, k + g * 16 + lane % 4 * 2);
-          barrier_wait(shared_address(&bars.ready[team][slab_at.stage]), slab_at.parity);
-          stage_slab(p, acc, slab, affine, stages + team * kStagedBytes + slab_at.stage * (BM * kSlabBytes), row0);
-          fence_async_proxy();
-          __syncwarp();
-          if (lane == 0) barrier_arrive(shared_address(&bars.staged[team][slab_at.stage]));
-          slab_at.advance(kStaged);
+      if (p.splits == 1 && sum.parts == 1) {
+        if (plain) {
+          stage_tile<true>(p, sum.k0, acc, stages, bars, team, slab_at, row0);
+        } else {
+          stage_tile<false>(p, sum.k0, acc, stages, bars, team, slab_at, row0);
         }
       } else if (p.splits == 1) {
-        if constexpr (kCanBeCut) gather_parts(p, t, acc, warp == 0, work.at_end(), row0);
+        if constexpr (kCanBeCut) gather_parts(p, work.item(), acc, warp == 0, work.at_end(), row0);
       } else if constexpr (kTeam == Team::kSolo) {
         const uint32_t ready = shared_address(&bars.partial_ready), read = shared_address(&bars.partial_read);
         barrier_wait_cluster(read, (round & 1) ^ 1);  // every peer has read the last partial tile
@@ -696,7 +764,7 @@ struct HopperConv {
         named_barrier(1, kTeamThreads);
         if (threadIdx.x < p.splits) barrier_arrive_peer(peer_address(ready, threadIdx.x));
         barrier_wait_cluster(ready, round & 1);
-        reduce_over_cluster(p, t, stages, rank, row0);
+        reduce_over_cluster(p, work.item(), stages, rank, row0);
         named_barrier(1, kTeamThreads);
         if (threadIdx.x < p.splits) barrier_arrive_peer(peer_address(read, threadIdx.x));
       }

@@ -138,6 +138,22 @@ __device__ void store_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 
+// ---------------------------------------------------------------- warps
+// True for one lane of the warp: the compiler knows that it is one.
+__device__ inline bool elect_lane() {
+  int elected;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.b32 %0, 1, 0, p;\n}" : "=r"(elected));
+  return elected;
+}
+
+// ---------------------------------------------------------------- arithmetic
+// NaN where either is: one instruction, where comparisons take two.
+__device__ inline float max_or_nan(float a, float b) {
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+
 // ---------------------------------------------------------------- registers
 // All warps of a warpgroup together.
 template <int kCount>

@@ -54,8 +54,7 @@ struct Cost {
 Cost model(const Config& c, const Box& box, const Operands& o, int stages, int busy_blocks, const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
-  const double multiply =
-      1.06 * s.bm() / 64 * 2.0 * s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1) * share;
+  const double multiply = 1.06 * s.bm() / 64 * 2.0 * s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1) * share;
   // All SMs together are bound by L2, one alone by what it can have in flight.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
   const double bytes = box.pixels() * kBlockBytes + s.bn * filter_row(o.element_bytes, o.products) * 2.0;
@@ -169,9 +168,9 @@ Cut choose_cut(const Setting& s) {
 WorkItem whole_tile(const Plan& plan, const Tile& t) {
   const Phase& phase = plan.phases[t.phase];
   WorkItem w{};
-  w.n = t.n, w.first_tap = t.first_tap;
-  int32_t* const in[3] = {&w.d, &w.h, &w.w};
-  int32_t* const out[3] = {&w.out_d, &w.out_h, &w.out_w};
+  w.input.n = t.n, w.output.first_tap = t.first_tap;
+  int32_t* const in[3] = {&w.input.d, &w.input.h, &w.input.w};
+  int32_t* const out[3] = {&w.output.d, &w.output.h, &w.output.w};
   for (int i = 0; i < 3; ++i) {
     *in[i] = t.origin[i] * phase.in_step[i];
     *out[i] = phase.first[i] + t.origin[i] * phase.step[i];
@@ -190,14 +189,14 @@ Schedule finish(const Setting& s, const Cut& cut) {
     const Tile& t = s.plan->tiles[part.tile];
     WorkItem w = whole_tile(*s.plan, t);
     const int length = t.num_taps * s.channel_blocks;
-    w.k0 = part.column * r.config.shape.bn;
-    w.lo = int32_t(int64_t(length) * part.part / part.parts),
-    w.hi = int32_t(int64_t(length) * (part.part + 1) / part.parts);
-    w.part = part.part, w.parts = part.parts;
+    w.sum.k0 = part.column * r.config.shape.bn;
+    w.sum.lo = int32_t(int64_t(length) * part.part / part.parts),
+    w.sum.hi = int32_t(int64_t(length) * (part.part + 1) / part.parts);
+    w.part.part = part.part, w.sum.parts = part.parts;
     if (part.parts > 1) {
       const auto [at, fresh] = cut_tile.try_emplace({part.tile, part.column}, Place{r.slots, r.counters});
       if (fresh) r.slots += part.parts, ++r.counters;
-      w.slot = at->second.slot, w.counter = at->second.counter;
+      w.part.slot = at->second.slot, w.part.counter = at->second.counter;
     }
     lists[cluster].push_back(w);
   });

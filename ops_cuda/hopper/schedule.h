@@ -77,12 +77,21 @@ inline constexpr TileShape kTileShapes[] = {
 // order. A tile may be cut into parts, which different blocks sum and leave in a workspace; the one that comes last
 // adds them up.
 struct alignas(16) WorkItem {
-  int32_t n, d, h, w;             // input pixel that a tap with offset 0 reads for the tile's first output pixel
-  int32_t k0, first_tap, lo, hi;  // k-blocks [lo, hi) of the taps from first_tap on
-  int32_t out_d, out_h, out_w;    // first output pixel (its n is n)
-  int32_t parts;                  // 0: the list ends here
-  int32_t part, slot, counter;    // of a cut tile: which part, where part 0 lies in the workspace, who counts the parts
-  int32_t padding;
+  struct alignas(16) Sum {
+    int32_t k0, lo, hi;  // first output channel; k-blocks [lo, hi) of the taps
+    int32_t parts;       // 0: the list ends here
+  } sum;
+  struct alignas(16) Input {
+    int32_t n, d, h, w;  // pixel that a tap with offset 0 reads for the tile's first output pixel
+  } input;
+  struct alignas(16) Output {
+    int32_t d, h, w;  // first pixel (its n is the input's)
+    int32_t first_tap;
+  } output;
+  struct alignas(16) Part {
+    int32_t part, slot, counter;  // of a cut tile: which part, where part 0 lies in the workspace, who counts them
+    int32_t padding;
+  } part;
 };
 static_assert(sizeof(WorkItem) == 64);
 

@@ -71,20 +71,20 @@ void check(const Problem& p, const Operands& o, const Machine& m, const Schedule
     bool ended = false;
     for (size_t i = cluster; i < s.items.size() && !ended; i += s.clusters) {
       const WorkItem& w = s.items[i];
-      ended = w.parts == 0;
+      ended = w.sum.parts == 0;
       if (ended) continue;
       ++items;
-      Tile& t = tiles[{w.n, w.out_d, w.out_h, w.out_w, w.k0}];
-      holds(w.lo <= w.hi, "an empty range");
-      holds(w.k0 % c.shape.bn == 0 && w.k0 < p.filter.K, "k0");
-      holds(t.parts.insert({w.part, {w.lo, w.hi}}).second, "a part is there twice");
-      t.expected_parts = w.parts;
-      if (w.parts > 1)
-        t.slots.insert(w.slot), t.counters.insert(w.counter),
-            holds(w.slot + w.parts <= s.slots && w.counter < s.counters, "slot");
-      for (int b = w.lo; b < w.hi; ++b)
-        holds(w.first_tap + b / channel_blocks < int(s.taps.size()), "a tap beyond the list");
-      t.length += w.hi - w.lo;
+      Tile& t = tiles[{w.input.n, w.output.d, w.output.h, w.output.w, w.sum.k0}];
+      holds(w.sum.lo <= w.sum.hi, "an empty range");
+      holds(w.sum.k0 % c.shape.bn == 0 && w.sum.k0 < p.filter.K, "k0");
+      holds(t.parts.insert({w.part.part, {w.sum.lo, w.sum.hi}}).second, "a part is there twice");
+      t.expected_parts = w.sum.parts;
+      if (w.sum.parts > 1)
+        t.slots.insert(w.part.slot), t.counters.insert(w.part.counter),
+            holds(w.part.slot + w.sum.parts <= s.slots && w.part.counter < s.counters, "slot");
+      for (int b = w.sum.lo; b < w.sum.hi; ++b)
+        holds(w.output.first_tap + b / channel_blocks < int(s.taps.size()), "a tap beyond the list");
+      t.length += w.sum.hi - w.sum.lo;
     }
     holds(ended, "a list without an end");
   }
