@@ -85,10 +85,10 @@ struct PipelineState {
   __device__ void advance(int stages) {
     if (++stage == stages) stage = 0, parity ^= 1;
   }
-  __device__ void advance(int stages, int count) {
-    const int at = stage + count;
-    stage = at % stages;
-    parity ^= at / stages & 1;
+  __device__ void skip(int stages, int count) {
+    const int laps = (stage + count) / stages;
+    stage += count - laps * stages;
+    parity ^= laps & 1;
   }
 };
 
@@ -111,6 +111,8 @@ struct HopperConv {
   static constexpr int kStagedBytes = kStaged * BM * kSlabBytes;
   // wgmma groups in flight: with one warpgroup nobody else fills the gap that draining leaves.
   static constexpr int kInFlight = kRowBlocks * BN >= 128 && kTeam != Team::kSolo ? 1 : 3;
+  // k-blocks of floats between two waits. One warpgroup waits for itself: two, so that it does so half as often.
+  static constexpr int kAtOnce = kHalves && !kSplit && kTeam != Team::kShared && kRowBlocks == 1 ? 2 : 1;
   static constexpr bool kCanBeCut = kShape.can_be_cut();
   // Twelve warps have 168 registers each, unless those that copy give some up.
   static constexpr bool kTakesRegisters = kHalves && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;
@@ -297,12 +299,13 @@ struct HopperConv {
     int stages, vote;  // vote: a named barrier of this warpgroup
     PipelineState at{};
     __device__ void wait() const { barrier_wait(full + at.stage * 8, at.parity); }
-    // The k-block `ago` blocks before the current one has been multiplied.
-    __device__ void release(int ago) const {
-      const int stage = at.stage >= ago ? at.stage - ago : at.stage - ago + stages;
+    // What lies in the stage has been multiplied.
+    __device__ void release(int stage) const {
       if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage * 8);
     }
-    __device__ uint32_t b_now() const { return b + at.stage * (kStageBytes >> 4); }
+    __device__ void release_before(int ago) const {
+      release(at.stage >= ago ? at.stage - ago : at.stage - ago + stages);
+    }
     __device__ void advance() { at.advance(stages); }
   };
 
@@ -325,7 +328,7 @@ struct HopperConv {
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
       ring.wait();
-      const uint32_t a = ring.a + ring.at.stage * (kStageBytes >> 4), b = ring.b_now();
+      const uint32_t at = ring.at.stage * (kStageBytes >> 4), a = ring.a + at, b = ring.b + at;
       wgmma_fence();
 #pragma unroll
       for (int k = 0; k < 4; ++k)
@@ -334,23 +337,27 @@ struct HopperConv {
           wgmma<T, BN>(acc[m], descriptor<128>(a + m * (64 * 128 >> 4) + k * 2), descriptor<128>(b + k * 2));
       wgmma_commit();
       wgmma_wait<kInFlight>();
-      if (i >= kInFlight) ring.release(kInFlight);
+      if (i >= kInFlight) ring.release_before(kInFlight);
       ring.advance();
     }
     last_block_seen();
     wgmma_wait<0>();
     changed(acc);
-    for (int ago = min(count, kInFlight); ago > 0; --ago) ring.release(ago);
+    for (int ago = min(count, kInFlight); ago > 0; --ago) ring.release_before(ago);
   }
 
-  // A through registers, as halves: the next k-block is converted while the current one is multiplied. Where its rows
+  // A through registers, as halves: the next k-blocks are converted while the current ones are multiplied. Where rows
   // outgrow their scales, what is under way is finished first.
   template <class F>
   static __device__ void multiply_halves(Ring& ring, int count, int first_row, int pixels, Accumulators& sum,
                                          F last_block_seen) {
-    using Rows = HalfRows<kRowBlocks, kSplit>;
+    struct Block {
+      int stage;
+      HalfRows<kRowBlocks, kSplit> rows;
+    };
+    using Blocks = Block[kAtOnce];
     RowScales<kRowBlocks> scales(first_row, pixels);
-    Accumulators products;  // of one k-block, where products are split
+    Accumulators products;  // of the current k-blocks, where products are split
     // Calls f with the accumulators of a row: of four of a thread, the first two are of row 0, the others of row 1.
     const auto for_row = [](Accumulators& acc, int m, int row, auto f) {
 #pragma unroll
@@ -360,71 +367,108 @@ struct HopperConv {
 #pragma unroll
       for (int m = 0; m < kRowBlocks; ++m) f(m, 0), f(m, 1);
     };
-    const auto rows_now = [&] { return ring.a + ring.at.stage * kStageBytes; };
-    // Multiplies the current k-block, which is in `now`, and converts the one after it. Whether that fitted.
-    const auto turn = [&](bool alone, bool more, const Rows& now, Rows& next) {
-      const uint32_t b = ring.b_now();
+    const auto rows_at = [&](int stage) { return ring.a + stage * kStageBytes; };
+    // Waits for the next k-blocks, and makes scales that they fit.
+    const auto begin = [&]<int kBlocks>(Block(&blocks)[kBlocks]) {
+#pragma unroll
+      for (Block& block : blocks) {
+        ring.wait();
+        block.stage = ring.at.stage;
+        ring.advance();
+        scales.enlarge(rows_at(block.stage), [&](int m, int row, float factor) {
+          if constexpr (!kSplit) for_row(sum, m, row, [=](float& v, int, int) { v *= factor; });
+        });
+      }
+#pragma unroll
+      for (Block& block : blocks) scales.convert(rows_at(block.stage), block.rows);
+    };
+    const auto issue = [&]<int kBlocks>(const Block(&blocks)[kBlocks]) {
       Accumulators& into = kSplit ? products : sum;
       wgmma_fence();
-      // The filter's row: 32 high halves, then, where products are split, 32 low ones. Small products first.
 #pragma unroll
-      for (int step = 0; step < (kSplit ? 2 : 0); ++step)
+      for (int i = 0; i < kBlocks; ++i) {
+        // The filter's row: 32 high halves, then, where products are split, 32 low ones. Small products first.
+        const auto& rows = blocks[i].rows;
+        const uint32_t b = ring.b + blocks[i].stage * (kStageBytes >> 4);
 #pragma unroll
-        for (int m = 0; m < kRowBlocks; ++m) {
-          wgmma<BN>(into[m], now.low[m][step], descriptor<kFilterRowBytes>(b + step * 2), step > 0);
-          wgmma<BN>(into[m], now.high[m][step], descriptor<kFilterRowBytes>(b + 4 + step * 2), true);
-        }
+        for (int step = 0; step < (kSplit ? 2 : 0); ++step)
 #pragma unroll
-      for (int step = 0; step < 2; ++step)
+          for (int m = 0; m < kRowBlocks; ++m) {
+            wgmma<BN>(into[m], rows.low[m][step], descriptor<kFilterRowBytes>(b + step * 2), i + step > 0);
+            wgmma<BN>(into[m], rows.high[m][step], descriptor<kFilterRowBytes>(b + 4 + step * 2), true);
+          }
 #pragma unroll
-        for (int m = 0; m < kRowBlocks; ++m)
-          wgmma<BN>(into[m], now.high[m][step], descriptor<kFilterRowBytes>(b + step * 2), true);
+        for (int step = 0; step < 2; ++step)
+#pragma unroll
+          for (int m = 0; m < kRowBlocks; ++m)
+            wgmma<BN>(into[m], rows.high[m][step], descriptor<kFilterRowBytes>(b + step * 2), true);
+      }
       wgmma_commit();
-      ring.advance();
-      if constexpr (!kSplit) {
-        wgmma_wait<1>();  // `next` is free
-        if (!alone) ring.release(2);
-      }
-      bool fits = true;
-      if (more) {
-        ring.wait();
-        // The warps of a warpgroup must go on together: wgmma is one instruction of all four.
-        fits = !named_barrier_or(ring.vote, 128, !scales.convert(rows_now(), next));
-      }
+    };
+    const auto release = [&]<int kBlocks>(const Block(&blocks)[kBlocks]) {
+#pragma unroll
+      for (const Block& block : blocks) ring.release(block.stage);
+    };
+    // Waits for what was issued last.
+    const auto finish = [&]<int kBlocks>(const Block(&blocks)[kBlocks]) {
+      wgmma_wait<0>();
+      changed(kSplit ? products : sum);
+      release(blocks);
+      // Tensor cores cut digits off as they add up: where that matters, longer sums are made here.
       if constexpr (kSplit) {
-        // Tensor cores cut digits off as they add up: sums of more than a k-block are made here.
-        wgmma_wait<0>();
-        changed(products);
-        ring.release(1);
         for_rows([&](int m, int row) {
           const float inverse = scales.inverse(m, row);
           for_row(products, m, row, [&](float product, int m, int j) { sum[m][j] += product * inverse; });
         });
       }
+    };
+    // Multiplies `now`, and converts the k-blocks after it; before, `next` has those before it, unless `first`. Whether
+    // they fitted.
+    const auto turn = [&](bool first, bool more, const Blocks& now, Blocks& next) {
+      issue(now);
+      if constexpr (!kSplit) {
+        wgmma_wait<1>();
+        if (!first) release(next);
+      }
+      bool fits = true;
+      if (more) {
+#pragma unroll
+        for (Block& block : next) {
+          ring.wait();
+          block.stage = ring.at.stage;
+          fits &= scales.convert(rows_at(block.stage), block.rows);
+          ring.advance();
+        }
+        // The warps of a warpgroup must go on together: wgmma is one instruction of all four.
+        fits = !named_barrier_or(ring.vote, 128, !fits);
+      }
+      if constexpr (kSplit) finish(now);
       return fits;
     };
+
     clear(sum);
-    for (int i = 0; i < count;) {
-      Rows even, odd;
-      ring.wait();
-      scales.enlarge(rows_now(), [&](int m, int row, float factor) {
-        if constexpr (!kSplit) for_row(sum, m, row, [=](float& v, int, int) { v *= factor; });
-      });
-      scales.convert(rows_now(), even);
-      bool alone = true;
-#pragma unroll 1
-      for (;;) {
-        ++i;
-        if (!turn(alone, i < count, even, odd) || i == count) break;
-        ++i;
-        if (!turn(false, i < count, odd, even) || i == count) break;
-        alone = false;
+    int left = count;
+    while (left >= kAtOnce) {
+      Blocks even, odd;
+      begin(even);
+      for (bool first = true;; first = false) {
+        left -= kAtOnce;
+        if (!turn(first, left >= kAtOnce, even, odd) || left < kAtOnce) {
+          if constexpr (!kSplit) finish(even);
+          break;
+        }
+        left -= kAtOnce;
+        if (!turn(false, left >= kAtOnce, odd, even) || left < kAtOnce) {
+          if constexpr (!kSplit) finish(odd);
+          break;
+        }
       }
-      if constexpr (!kSplit) {
-        wgmma_wait<0>();
-        changed(sum);
-        ring.release(1);
-      }
+    }
+    if (kAtOnce > 1 && left > 0) {
+      Block rest[1];
+      begin(rest);
+      issue(rest);
+      finish(rest);
     }
     last_block_seen();
     if constexpr (!kSplit) {
@@ -554,21 +598,27 @@ struct HopperConv {
     return (((int64_t(on) * p.output.d + od) * p.output.h + oh) * p.output.w + ow) * p.K;
   }
 
-  // Tiles whose sum is in pieces are added up by units of 16 channels and stored without staging. load(half) gives a
-  // thread's four accumulators of one half of a unit, summed.
-  template <class F>
-  static __device__ void store_unit(const Params& p, const WorkItem& t, int unit, int row, F load) {
-    const int lane = threadIdx.x % 32, k = t.sum.k0 + unit * 16 + lane % 4 * 2;
-    float v[8];
+  // Where a thread's two rows of a row block go, for tiles whose sum is in pieces: they are added up by units of 16
+  // channels and stored without staging.
+  struct Rows {
+    int64_t offset[kRowBlocks][2];
+    __device__ Rows(const Params& p, const WorkItem& t, int row0) {
+      const int row = row0 + threadIdx.x % 32 / 4;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float4 four = load(half);
-      v[half * 4] = four.x, v[half * 4 + 1] = four.y, v[half * 4 + 2] = four.z, v[half * 4 + 3] = four.w;
+      for (int m = 0; m < kRowBlocks; ++m)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) offset[m][i] = pixel_offset(p, t, row + m * 64 + i * 8);
     }
+  };
+
+  static __device__ void store_unit(const Params& p, const WorkItem& t, int unit, const int64_t (&offset)[2],
+                                    const float4 (&halves)[2]) {
+    const int lane = threadIdx.x % 32, k = t.sum.k0 + unit * 16 + lane % 4 * 2;
+    float v[8] = {halves[0].x, halves[0].y, halves[0].z, halves[0].w,
+                  halves[1].x, halves[1].y, halves[1].z, halves[1].w};
     Affine affine[1];
     load_affine(p, k, affine);
     affine[0].apply(v);
-    const int64_t offset[2] = {pixel_offset(p, t, row), pixel_offset(p, t, row + 8)};
     const auto pair = [&](const void* tensor, int i) {
       return static_cast<const T*>(tensor) + offset[i % 2] + k + i / 2 * 8;
     };
@@ -591,94 +641,141 @@ struct HopperConv {
     }
   }
 
-  // Leaves a part of a tile in the workspace and helps to add the parts up. Nobody needs anybody's help: the block that
-  // comes last adds up every unit of the tile that no other has taken; one with nothing else to do waits a little for
-  // that moment. The tile's counter says how far it is: parts that have arrived, then units that are taken; the one who
-  // takes the last unit leaves it ready for the next launch, its upper half one higher, so that a late helper sees that
-  // the tile is done. Each sum is in the order of the parts.
+  static __device__ void add(float4& sum, float4 v) { sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w; }
+
+  // A tile's parts meet here, and nobody needs to wait for anybody. Who finds that all others have left theirs in the
+  // workspace adds its own to them. Else it leaves its own there too, and helps to add up: the last to come takes every
+  // unit of the tile that no other has taken, and one with nothing else to do waits a little for that moment. Each sum
+  // is in the order of the parts, whoever makes it.
+  //
+  // The tile's counter says how far it is: parts that have arrived, then units that are taken. Who takes the last one
+  // leaves the counter ready for the next launch, its upper half one higher, so that late helpers see that the tile is
+  // done.
   static __device__ void gather_parts(const Params& p, const WorkItem& t, const Accumulators& acc, bool decides,
                                       bool is_idle, int row0) {
     constexpr int kGroups = BN / 8;  // of four accumulators, in a row block
     constexpr int kUnits = BN / 16;
+    constexpr int kFewParts = 3;          // so few are added up fastest by one
     constexpr int64_t kPatience = 20000;  // cycles: some parts may be rounds away
-    const auto slot = [&](int part) { return p.partials + int64_t(t.part.slot + part) * (BM * BN / 4) + threadIdx.x; };
-    float4* mine = slot(t.part.part);
-#pragma unroll
-    for (int m = 0; m < kRowBlocks; ++m)
-#pragma unroll
-      for (int j = 0; j < kGroups; ++j)
-        __stcg(mine + (m * kGroups + j) * kTeamThreads,
-               make_float4(acc[m][j * 4], acc[m][j * 4 + 1], acc[m][j * 4 + 2], acc[m][j * 4 + 3]));
-    __threadfence();
-    named_barrier(1, kTeamThreads);
+    const int parts = t.sum.parts, mine = t.part.part;
+    const auto group_of = [&](int part, int m, int j) {
+      return p.partials + int64_t(t.part.slot + part) * (BM * BN / 4) + (m * kGroups + j) * kTeamThreads + threadIdx.x;
+    };
+    const auto own = [&](int m, int j) {
+      return make_float4(acc[m][j * 4], acc[m][j * 4 + 1], acc[m][j * 4 + 2], acc[m][j * 4 + 3]);
+    };
     unsigned* const counter = p.counters + t.part.counter;
-    __shared__ int taken;
+    __shared__ int decision[2];
     // One warp decides; what its first lane finds is every lane's, so that the warp stays together.
     const bool first_lane = threadIdx.x % 32 == 0;
     const auto everyones = [](unsigned v) { return __shfl_sync(0xffffffff, v, 0); };
-    unsigned launch = 0;
-    if (decides) launch = everyones(first_lane ? atomicAdd(counter, 1u) >> 16 : 0);
+    const auto look = [&] { return everyones(*static_cast<volatile unsigned*>(counter)); };
+    unsigned now = 0;
+    if (decides) {
+      now = look();
+      const bool last = parts <= kFewParts && int(now & 0xffff) == parts - 1;
+      if (last && first_lane) atomicExch(counter, ((now >> 16) + 1) << 16);
+      if (first_lane) decision[0] = last;
+      __threadfence();
+    }
+    named_barrier(1, kTeamThreads);
+    const bool alone = everyones(decision[0]);
+    const Rows rows(p, t, row0);
+    if (alone) {
+#pragma unroll
+      for (int m = 0; m < kRowBlocks; ++m) {
+#pragma unroll
+        for (int unit = 0; unit < kUnits; ++unit) {
+          float4 sums[2] = {};
+          for (int part = 0; part < parts; ++part) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+              add(sums[i], part == mine ? own(m, unit * 2 + i) : __ldcg(group_of(part, m, unit * 2 + i)));
+          }
+          store_unit(p, t, unit, rows.offset[m], sums);
+        }
+      }
+      named_barrier(1, kTeamThreads);  // the decision has been read
+      return;
+    }
+#pragma unroll
+    for (int m = 0; m < kRowBlocks; ++m)
+#pragma unroll
+      for (int j = 0; j < kGroups; ++j) __stcg(group_of(mine, m, j), own(m, j));
+    __threadfence();
+    named_barrier(1, kTeamThreads);
+
+    if (decides) now = everyones(first_lane ? atomicAdd(counter, 1u) + 1 : 0);
+    const unsigned launch = now >> 16;
     const int64_t start = clock64();
+    const auto taken_by = [&](unsigned state) {
+      return int(state & 0xffff) - parts + 1 == kUnits ? (launch + 1) << 16 : state + 1;
+    };
+    // Takes a unit, given how an attempt to take the one after `now` has ended.
+    const auto take = [&](unsigned found, bool attempted) {
+      while (now >> 16 == launch) {
+        const int next = int(now & 0xffff) - parts;
+        if (attempted && found == now) {
+          now = taken_by(now);
+          return next;
+        }
+        if (attempted) now = found;
+        attempted = false;
+        if (now >> 16 != launch) break;
+        if (int(now & 0xffff) < parts) {
+          if (!is_idle || everyones(clock64() - start > kPatience)) break;
+          now = look();
+          continue;
+        }
+        found = everyones(first_lane ? atomicCAS(counter, now, taken_by(now)) : 0);
+        attempted = true;
+      }
+      return -1;
+    };
     int unit = 0;
     // A loop that is left when units run out would make the compiler doubt that warps stay together, in the main loop
     // too.
-    for (int turn = 0; turn < kUnits; ++turn) {
+    for (int turn = 0; turn <= kUnits; ++turn) {
       if (unit < 0) continue;
-      if (decides) {
-        unit = -1;
-        const auto read = [&] { return everyones(*static_cast<volatile unsigned*>(counter)); };
-        unsigned now = read();
-        while (now >> 16 == launch) {
-          const int next = int(now & 0xffff) - t.sum.parts;
-          if (next < 0) {
-            if (!is_idle || everyones(clock64() - start > kPatience)) break;
-            now = read();
-            continue;
+      // The next unit is asked for before this one is added up.
+      unsigned found = 0;
+      const bool attempt = turn > 0 && now >> 16 == launch;
+      if (decides && attempt) found = first_lane ? atomicCAS(counter, now, taken_by(now)) : 0;
+      if (turn > 0) {
+#pragma unroll
+        for (int m = 0; m < kRowBlocks; ++m) {
+          float4 sums[2] = {};
+#pragma unroll 4
+          for (int part = 0; part < parts; ++part) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i) add(sums[i], __ldcg(group_of(part, m, unit * 2 + i)));
           }
-          const unsigned then = next + 1 == kUnits ? (launch + 1) << 16 : now + 1;
-          const unsigned found = everyones(first_lane ? atomicCAS(counter, now, then) : 0);
-          if (found == now) {
-            unit = next;
-            break;
-          }
-          now = found;
+          store_unit(p, t, unit, rows.offset[m], sums);
         }
-        if (first_lane) taken = unit;
+      }
+      if (decides) {
+        const int next = take(everyones(found), attempt);
+        if (first_lane) decision[turn % 2] = next;
         __threadfence();
       }
       named_barrier(1, kTeamThreads);
-      unit = int(everyones(taken));
-      named_barrier(1, kTeamThreads);
-      if (unit < 0) continue;
-#pragma unroll
-      for (int m = 0; m < kRowBlocks; ++m) {
-        float4 sums[2] = {};
-#pragma unroll 4
-        for (int part = 0; part < t.sum.parts; ++part) {
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const float4 v = __ldcg(slot(part) + (m * kGroups + unit * 2 + i) * kTeamThreads);
-            sums[i].x += v.x, sums[i].y += v.y, sums[i].z += v.z, sums[i].w += v.w;
-          }
-        }
-        store_unit(p, t, unit, row0 + m * 64 + threadIdx.x % 32 / 4, [&](int half) { return sums[half]; });
-      }
+      unit = int(everyones(decision[turn % 2]));
     }
+    named_barrier(1, kTeamThreads);
   }
 
   // Adds the partial tiles of a cluster's blocks, in order, for this block's share of the channels, and stores them.
   static __device__ void reduce_over_cluster(const Params& p, const WorkItem& t, uint32_t partial, int rank, int row0) {
     constexpr int kUnits = BN / 16;
-    for (int u = kUnits * rank / p.splits; u < kUnits * (rank + 1) / p.splits; ++u) {
-      store_unit(p, t, u, row0 + threadIdx.x % 32 / 4, [&](int half) {
-        const int j = u * 2 + half;
-        float4 sum{};
-        for (int peer = 0; peer < p.splits; ++peer) {
-          const float4 v = load_peer(peer_address(partial + (j * 128 + threadIdx.x) * 16, peer));
-          sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
-        }
-        return sum;
-      });
+    const Rows rows(p, t, row0);
+    for (int unit = kUnits * rank / p.splits; unit < kUnits * (rank + 1) / p.splits; ++unit) {
+      float4 sums[2] = {};
+      for (int peer = 0; peer < p.splits; ++peer) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          add(sums[i], load_peer(peer_address(partial + ((unit * 2 + i) * 128 + threadIdx.x) * 16, peer)));
+      }
+      store_unit(p, t, unit, rows.offset[0], sums);
     }
   }
 
@@ -736,7 +833,7 @@ struct HopperConv {
       const int total = sum.hi - sum.lo;
       const int count = total * (rank + 1) / p.splits - total * rank / p.splits;
       if (kAlternate && round % 2 != team) {
-        ring.at.advance(p.stages, count);
+        ring.at.skip(p.stages, count);
         continue;
       }
       Accumulators acc;
