@@ -12,6 +12,7 @@ from ort_cks.comparison import machine
 
 # Columns whose ratio is a speed-up of ours: the first over the second.
 COMPARISONS = (("torch_us", "ours_us"), ("torch_hot_us", "ours_hot_us"), ("ort_us", "ours_us"))
+TYPE_NAMES = {"fp16": "fp16", "tf32": "TF32", "fp32": "strict fp32"}
 LONG_FLOOR_US = 10  # the layers whose distance to the floor says how good a kernel is
 
 
@@ -25,6 +26,19 @@ def head(provider: str) -> dict[str, str]:
     if commit := _commit():
         facts["commit"] = commit
     return facts | {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
+
+
+def provenance(header: dict[str, str]) -> str:
+    """What readers of a table or picture need of a head, in one line."""
+    versions = {
+        "driver": "driver",
+        "torch": "PyTorch",
+        "cudnn": "cuDNN",
+        "onnxruntime": "ONNX Runtime",
+        "commit": "commit",
+    }
+    known = [f"{name} {header[key]}" for key, name in versions.items() if key in header]
+    return ", ".join([header["machine"], *known, header["date"]])
 
 
 def write(path: Path | None, header: dict[str, str], rows: list[dict]) -> None:

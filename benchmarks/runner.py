@@ -38,8 +38,9 @@ def run(benchmark: Benchmark, jobs: Iterable[Job], path: Path | None) -> list[di
 
 def _print(row: dict, columns: tuple[str, ...]) -> None:
     times = "".join(f"{row[column]:>13.2f}" if column in row else f"{'failed':>13}" for column in columns)
-    error = f"{row['max_error']:>13.1e}" if "max_error" in row else ""
-    print(f"{row['name']:<20}{row['dtype']:<6}{times}{error}", flush=True)
+    error = f"{row['max_error']:>13.1e}" if "max_error" in row else f"{'':>13}"
+    what = row.get("operator") or row.get("shape", "")
+    print(f"{row['name']:<20}{row['dtype']:<6}{times}{error}  {what}".rstrip(), flush=True)
     for column, failure in row.get("failures", {}).items():
         print(f"  {column.removesuffix('_us')} failed: {failure}", flush=True)
 

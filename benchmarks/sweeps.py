@@ -50,17 +50,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="repeatable; default: fp16")
-    parser.add_argument(
-        "--size", choices=("batch", "map", "channels", "dilation"), help="only this one changes"
-    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, after each one")
     options = parser.parse_args()
     gpu.require_gpu()
-    wanted = [point for point in points() if options.size in (None, point.size)]
     jobs = [
         (p.layer, dtype, {"size": p.size, "value": p.value, "shape": p.layer.description})
         for dtype in options.dtype or ("fp16",)
-        for p in wanted
+        for p in points()
     ]
     rows = runner.run(gpu.GpuBenchmark(COLUMNS), jobs, options.json)
     runner.print_summary(rows, "dtype", "name", "size")

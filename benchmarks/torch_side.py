@@ -1,7 +1,6 @@
 """PyTorch's side of the benchmarks: captured CUDA graphs of a layer or a model, and float64 references."""
 
 import copy
-import gc
 import math
 from collections.abc import Callable, Iterable
 
@@ -133,7 +132,6 @@ def max_error(addresses: Iterable[int], kind: np.dtype, exact: torch.Tensor) -> 
 
 def free_memory() -> None:
     """Gives what PyTorch keeps for later back to the GPU: ONNX Runtime cannot ask it to."""
-    gc.collect()
     torch.cuda.empty_cache()
 
 
