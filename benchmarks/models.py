@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import results_file
-from benchmarks.suite import MODELS
+from benchmarks.suite import DTYPES, MODELS
 from ort_cks.comparison.sessions import default_provider
 
-DTYPES = ("fp16", "tf32", "fp32")
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 600
 

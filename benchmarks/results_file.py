@@ -10,6 +10,11 @@ from pathlib import Path
 
 from ort_cks.comparison import machine
 
+# Columns whose ratio is a speed-up of ours: the first over the second.
+COMPARISONS = (("torch_us", "ours_us"), ("torch_hot_us", "ours_hot_us"), ("ort_us", "ours_us"))
+TYPE_NAMES = {"fp16": "fp16", "tf32": "TF32", "fp32": "strict fp32"}
+LONG_FLOOR_US = 10  # the layers whose distance to the floor says how good a kernel is
+
 
 def head(provider: str) -> dict[str, str]:
     """Machine, driver, versions, commit and date."""
@@ -23,12 +28,39 @@ def head(provider: str) -> dict[str, str]:
     return facts | {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
 
 
+def provenance(header: dict[str, str]) -> str:
+    """What readers of a table or picture need of a head, in one line."""
+    versions = {
+        "driver": "driver",
+        "torch": "PyTorch",
+        "cudnn": "cuDNN",
+        "onnxruntime": "ONNX Runtime",
+        "commit": "commit",
+    }
+    known = [f"{name} {header[key]}" for key, name in versions.items() if key in header]
+    return ", ".join([header["machine"], *known, header["date"]])
+
+
 def write(path: Path | None, header: dict[str, str], rows: list[dict]) -> None:
     """Writes all rows so far: a benchmark calls it after each, so that an end of time loses nothing."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
         path.write_text(f'{{\n "header": {json.dumps(header)},\n "rows": [\n{lines}\n ]\n}}\n')
+
+
+def read(path: Path) -> tuple[dict[str, str], list[dict]]:
+    """The head and the rows that `write` wrote."""
+    results = json.loads(path.read_text())
+    return results["header"], results["rows"]
+
+
+def grouped(rows: Iterable[dict], *keys: str) -> dict[tuple, list[dict]]:
+    """The rows by their values of `keys`, in the order in which these first appear."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
 
 
 def geomean(values: Iterable[float]) -> float:

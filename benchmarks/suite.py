@@ -6,6 +6,8 @@ sizes those networks have, and a few transposed ones of the shapes the C-K-S pap
 
 from dataclasses import dataclass, replace
 
+DTYPES = ("fp16", "tf32", "fp32")
+
 # An H200: dense tensor-core peaks in FLOP/s (fp32: CUDA cores, what a strict fp32 convolution without tricks
 # has) and the memory bandwidth that large copies reach, in bytes/s.
 PEAK_FLOPS = {"fp16": 790e12, "tf32": 395e12, "fp32": 60e12}
@@ -22,12 +24,19 @@ def live_pairs(outputs: int, inputs: int, kernel: int, stride: int, pad: int, di
     )
 
 
+WEIGHT_GRADIENT = "ConvWeightGradient"
+
+
 @dataclass(frozen=True)
 class Layer:
-    """A square 2-D convolution of x [n, c, h, w] to k channels; kernel, stride, ... hold for both axes."""
+    """A square 2-D convolution of x [n, c, h, w] to k channels; kernel, stride, ... hold for both axes.
+
+    `op` is Conv, ConvTranspose or ConvWeightGradient: a Conv whose x and dy are given and dw wanted. A Conv,
+    its input gradient and its weight gradient have the same multiply-adds and tensors, so the same floor.
+    """
 
     name: str
-    op: str  # Conv | ConvTranspose
+    op: str
     n: int
     c: int
     h: int
@@ -42,6 +51,18 @@ class Layer:
     @property
     def transposed(self) -> bool:
         return self.op == "ConvTranspose"
+
+    @property
+    def is_weight_gradient(self) -> bool:
+        return self.op == WEIGHT_GRADIENT
+
+    @property
+    def description(self) -> str:
+        """Such as 64x512x4x4 to 256, k4 s2 p1; defaults are left out, shapes are n, c, h, w."""
+        settings = {"s": (self.stride, 1), "p": (self.pad, 0), "d": (self.dilation, 1)}
+        settings["op"] = (self.output_padding, 0)
+        given = "".join(f" {key}{value}" for key, (value, default) in settings.items() if value != default)
+        return f"{'x'.join(map(str, self.x_shape))} to {self.k}, k{self.kernel}{given}"
 
     @property
     def x_shape(self) -> tuple[int, int, int, int]:
@@ -89,6 +110,16 @@ class Layer:
         for batch, channels, height, width in (self.x_shape, self.w_shape, self.y_shape):
             size += batch * channels * height * width * ELEMENT_SIZE[dtype]
         return max(2 * self.nonzero_macs / PEAK_FLOPS[dtype], size / BANDWIDTH) * 1e6
+
+    def input_gradient(self) -> "Layer":
+        """Of a Conv with h = w: the ConvTranspose, with the same weights, of y's gradient to x's."""
+        n, k, h, w = self.y_shape
+        reach = self.dilation * (self.kernel - 1) + 1
+        unread = (self.h + 2 * self.pad - reach) % self.stride  # the last pixels that a stride leaves out
+        return replace(self, op="ConvTranspose", n=n, c=k, h=h, w=w, k=self.c, output_padding=unread)
+
+    def weight_gradient(self) -> "Layer":
+        return replace(self, op=WEIGHT_GRADIENT)
 
     def with_batch_at_most(self, batch: int) -> "Layer":
         return replace(self, n=min(self.n, batch))

@@ -1,7 +1,8 @@
 """PyTorch's side of the benchmarks: captured CUDA graphs of a layer or a model, and float64 references."""
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ def set_precision(dtype: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
 
 
-def replay(compute: Callable[[], object]) -> Callable[[], None]:
-    """Captures what `compute` does on the GPU; the result replays it and waits."""
-    stream = torch.cuda.Stream()
+def replay(compute: Callable[[], object], stream: torch.cuda.Stream | None = None) -> Callable[[], None]:
+    """Captures what `compute` does on the GPU (on `stream`); the result replays it and waits."""
+    stream = stream or torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.no_grad(), torch.cuda.stream(stream):
         for _ in range(RUNS_BEFORE_CAPTURE):
@@ -30,7 +31,7 @@ def replay(compute: Callable[[], object]) -> Callable[[], None]:
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph):
+    with torch.no_grad(), torch.cuda.graph(graph, stream=stream):
         outputs = compute()
 
     # What the graph reads and writes must outlive it: the next capture returns memory that nobody holds.
@@ -47,33 +48,91 @@ def empty_graph() -> Callable[[], None]:
     return replay(lambda: torch.relu(x))
 
 
-def convolve(layer: Layer, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+def compute(
+    layer: Layer,
+    x: torch.Tensor,
+    second: torch.Tensor,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> torch.Tensor:
+    """The layer's output; `second` is w, or dy of a weight gradient, whose result comes in `layout`."""
     arguments = {"stride": layer.stride, "padding": layer.pad, "dilation": layer.dilation}
-    if layer.transposed:
-        return nn.functional.conv_transpose2d(x, w, output_padding=layer.output_padding, **arguments)
-    return nn.functional.conv2d(x, w, **arguments)
+    if layer.is_weight_gradient:
+        w = torch.empty(
+            layer.w_shape, dtype=x.dtype, device=x.device, memory_format=layout
+        )  # only its shape counts
+        pairs = ([value] * 2 for value in arguments.values())
+        wanted = (False, True, False)  # the gradients of x, w and the bias
+        backward = torch.ops.aten.convolution_backward
+        return backward(second, x, w, None, *pairs, False, [0, 0], 1, wanted)[1]
+    if layer.transposed:  # also an input gradient: cuDNN has one function for both
+        return nn.functional.conv_transpose2d(x, second, output_padding=layer.output_padding, **arguments)
+    return nn.functional.conv2d(x, second, **arguments)
 
 
 def layer_graphs(
-    layer: Layer, dtype: str, x: np.ndarray, w: np.ndarray, copies: int
+    layer: Layer, dtype: str, x: np.ndarray, second: np.ndarray, copies: int, hot: bool = False
 ) -> list[Callable[[], None]]:
-    """The layer `copies` times in one graph, in either of PyTorch's layouts."""
+    """The layer `copies` times in one graph, in either of PyTorch's layouts.
+
+    Each with weights and a result of its own; or `hot`, all with the same.
+    """
     set_precision(dtype)
 
     def graph(layout: torch.memory_format) -> Callable[[], None]:
-        pixels = torch.from_numpy(x).cuda().to(memory_format=layout)
-        weights = [torch.from_numpy(w).cuda().to(memory_format=layout, copy=True) for _ in range(copies)]
-        return replay(lambda: [convolve(layer, pixels, weight) for weight in weights])
+        pixels, other = (
+            torch.from_numpy(array).cuda().contiguous(memory_format=layout) for array in (x, second)
+        )
+        if hot or layer.is_weight_gradient:
+            others = [other] * copies
+        else:
+            others = [other, *(other.clone() for _ in range(copies - 1))]
+
+        def computed() -> list[torch.Tensor]:
+            kept = []
+            for other in others:
+                result = compute(layer, pixels, other, layout)
+                if not hot:
+                    kept.append(result)
+                del result  # so that the next one takes its place
+            return kept
+
+        return replay(computed)
 
     return [graph(layout) for layout in (torch.contiguous_format, torch.channels_last)]
 
 
 @torch.no_grad()
-def exact(layer: Layer, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+def exact(layer: Layer, x: np.ndarray, second: np.ndarray) -> torch.Tensor:
     """The layer's output computed in float64 on the GPU."""
     torch.backends.cudnn.benchmark = False  # a search in float64 takes longer than any of its algorithms
-    pixels, weights = (torch.from_numpy(array).cuda().double() for array in (x, w))
-    return convolve(layer, pixels, weights).cpu().numpy()
+    return compute(layer, *(torch.from_numpy(array).cuda().double() for array in (x, second)))
+
+
+class _DeviceArray:
+    """Memory that somebody else holds, as PyTorch can read it."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], kind: np.dtype):
+        interface = {"data": (address, False), "shape": shape, "typestr": np.dtype(kind).str, "version": 3}
+        self.__cuda_array_interface__ = interface
+
+
+def max_error(addresses: Iterable[int], kind: np.dtype, exact: torch.Tensor) -> float:
+    """The largest error as a share of exact's root mean square; inf for a NaN.
+
+    Args:
+        addresses: of results on the GPU, of exact's shape and of type `kind`.
+    """
+    largest = 0.0
+    for address in addresses:
+        result = torch.as_tensor(_DeviceArray(address, tuple(exact.shape), kind), device="cuda")
+        error = float((result.double() - exact).abs().amax())
+        largest = max(largest, error if math.isfinite(error) else math.inf)
+    return largest / float(exact.square().mean().sqrt())
+
+
+def free_memory() -> None:
+    """Gives what PyTorch keeps for later back to the GPU: ONNX Runtime cannot ask it to."""
+    torch.cuda.empty_cache()
 
 
 def model_graphs(model: nn.Module, x: torch.Tensor, dtype: str) -> list[Callable[[], None]]:

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # last, so that the installed ort_cks is found before the checkout's
 
-from benchmarks import results_file  # noqa: E402
-from benchmarks.suite import LAYERS, MODELS, Layer, live_pairs  # noqa: E402
+from benchmarks import random_layers, results_file  # noqa: E402
+from benchmarks.suite import BANDWIDTH, LAYERS, MODELS, PEAK_FLOPS, Layer, live_pairs  # noqa: E402
 
 BY_NAME = {layer.name: layer for layer in LAYERS}
 
@@ -38,7 +38,7 @@ def convolve_ones(layer: Layer) -> np.ndarray:
     return session.run(None, feeds)[0]
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+@pytest.mark.parametrize("layer", [*LAYERS, *random_layers.draw(60, 0)], ids=lambda layer: layer.name)
 def test_shapes_and_nonzero_macs(layer):
     single = replace(layer, n=1, c=1, k=1)
     counts = convolve_ones(single)
@@ -46,6 +46,10 @@ def test_shapes_and_nonzero_macs(layer):
     assert single.nonzero_macs == counts.sum()
     assert layer.nonzero_macs == single.nonzero_macs * layer.n * layer.c * layer.k
     assert layer.zero_fraction == pytest.approx(1 - counts.mean() / layer.kernel**2)
+    elements = sum(np.prod(shape) for shape in (layer.x_shape, layer.w_shape, layer.y_shape))
+    for dtype, size in {"fp16": 2, "tf32": 4, "fp32": 4}.items():
+        arithmetic = 2.0 * counts.sum() * layer.n * layer.c * layer.k / PEAK_FLOPS[dtype]
+        assert layer.floor_us(dtype) == pytest.approx(max(arithmetic, elements * size / BANDWIDTH) * 1e6)
 
 
 def test_the_suite_is_whole():

@@ -155,9 +155,12 @@ class BoundSession:
 
     def outputs(self) -> dict[str, np.ndarray]:
         """What the last run answered; bfloat16 as float32, because ONNX Runtime makes no such NumPy array."""
+        return {name: _to_numpy(value, self.way.provider) for name, value in self.values().items()}
+
+    def values(self) -> dict[str, "onnxruntime.OrtValue"]:
+        """The same where it was computed; the next run overwrites it if outputs are bound to stay."""
         names = [value.name for value in self.session.get_outputs()]
-        values = zip(names, self._binding.get_outputs(), strict=True)
-        return {name: _to_numpy(value, self.way.provider) for name, value in values}
+        return dict(zip(names, self._binding.get_outputs(), strict=True))
 
 
 def _on_device(array: np.ndarray, device: str) -> "onnxruntime.OrtValue":

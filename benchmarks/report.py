@@ -1,0 +1,118 @@
+"""Writes the results as tables into docs/results.md; needs no GPU.
+
+    python -m benchmarks.report
+
+What each file of results says stands between `<!-- NAME -->` and `<!-- end NAME -->`; everything else on the
+page is left as it is.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks import results_file
+from benchmarks.plots import DOCS, RESULTS
+from benchmarks.results_file import COMPARISONS, LONG_FLOOR_US, TYPE_NAMES, geomean, grouped, ratios
+
+Rows = list[dict]
+
+HEADINGS = {
+    "ours_us": "ort_cks",
+    "ours_hot_us": "ort_cks, hot",
+    "torch_us": "PyTorch",
+    "torch_hot_us": "PyTorch, hot",
+    "ort_us": "ONNX Runtime",
+    "floor_us": "floor",
+}
+
+
+def summary(rows: Rows, *keys: str) -> str:
+    """Speed-ups and distance to the floor of the rows that share the values of `keys`."""
+    compared = [pair for pair in COMPARISONS if ratios(rows, *pair)]
+    headings = [f"over {HEADINGS[slower]}: geomean / least" for slower, _ in compared]
+    lines = []
+    for values, alike in grouped(rows, *keys).items():
+        cells = [TYPE_NAMES.get(value, value.replace("_", " ")) for value in values] + [str(len(alike))]
+        for pair in compared:
+            speedups = ratios(alike, *pair)
+            cells.append(f"{geomean(speedups):.2f} / {min(speedups):.2f}" if speedups else "")
+        long = ratios(
+            [row for row in alike if row.get("floor_us", 0) >= LONG_FLOOR_US], "ours_us", "floor_us"
+        )
+        cells.append(f"{geomean(long):.2f} / {max(long):.2f}" if long else "")
+        cells.append(f"{max((row['max_error'] for row in alike if 'max_error' in row), default=0):.1e}")
+        lines.append(cells)
+    floors = f"over a floor of {LONG_FLOOR_US} µs and more: geomean / most"
+    return _table([*keys, "layers", *headings, floors, "largest error"], lines)
+
+
+def times(rows: Rows) -> str:
+    """A line a row, in a table for each data type."""
+    tables = []
+    for (dtype,), of_type in grouped(rows, "dtype").items():
+        columns = [column for column in HEADINGS if any(column in row for row in of_type)]
+        facts = [fact for fact in ("name", "shape") if fact in of_type[0]]
+        lines = []
+        for row in of_type:
+            cells = [f"{row[column]:.2f}" if column in row else "failed" for column in columns]
+            for pair in (("torch_us", "ours_us"), ("ours_us", "floor_us")):
+                cells += [f"{value:.2f}" for value in ratios([row], *pair)] or [""]
+            lines.append([*(row[fact] for fact in facts), *cells])
+        headings = [*facts, *(HEADINGS[column] for column in columns), "over PyTorch", "floors"]
+        tables.append(f"{TYPE_NAMES[dtype]}, µs:\n\n{_table(headings, lines)}")
+    return "\n\n".join(tables)
+
+
+# Of each results: how they are summed up, and what their picture shows.
+SUMMARIES: dict[str, tuple[Callable[[Rows], str], str]] = {
+    "layers": (lambda rows: summary(rows, "dtype"), "Time over the floor, by layer"),
+    "random": (lambda rows: summary(rows, "dtype"), "Speed-up against the floor, by family"),
+    "sweeps": (
+        lambda rows: summary(rows, "dtype", "name", "size"),
+        "Time against batch, map, channels, dilation",
+    ),
+    "paper": (
+        lambda rows: summary(rows, "operator", "dtype"),
+        "Speed-up against the map's size, by operator",
+    ),
+}
+IN_FULL = ("layers", "random")  # each row has a line too
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] * len(headings)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *lines))
+
+
+def fill(text: str, results: Path) -> str:
+    """The text with the results in the places that it has for them."""
+    for name, (sum_up, shown) in SUMMARIES.items():
+        path = results / f"{name}-h200.json"
+        if path.exists():
+            header, rows = results_file.read(path)
+            tables = f"{times(rows)}\n\n" if name in IN_FULL else ""
+            block = f"{sum_up(rows)}\n\n![{shown}]({name}.svg)\n\n{tables}{results_file.provenance(header)}"
+        else:
+            block = "Not measured yet."
+        begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+        before, found, rest = text.partition(begin)
+        _, ended, after = rest.partition(end)
+        if not (found and ended):
+            raise ValueError(f"the page has no {begin} followed by {end}")
+        text = f"{before}{begin}\n{block}\n{end}{after}"
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
+    parser.add_argument("--page", type=Path, default=DOCS / "results.md", metavar="FILE")
+    options = parser.parse_args()
+    options.page.write_text(fill(options.page.read_text(), options.results))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
