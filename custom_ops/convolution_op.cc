@@ -71,10 +71,10 @@ class ConvolutionKernel final : public Kernel {
       Provider::convolve(run, *planned.convolution, data_of(api_, x), constant_filter_->get(run, precision, w), bias,
                          residual, y, scratch.data());
     } else {
-      const size_t packed_bytes =
-          size_t(round_up(int64_t(Provider::packed_bytes(filter_use(planned.filter, key.second, precision))), 256));
+      const FilterUse use = filter_use(planned.filter, shape_of(api_, w), precision);
+      const size_t packed_bytes = size_t(round_up(int64_t(Provider::packed_bytes(use)), 256));
       const Block scratch = run.scratch(packed_bytes + workspace_bytes);
-      const auto& packed = Provider::pack(run, filter_use(planned.filter, key.second, precision), data_of(api_, w), scratch.data());
+      const auto& packed = Provider::pack(run, use, data_of(api_, w), scratch.data());
       Provider::convolve(run, *planned.convolution, data_of(api_, x), packed, bias, residual, y,
                          scratch.data() + packed_bytes);
     }
