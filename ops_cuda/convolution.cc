@@ -1,8 +1,7 @@
 #include "ops_cuda/convolution.h"
 
 #include "ops_cuda/error.h"
-#include "ops_cuda/kernel.h"
-#include "ops_cuda/pack.h"
+#include "ops_cuda/kernel_choice.h"
 
 namespace cks::cuda {
 
@@ -21,7 +20,18 @@ Device current_device() {
 namespace {
 
 std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Device& device) {
-  if (is_direct(spec.problem.filter)) return make_direct_conv(spec, device);
+  switch (choose_family(spec, device)) {
+    case Family::kDepthwise:
+      return make_depthwise_conv(spec, device);
+    case Family::kDirect:
+      return make_direct_conv(spec, device);
+    case Family::kFewInputs:
+      return make_few_inputs_conv(spec, device);
+    case Family::kFewOutputs:
+      return make_few_outputs_conv(spec, device);
+    case Family::kMatrixProduct:
+      break;
+  }
 #ifdef ORT_CKS_HOPPER
   if (hopper_takes(spec, device)) return make_hopper_conv(spec);
 #endif

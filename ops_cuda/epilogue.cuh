@@ -55,19 +55,65 @@ __device__ void store_output(const Epilogue& e, float sum, int64_t k, int64_t of
   static_cast<T*>(e.y)[offset] = from_float<T>(v[0]);
 }
 
+// For kernels that store from many places: only what is short is copied into each of them.
+__device__ __noinline__ inline float activated(ActivationKind kind, float alpha, float beta, float x) {
+  float v[1] = {x};
+  activate(Epilogue{nullptr, nullptr, nullptr, kind, alpha, beta}, v);
+  return v[0];
+}
+
+template <int kCount>
+__device__ void activate_by_calls(const Epilogue& e, float (&v)[kCount]) {
+  if (e.kind == ActivationKind::kNone) return;
+  if (e.kind == ActivationKind::kRelu) return for_all(v, [](float x) { return x < 0.f ? 0.f : x; });
+  for_all(v, [&](float x) { return activated(e.kind, e.alpha, e.beta, x); });
+}
+
+template <class T>
+__device__ __noinline__ void store_output_by_call(const Epilogue& e, float sum, int64_t k, int64_t offset) {
+  store_output<T>(e, sum, k, offset);
+}
+
+// kCount neighbours in y: outputs of channels k, k + 1, ..., or pixels of channel k. The words that hold them move at
+// once: offset (and k, of channels) is a multiple of kCount.
+enum class Along { kChannels, kPixels };
+enum class Activations { kInline, kCalls };
+template <class T, Along kAlong, Activations kActivations, int kCount>
+__device__ void store_neighbours(const Epilogue& e, float (&v)[kCount], int64_t k, int64_t offset) {
+  constexpr int kPerWord = 4 / int(sizeof(T)), kWords = kCount / kPerWord;
+  struct alignas(kWords * 4) Words {
+    uint32_t word[kWords];
+  };
+  const auto add = [&](const void* from, int64_t at) {
+    float term[kCount];
+    unpack<T>(reinterpret_cast<const Words*>(static_cast<const T*>(from) + at)->word, term);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) v[i] += term[i];
+  };
+  if (e.bias) {
+    if constexpr (kAlong == Along::kChannels) {
+      add(e.bias, k);
+    } else {
+      const float bias = to_float(static_cast<const T*>(e.bias)[k]);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) v[i] += bias;
+    }
+  }
+  if (e.residual) add(e.residual, offset);
+  if constexpr (kActivations == Activations::kInline)
+    activate(e, v);
+  else
+    activate_by_calls(e, v);
+  Words words;
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) words.word[i] = pack_word(v + i * kPerWord, static_cast<T*>(nullptr));
+  *reinterpret_cast<Words*>(static_cast<T*>(e.y) + offset) = words;
+}
+
 // A chunk of outputs of channels k, k + 1, ..., contiguous in y; k and offset are multiples of the chunk.
 template <class T>
 __device__ void store_chunk(const Epilogue& e, float (&v)[kChunk<T>], int64_t k, int64_t offset) {
-  const auto add = [&](const void* from, int64_t at) {
-    float term[kChunk<T>];
-    unpack_chunk<T>(__ldg(reinterpret_cast<const uint4*>(static_cast<const T*>(from) + at)), term);
-#pragma unroll
-    for (int i = 0; i < kChunk<T>; ++i) v[i] += term[i];
-  };
-  if (e.bias) add(e.bias, k);
-  if (e.residual) add(e.residual, offset);
-  activate(e, v);
-  *reinterpret_cast<uint4*>(static_cast<T*>(e.y) + offset) = pack_chunk<T>(v);
+  store_neighbours<T, Along::kChannels, Activations::kInline>(e, v, k, offset);
 }
 
 }  // namespace cks::cuda

@@ -47,6 +47,14 @@ class ConvolutionKernel {
 bool hopper_takes(const ConvolutionSpec&, const Device&);
 std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec&);
 
+// Few input channels (of a group), whose taps and channels are summed as one index; few output channels, whose products
+// are made pixel by pixel and then summed at the outputs they reach. Both read the filter as the matrix product does.
+std::unique_ptr<ConvolutionKernel> make_few_inputs_conv(const ConvolutionSpec&, const Device&);
+std::unique_ptr<ConvolutionKernel> make_few_outputs_conv(const ConvolutionSpec&, const Device&);
+
+// Depthwise: each channel its own group, of one output.
+std::unique_ptr<ConvolutionKernel> make_depthwise_conv(const ConvolutionSpec&, const Device&);
+
 std::unique_ptr<ConvolutionKernel> make_portable_conv(const ConvolutionSpec&, const Device&);
 std::unique_ptr<ConvolutionKernel> make_direct_conv(const ConvolutionSpec&, const Device&);
 

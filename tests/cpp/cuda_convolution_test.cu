@@ -13,7 +13,7 @@
 #ifdef ORT_CKS_HOPPER
 #include "ops_cuda/hopper/hopper_conv.h"
 #endif
-#include "ops_cuda/kernel.h"
+#include "ops_cuda/kernel_choice.h"
 #include "ops_cuda/pack.h"
 #include "tests/cpp/cuda_reference.cuh"
 
@@ -150,17 +150,17 @@ Problem random_problem(std::mt19937& random, Operator op) {
     p.filter.op = op;
     const int rank = int(pick(random, {1, 2, 2, 2, 3}));
     const bool depthwise = pick(random, {0, 0, 0, 1}) == 1;
-    p.filter.groups = depthwise ? pick(random, {1, 3, 8, 24, 64, 65}) : pick(random, {1, 1, 1, 2, 3, 5});
-    p.filter.C = p.filter.groups * (depthwise ? 1 : pick(random, {1, 2, 3, 7, 8, 9, 16, 20, 32, 64, 72, 130}));
-    p.filter.K =
-        p.filter.groups * (depthwise ? pick(random, {1, 1, 2}) : pick(random, {1, 3, 8, 12, 17, 32, 64, 132, 256}));
+    p.filter.groups = depthwise ? pick(random, {1, 3, 8, 24, 64, 65, 320}) : pick(random, {1, 1, 1, 1, 2, 3, 8, 32});
+    p.filter.C = p.filter.groups * (depthwise ? 1 : pick(random, {1, 2, 3, 4, 7, 8, 12, 16, 20, 32, 56, 64, 72, 130}));
+    p.filter.K = p.filter.groups *
+                 (depthwise ? pick(random, {1, 1, 1, 2}) : pick(random, {1, 2, 3, 4, 8, 12, 17, 32, 64, 132, 256}));
     p.N = pick(random, {0, 1, 1, 1, 2, 3, 5, 17, 70});
     bool valid = true;
     for (int i = 3 - rank; i < 3; ++i) {
       const int64_t f = pick(random, {1, 2, 3, 3, 4, 5, 7}), s = pick(random, {1, 1, 2, 2, 3, 5}),
                     d = pick(random, {1, 1, 1, 2, 3, 6});
       p.filter.extent[i] = f, p.stride[i] = s, p.dilation[i] = d;
-      p.input[i] = pick(random, {1, 2, 3, 4, 7, 8, 13, 20, 33});
+      p.input[i] = pick(random, {1, 2, 3, 4, 7, 8, 13, 20, 33, 70, 150});
       const int64_t span = (f - 1) * d;
       p.pad[i] = std::uniform_int_distribution<int64_t>(0, span + 1)(random);
       const int64_t end = std::uniform_int_distribution<int64_t>(0, span + 1)(random);
@@ -227,8 +227,15 @@ class DeviceReport {
   Report* device_ = nullptr;
 };
 
-// A kernel that the dispatch might not choose: any configuration of the Hopper kernel, or any tile of the portable one.
+// A kernel that the dispatch might not choose: another family that can, any configuration of the Hopper kernel, or any
+// tile of the portable one.
 std::unique_ptr<cuda::ConvolutionKernel> forced_kernel(const cuda::ConvolutionSpec& spec, const Case& c) {
+  const cuda::Device device = pretended(c.multiprocessors, c.shared_kb);
+  if (cuda::is_direct(spec.problem.filter))
+    return c.config % 2 && cuda::depthwise_can(spec) ? cuda::make_depthwise_conv(spec, device)
+                                                     : cuda::make_direct_conv(spec, device);
+  if (c.config % 3 == 0 && cuda::few_inputs_can(spec, device)) return cuda::make_few_inputs_conv(spec, device);
+  if (c.config % 3 <= 1 && cuda::few_outputs_can(spec, device)) return cuda::make_few_outputs_conv(spec, device);
 #ifdef ORT_CKS_HOPPER
   if (as_capability == 0 && c.shared_kb > 64 && cuda::hopper_takes(spec, cuda::current_device())) {
     namespace hopper = cuda::hopper;
@@ -241,7 +248,7 @@ std::unique_ptr<cuda::ConvolutionKernel> forced_kernel(const cuda::ConvolutionSp
     }
   }
 #endif
-  return cuda::make_portable_conv(spec, pretended(c.multiprocessors, c.shared_kb));
+  return cuda::make_portable_conv(spec, device);
 }
 
 // Convolutions whose kernels are one function with different shared memory: all are planned before the first runs, as
@@ -295,7 +302,7 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
 
   cuda::pack_filter(f, type, c.precision, w.data(), packed.data(), nullptr);
   const cuda::Convolution convolution(p, type, c.layout, c.precision, c.activation);
-  const bool as_chosen = outputs == 0 || cuda::is_direct(f) || (c.multiprocessors == 0 && as_capability == 0);
+  const bool as_chosen = outputs == 0 || (c.multiprocessors == 0 && as_capability == 0);
   const auto forced = as_chosen ? nullptr : forced_kernel({p, type, c.layout, c.precision, c.activation}, c);
   Buffer workspace(forced ? forced->workspace_bytes() : convolution.workspace_bytes());
   const auto run = [&] {
