@@ -3,10 +3,12 @@
 // memory, converted on the way, and a thread sums a few outputs along h, so that neighbouring threads are neighbours
 // along w.
 #include "ops_cuda/depthwise_plan.h"
+#include "ops_cuda/divider.h"
 #include "ops_cuda/epilogue.cuh"
 #include "ops_cuda/kernel.h"
 #include "ops_cuda/launch.cuh"
 #include "ops_cuda/patch_copy.cuh"
+#include "ops_cuda/patch_rows.h"
 #include "ops_cuda/work_tile.cuh"
 
 namespace cks::cuda {
@@ -31,11 +33,9 @@ __device__ int first_of_strip(int strip, int outputs, int out_step) {
 
 constexpr int kChunkThreads = 256;
 
+// A thread block covers blockDim = (chunks of channels, strips along w, rows).
 struct ChunkArgs : DepthwiseArgs {
-  int32_t columns, column_blocks;  // chunks of a thread block, and blocks of them
-  int32_t rows, row_blocks;        // likewise along h
-  int32_t strips, strip_blocks;    // and along w
-  int32_t out_step;
+  int32_t column_blocks, strip_blocks, row_blocks, out_step;
 };
 
 // Adds kTaps taps of a filter row: `x` is the window's first pixel, at w, `weights` the first tap's.
@@ -71,18 +71,18 @@ __device__ void add_taps(const ChunkArgs& args, float (&sum)[kChunkOutputs][kChu
 
 template <class T, int kStep>
 __global__ void __launch_bounds__(kChunkThreads, 2) depthwise_chunks(const __grid_constant__ ChunkArgs args) {
-  int thread = threadIdx.x, block = blockIdx.x;
-  const int column = block % args.column_blocks * args.columns + thread % args.columns;
-  block /= args.column_blocks, thread /= args.columns;
-  const int strip = block % args.strip_blocks * args.strips + thread % args.strips;
-  block /= args.strip_blocks, thread /= args.strips;
+  unsigned block = blockIdx.x;
+  const int k = (block % unsigned(args.column_blocks) * blockDim.x + threadIdx.x) * kChunk<T>;
+  block /= unsigned(args.column_blocks);
+  const int strip = block % unsigned(args.strip_blocks) * blockDim.y + threadIdx.y;
+  block /= unsigned(args.strip_blocks);
   Int3 o;
-  o.h = block % args.row_blocks * args.rows + thread;
-  block /= args.row_blocks;
-  o.d = block % args.output.d;
-  o.w = first_of_strip(strip, kChunkOutputs, args.out_step);
-  const int n = block / args.output.d, k = column * kChunk<T>;
-  if (k >= args.C || thread >= args.rows || o.h >= args.output.h || o.w >= args.output.w) return;
+  o.h = block % unsigned(args.row_blocks) * blockDim.z + threadIdx.z;
+  block /= unsigned(args.row_blocks);
+  o.d = block % unsigned(args.output.d);
+  o.w = args.out_step == 1 ? strip * kChunkOutputs : first_of_strip(strip, kChunkOutputs, args.out_step);
+  const int n = block / unsigned(args.output.d);
+  if (k >= args.C || o.h >= args.output.h || o.w >= args.output.w) return;
 
   const T* const x = static_cast<const T*>(args.x) + k;
   const T* const filter = static_cast<const T*>(args.filter) + k;
@@ -121,15 +121,18 @@ __global__ void __launch_bounds__(kChunkThreads, 2) depthwise_chunks(const __gri
     const Int3 q{o.d, o.h, o.w + p * args.out_step};
     if (q.w >= args.output.w) break;
     const int64_t pixel = int64_t(n) * args.output.d * args.output.h * args.output.w + pixel_index(args.output, q);
-    store_chunk<T>(args.epilogue, sum[p], k, pixel * args.C + k);
+    store_neighbours<T, Along::kChannels, Activations::kCalls>(args.epilogue, sum[p], k, pixel * args.C + k);
   }
 }
 
 // ---- channels first ----
 
 struct PlaneArgs : DepthwiseArgs {
-  int32_t planes_together, box_h, box_w, strips, patch_h, patch_w, filter_pitch;
-  int32_t blocks_down, blocks_across, out_step, row_threads;
+  int32_t planes_together, box_h, box_w, strips, patch_h, patch_pitch, lead, filter_pitch;
+  bool chunks;
+  int32_t row_units;  // of a row of the patch, elements or chunks
+  int32_t blocks_down, blocks_across, out_step, row_threads_log2;
+  Divider patch_rows, across, strips_of_plane;  // by patch_h, by threads along w, by strips
   int64_t planes;
 };
 
@@ -156,42 +159,60 @@ __global__ void __launch_bounds__(kPlaneThreads) depthwise_planes(const __grid_c
   const int R = args.filter_extent.h, S = args.filter_extent.w;
   float* const filter = shared;  // [plane][s][r]
   float* const patch = shared + args.planes_together * S * args.filter_pitch;
-  int64_t block = blockIdx.x;
-  const int first_w = int(block % args.blocks_across) * args.box_w;
-  block /= args.blocks_across;
-  const int first_h = int(block % args.blocks_down) * args.box_h;
-  const int64_t first_plane = block / args.blocks_down * args.planes_together;
+  unsigned block = blockIdx.x;
+  const int first_w = int(block % unsigned(args.blocks_across)) * args.box_w;
+  block /= unsigned(args.blocks_across);
+  const int first_h = int(block % unsigned(args.blocks_down)) * args.box_h;
+  const int64_t first_plane = int64_t(block / unsigned(args.blocks_down)) * args.planes_together;
   const int planes = int(min(int64_t(args.planes_together), args.planes - first_plane));
-  const auto channel = [&](int plane) { return int((first_plane + plane) / args.input.d % args.C); };
-
+  const auto channel = [&](int plane) {  // of planes (n, c, d)
+    return int(unsigned(first_plane + plane) / unsigned(args.input.d) % unsigned(args.C));
+  };
   for (int i = threadIdx.x; i < planes * S * args.filter_pitch; i += kPlaneThreads) {
     const int r = i % args.filter_pitch, s = i / args.filter_pitch % S, plane = i / args.filter_pitch / S;
     const T* const weights = static_cast<const T*>(args.filter) + channel(plane);
     filter[i] = r < R ? to_float(weights[int64_t(r * S + s) * args.C]) : 0.f;
   }
-  copy_rows<kPlaneThreads>(
-      static_cast<const T*>(args.x), args.patch_w, planes * args.patch_h, args.row_threads,
-      [&](int row, int i) {
-        const int h = first_h * args.stride.h - args.pad.h + row % args.patch_h;
-        const int w = first_w * args.stride.w - args.pad.w + i;
-        const bool valid = unsigned(h) < unsigned(args.input.h) && unsigned(w) < unsigned(args.input.w);
-        const int64_t line = (first_plane + row / args.patch_h) * args.input.h + h;
-        return Copy<T>{valid ? line * args.input.w + w : -1, row * args.patch_w + i};
-      },
-      [&](int at, T v) { patch[at] = to_float(v); });
+  const int corner_h = first_h * args.stride.h - args.pad.h, corner_w = first_w * args.stride.w - args.pad.w;
+  const auto row_at = [&](int row) {
+    const int plane = args.patch_rows.quotient(row), h = corner_h + row - plane * args.patch_h;
+    const int64_t line = (first_plane + plane) * args.input.h + h;
+    return RowPlace{unsigned(h) < unsigned(args.input.h) ? line * args.input.w : -1, row * args.patch_pitch};
+  };
+  const auto place_at = [&](int i) {  // of an element, counted from the row's begin
+    const int w = corner_w - args.lead + i;
+    return UnitPlace{w, i, unsigned(w) < unsigned(args.input.w)};
+  };
+  const T* const x = static_cast<const T*>(args.x);
+  if (args.chunks)
+    copy_rows<kPlaneThreads, uint4>(
+        x, args.row_units, planes * args.patch_h, args.row_threads_log2, [&](int i) { return place_at(i * kChunk<T>); },
+        row_at,
+        [&](int at, uint4 chunk) {
+          float v[kChunk<T>];
+          unpack_chunk<T>(chunk, v);
+#pragma unroll
+          for (int j = 0; j < kChunk<T>; j += 4)
+            *reinterpret_cast<float4*>(patch + at + j) = make_float4(v[j], v[j + 1], v[j + 2], v[j + 3]);
+        });
+  else
+    copy_rows<kPlaneThreads, T>(x, args.row_units, planes * args.patch_h, args.row_threads_log2, place_at, row_at,
+                                [&](int at, T v) { patch[at] = to_float(v); });
   __syncthreads();
 
-  const int across = kStep > 0 ? args.box_w : args.box_w / kOutputs;  // threads along w
+  const int across = args.across.divisor;
   for (int i = threadIdx.x; i < planes * args.strips * across; i += kPlaneThreads) {
-    const int w = i % across, strip = i / across % args.strips, plane = i / across / args.strips;
+    const int row = args.across.quotient(i), plane = args.strips_of_plane.quotient(row);
+    const int w = i - row * across, strip = row - plane * args.strips, k = channel(plane);
     const int h = kStep > 0 ? first_of_strip(strip, kOutputs, args.out_step) : strip;
-    const float* const corner = patch + (plane * args.patch_h + h * args.stride.h) * args.patch_w + w * args.stride.w;
+    const float* const corner =
+        patch + (plane * args.patch_h + h * args.stride.h) * args.patch_pitch + args.lead + w * args.stride.w;
     const float* const weights = filter + plane * S * args.filter_pitch;
     float sum[kOutputs] = {};
     for (int s = 0; s < S; ++s) {
       const float* x = corner + s * args.dilation.w;
       const float* weight = weights + s * args.filter_pitch;
-      const int step = args.dilation.h * args.patch_w;
+      const int step = args.dilation.h * args.patch_pitch;
       if constexpr (kStep == 0) {
         for (int r = 0; r < R; ++r, x += step)
 #pragma unroll
@@ -209,13 +230,22 @@ __global__ void __launch_bounds__(kPlaneThreads) depthwise_planes(const __grid_c
         }
       }
     }
+    const Epilogue& e = args.epilogue;
+    const int64_t first = ((first_plane + plane) * args.output.h + first_h + h) * args.output.w + first_w + w;
+    const int to_next = kStep > 0 ? args.out_step * args.output.w : across;
+    const float bias = e.bias ? to_float(static_cast<const T*>(e.bias)[k]) : 0.f;
+    bool valid[kOutputs];
 #pragma unroll
     for (int p = 0; p < kOutputs; ++p) {
-      const int oh = first_h + h + (kStep > 0 ? p * args.out_step : 0), ow = first_w + w + (kStep > 0 ? 0 : p * across);
-      if (oh >= args.output.h || ow >= args.output.w) continue;
-      store_output<T>(args.epilogue, sum[p], channel(plane),
-                      ((first_plane + plane) * args.output.h + oh) * args.output.w + ow);
+      valid[p] = kStep > 0 ? first_h + h + p * args.out_step < args.output.h && first_w + w < args.output.w
+                           : first_h + h < args.output.h && first_w + w + p * across < args.output.w;
+      sum[p] += bias;
+      if (e.residual && valid[p]) sum[p] += to_float(static_cast<const T*>(e.residual)[first + p * to_next]);
     }
+    activate_by_calls(e, sum);
+#pragma unroll
+    for (int p = 0; p < kOutputs; ++p)
+      if (valid[p]) static_cast<T*>(e.y)[first + p * to_next] = from_float<T>(sum[p]);
   }
 }
 
@@ -268,10 +298,11 @@ class DepthwiseChunks : public ConvolutionKernel {
     // A block covers a few rows, so that they share inputs in L1.
     const int64_t columns = p.filter.C / (16 / int64_t(size_of(type_)));
     const int64_t strips = strips_of(p.output[2], kChunkOutputs, slide.out_step);
-    args_.column_blocks = int(ceil_div(columns, 32)), args_.columns = int(ceil_div(columns, args_.column_blocks));
-    args_.rows = int(std::min<int64_t>(4, p.output[1])), args_.row_blocks = int(ceil_div(p.output[1], args_.rows));
-    args_.strips = int(std::min<int64_t>(strips, kChunkThreads / (args_.columns * args_.rows)));
-    args_.strip_blocks = int(ceil_div(strips, args_.strips));
+    args_.column_blocks = int(ceil_div(columns, 32));
+    threads_.x = unsigned(ceil_div(columns, args_.column_blocks));
+    threads_.z = unsigned(std::min<int64_t>(4, p.output[1]));
+    threads_.y = unsigned(std::min<int64_t>(strips, kChunkThreads / (threads_.x * threads_.z)));
+    args_.strip_blocks = int(ceil_div(strips, threads_.y)), args_.row_blocks = int(ceil_div(p.output[1], threads_.z));
     grid_ = grid_of(p.N * p.output[0] * args_.row_blocks * args_.strip_blocks * args_.column_blocks);
   }
 
@@ -283,8 +314,8 @@ class DepthwiseChunks : public ConvolutionKernel {
     require_aligned(x, "X"), require_aligned(y, "Y"), require_aligned(residual, "Z"), require_aligned(bias, "B");
     const ChunkArgs args = with_tensors(args_, x, filter, bias, residual, y);
     with_type(type_, [&]<class T>(T*) {
-      launch(kLaunching, step_ == 1 ? depthwise_chunks<T, 1> : depthwise_chunks<T, 2>, dim3(grid_),
-             args.columns * args.rows * args.strips, stream, args);
+      launch(kLaunching, step_ == 1 ? depthwise_chunks<T, 1> : depthwise_chunks<T, 2>, dim3(grid_), threads_, stream,
+             args);
     });
   }
 
@@ -292,6 +323,7 @@ class DepthwiseChunks : public ConvolutionKernel {
   DataType type_;
   int step_;
   unsigned grid_;
+  dim3 threads_;
   ChunkArgs args_{};
 };
 
@@ -300,16 +332,20 @@ class DepthwisePlanes : public ConvolutionKernel {
   DepthwisePlanes(const ConvolutionSpec& spec, const Device& device) : type_(spec.type) {
     const Problem& p = spec.problem;
     set_common(spec, args_);
-    const PlanePlan plan = *plan_planes(p, device.multiprocessors);
+    const PlanePlan plan = *plan_planes(p, type_, device.multiprocessors);
     step_ = plan.window_step;
     args_.out_step = int(slide_of(p.stride[1], p.dilation[1]).out_step);
     args_.planes = p.N * p.filter.C * p.input[0], args_.planes_together = plan.planes;
     args_.box_h = plan.box_h, args_.box_w = plan.box_w, args_.strips = plan.strips;
-    args_.patch_h = plan.patch_h, args_.patch_w = plan.patch_w, args_.filter_pitch = plan.filter_pitch;
+    args_.patch_h = plan.patch_h, args_.patch_pitch = plan.patch_pitch, args_.lead = plan.lead,
+    args_.chunks = plan.chunks, args_.filter_pitch = plan.filter_pitch;
     args_.blocks_down = int(ceil_div(p.output[1], plan.box_h));
     args_.blocks_across = int(ceil_div(p.output[2], plan.box_w));
-    args_.row_threads = 8;
-    while (args_.row_threads < kPlaneThreads && args_.row_threads * 4 < plan.patch_w) args_.row_threads *= 2;
+    args_.row_units = plan.chunks ? plan.patch_pitch / (16 / int(size_of(type_))) : plan.patch_pitch;
+    args_.row_threads_log2 = row_threads_log2(args_.row_units, kPlaneThreads);
+    args_.patch_rows = Divider(plan.patch_h), args_.strips_of_plane = Divider(plan.strips);
+    args_.across = Divider(step_ > 0 ? plan.box_w : plan.box_w / plan.outputs);
+    if (args_.planes > INT32_MAX) throw Error("the convolution is too large: its input has more than 2^31 planes");
     shared_bytes_ = int(plan.shared_bytes(p.filter.extent[2]));
     grid_ = grid_of(ceil_div(args_.planes, plan.planes) * args_.blocks_down * args_.blocks_across);
   }

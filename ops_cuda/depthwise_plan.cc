@@ -2,7 +2,7 @@
 
 namespace cks::cuda {
 
-std::optional<PlanePlan> plan_planes(const Problem& p, int multiprocessors) {
+std::optional<PlanePlan> plan_planes(const Problem& p, DataType type, int multiprocessors) {
   const Filter& f = p.filter;
   if (f.extent[0] > 1 || p.stride[0] > 1 || p.pad[0] != 0 || p.output[0] != p.input[0]) return {};
   const int64_t R = f.extent[1], S = f.extent[2];
@@ -14,14 +14,18 @@ std::optional<PlanePlan> plan_planes(const Problem& p, int multiprocessors) {
   // What a thread sums: along h, or (window step 0) along w.
   const int64_t unit_h = plan.window_step > 0 ? plan.outputs * slide.out_step : 1;
   const int64_t unit_w = plan.window_step > 0 ? 1 : plan.outputs;
-  const int64_t planes = p.N * f.C * p.input[0];
+  const int64_t planes = p.N * f.C * p.input[0], chunk = 16 / int64_t(size_of(type));
 
   const auto cut = [&](int64_t count, int64_t h, int64_t w) {
     plan.planes = int32_t(count);
     plan.box_h = int32_t(round_up(h, unit_h)), plan.box_w = int32_t(round_up(w, unit_w));
     plan.strips = int32_t(plan.window_step > 0 ? plan.box_h / plan.outputs : plan.box_h);
     plan.patch_h = int32_t((plan.box_h - 1) * p.stride[1] + (R - 1) * p.dilation[1] + 1);
-    plan.patch_w = int32_t((plan.box_w - 1) * p.stride[2] + (S - 1) * p.dilation[2] + 1);
+    const int64_t patch_w = (plan.box_w - 1) * p.stride[2] + (S - 1) * p.dilation[2] + 1;
+    // All parts begin at the same element of a chunk.
+    plan.chunks = p.input[2] % chunk == 0 && (plan.box_w >= p.output[2] || plan.box_w * p.stride[2] % chunk == 0);
+    plan.lead = plan.chunks ? int32_t(round_up(p.pad[2], chunk) - p.pad[2]) : 0;
+    plan.patch_pitch = int32_t(round_up(plan.lead + patch_w, chunk));
   };
   const auto threads = [&] { return plan.planes * plan.strips * plan.box_w / int(unit_w); };
   const auto blocks = [&] {

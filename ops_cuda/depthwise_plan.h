@@ -40,16 +40,19 @@ struct PlanePlan {
   int window_step;  // along h, 1 or 2; 0: nothing is shared, the outputs of a thread lie apart along w
   int outputs;      // of a thread
   int32_t planes;   // of a thread block
-  int32_t box_h, box_w, strips, patch_h, patch_w;
-  int filter_pitch;  // floats of a filter column, of 4 taps each
+  int32_t box_h, box_w, strips, patch_h;
+  bool chunks;          // rows of the patch can be read by chunks of 16 bytes,
+  int32_t lead;         // whose first begins so many elements before the patch
+  int32_t patch_pitch;  // floats of a row
+  int filter_pitch;     // floats of a filter column, of 4 taps each
 
-  int64_t patch_floats() const { return int64_t(planes) * patch_h * patch_w; }
+  int64_t patch_floats() const { return int64_t(planes) * patch_h * patch_pitch; }
   int64_t shared_bytes(int64_t S) const { return (patch_floats() + planes * S * filter_pitch) * 4; }
 };
 template <int kStep>
 inline constexpr int kPlaneOutputs = kStep == 1 ? 7 : 4;  // maps are often multiples of 7
 
 // None where no patch fits shared memory, or where D is summed over.
-std::optional<PlanePlan> plan_planes(const Problem&, int multiprocessors);
+std::optional<PlanePlan> plan_planes(const Problem&, DataType, int multiprocessors);
 
 }  // namespace cks::cuda

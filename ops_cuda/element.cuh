@@ -34,8 +34,7 @@ __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
 // The elements of a 32-bit word of a chunk.
 __device__ inline void unpack_word(uint32_t word, float (&v)[1], float*) { v[0] = __uint_as_float(word); }
 __device__ inline void unpack_word(uint32_t word, float (&v)[2], __half*) {
-  const __half2_raw raw{static_cast<unsigned short>(word), static_cast<unsigned short>(word >> 16)};
-  const float2 pair = __half22float2(__half2(raw));
+  const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
   v[0] = pair.x, v[1] = pair.y;
 }
 __device__ inline void unpack_word(uint32_t word, float (&v)[2], __nv_bfloat16*) {
@@ -43,12 +42,12 @@ __device__ inline void unpack_word(uint32_t word, float (&v)[2], __nv_bfloat16*)
 }
 __device__ inline uint32_t pack_word(const float* v, float*) { return __float_as_uint(v[0]); }
 __device__ inline uint32_t pack_word(const float* v, __half*) {
-  const __half2_raw raw = __floats2half2_rn(v[0], v[1]);
-  return uint32_t(raw.x) | uint32_t(raw.y) << 16;
+  const __half2 pair = __floats2half2_rn(v[0], v[1]);
+  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 __device__ inline uint32_t pack_word(const float* v, __nv_bfloat16*) {
-  const __nv_bfloat162_raw raw = __floats2bfloat162_rn(v[0], v[1]);
-  return uint32_t(raw.x) | uint32_t(raw.y) << 16;
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(v[0], v[1]);
+  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
 template <class T, int kWords>

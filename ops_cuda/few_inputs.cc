@@ -7,6 +7,7 @@
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel_choice.h"
 #include "ops_cuda/pack.h"
+#include "ops_cuda/patch_rows.h"
 #include "ops_cuda/shared_memory.h"
 
 namespace cks::cuda {
@@ -26,17 +27,19 @@ const void* find_kernel(const ConvolutionSpec& spec, int columns) {
 
 int32_t log2_of(int32_t power) { return int32_t(std::countr_zero(unsigned(power))); }
 
+bool by_chunks(PatchSource source) { return source != PatchSource::kElements && source != PatchSource::kPlanes; }
+
 class FewInputsConv : public ConvolutionKernel {
  public:
   FewInputsConv(const ConvolutionSpec& spec, const Device& device)
-      : FewInputsConv(spec, device, *plan_few_inputs(spec.problem, spec.type, half_of_shared(device))) {}
+      : FewInputsConv(spec, device, *plan_few_inputs(spec.problem, spec.type, spec.layout, half_of_shared(device))) {}
 
   size_t workspace_bytes() const override { return 0; }
   const char* name() const override { return "few inputs"; }
 
   void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void*,
            Stream stream) const override {
-    if (args_.source == PatchSource::kChunks) require_aligned(x, "X");
+    if (by_chunks(args_.source)) require_aligned(x, "X");
     if (args_.neighbours) require_aligned(y, "Y"), require_aligned(residual, "Z"), require_aligned(bias, "B");
     FewInputsArgs args = args_;
     args.x = x, args.filter = filter;
@@ -58,22 +61,18 @@ class FewInputsConv : public ConvolutionKernel {
     args_.words = reinterpret_cast<const FewInputsWord*>(words_.data());
     args_.steps = plan.steps();
     args_.channels_first = spec.layout == Layout::kNCHW;
-    if (args_.channels_first && f.C > 1)
-      args_.source = PatchSource::kPlanes;
-    else if (f.C % chunk == 0 && plan.slice_c % chunk == 0)
-      args_.source = PatchSource::kChunks;
-    else
-      args_.source = plan.slice_c == f.C && plan.pixel_pitch == f.C ? PatchSource::kPixels : PatchSource::kSlices;
-
-    const int row = args_.source == PatchSource::kPlanes   ? plan.patch.w
-                    : args_.source == PatchSource::kChunks ? plan.patch.w * plan.slice_c / chunk
-                                                           : plan.patch.w * plan.slice_c;
-    args_.row_threads = 8;
-    while (args_.row_threads < kFewInputsThreads && args_.row_threads * 4 < row) args_.row_threads *= 2;
+    args_.source = plan.source;
+    const bool planes = plan.source == PatchSource::kPlanes || plan.source == PatchSource::kPlaneRuns;
+    const int parts = plan.source == PatchSource::kChunks ? plan.slice_c / chunk : plan.slice_c;
+    const int row = plan.lead + plan.patch.w * (planes ? 1 : plan.slice_c);  // elements of x
+    args_.row_units = by_chunks(plan.source) ? int(ceil_div(row, chunk)) : row;
+    args_.row_threads_log2 = row_threads_log2(args_.row_units, kFewInputsThreads);
+    args_.parts = Divider(parts), args_.patch_h = Divider(plan.patch.h);
     args_.input = to_int3(p.input), args_.output = to_int3(p.output);
     args_.stride = to_int3(p.stride), args_.pad = to_int3(p.pad);
     args_.box_log2 = {log2_of(plan.box.d), log2_of(plan.box.h), log2_of(plan.box.w)};
     args_.patch = plan.patch, args_.pixel_pitch = plan.pixel_pitch, args_.row_pitch = plan.row_pitch;
+    args_.lead = plan.lead, args_.origin = plan.origin;
     args_.patch_words = plan.patch_words, args_.shifted = plan.shifted;
     args_.C = int(f.C), args_.K = int(f.K), args_.slice_c = plan.slice_c, args_.slice_k = plan.slice_k;
     args_.column_blocks = int(ceil_div(plan.slice_k, plan.columns));
@@ -82,7 +81,9 @@ class FewInputsConv : public ConvolutionKernel {
     args_.filter_taps = int(f.taps());
     args_.tiles = {int32_t(ceil_div(p.output[0], plan.box.d)), int32_t(ceil_div(p.output[1], plan.box.h)),
                    int32_t(ceil_div(p.output[2], plan.box.w))};
-    args_.num_tiles = p.N * args_.tiles.d * args_.tiles.h * args_.tiles.w;
+    const int64_t tiles = p.N * args_.tiles.d * args_.tiles.h * args_.tiles.w;
+    if (tiles > INT32_MAX) throw Error("the convolution is too large: its output has more than 2^31 tiles");
+    args_.num_tiles = uint32_t(tiles);
     const int vector = std::min(plan.columns / 4, chunk);  // a thread's channels, of which it stores a chunk at most
     args_.neighbours = args_.channels_first ? p.output[2] % 4 == 0 : f.K % vector == 0 && plan.slice_k % vector == 0;
     args_.epilogue.kind = spec.activation.kind;
@@ -96,7 +97,7 @@ class FewInputsConv : public ConvolutionKernel {
     if (filters > 65535) throw Error("the convolution is too large: it has more than 65535 slices of channels");
     // A block keeps its filter for many tiles, as many blocks as run at once.
     const int64_t together = std::max<int64_t>(1, int64_t(device.multiprocessors) * resident / filters);
-    grid_ = dim3(unsigned(std::min(args_.num_tiles, together)), unsigned(filters));
+    grid_ = dim3(unsigned(std::min(tiles, together)), unsigned(filters));
   }
 
   DeviceCopy words_;

@@ -1,28 +1,27 @@
 // Convolutions with few input channels (of a group): the kernel's arguments, and where to find it.
 #pragma once
+#include "ops_cuda/divider.h"
 #include "ops_cuda/epilogue.h"
 #include "ops_cuda/few_inputs_plan.h"
 
 namespace cks::cuda {
 
-// How x lies in memory, for the copy of a patch.
-enum class PatchSource { kPixels, kSlices, kChunks, kPlanes };
-
 struct FewInputsArgs {
   const void *x, *filter;  // filter: [packed groups][taps][packed k][filter_pitch]
   const FewInputsWord* words;
   int32_t steps;
-  PatchSource source;   // pixels as the patch has them | parts of pixels | the same by 16 bytes | channels first
-  int32_t row_threads;  // threads that copy one row of the patch
+  PatchSource source;
+  int32_t row_units, row_threads_log2;  // of a row of the patch as it is copied
+  Divider patch_h, parts;               // parts: units of a pixel, or (planes) channels of a slice
   Int3 input, output, stride, pad;
   Int3 box_log2, patch;
-  int32_t pixel_pitch, row_pitch, patch_words;
+  int32_t pixel_pitch, row_pitch, lead, origin, patch_words;
   bool shifted;
   int32_t C, K, slice_c, slice_k, column_blocks;  // column_blocks: of a slice
   int32_t slices_together;                        // slices of a packed group
   int32_t packed_k, filter_pitch, filter_taps;
   Int3 tiles;
-  int64_t num_tiles;
+  uint32_t num_tiles;
   bool channels_first, neighbours;  // neighbours: whole words of y can be stored
   Epilogue epilogue;
 };

@@ -30,7 +30,7 @@ class FewInputsBlock {
     for (int r = 0; r < 4; ++r) {
       row_[r] = warp * 32 + (args.channels_first ? lane / 4 * 4 + r : lane / 4 + 8 * r);
       const Int3 q = in_box(row_[r]);
-      const int element = (q.d * args.stride.d * args.patch.h + q.h * args.stride.h) * args.row_pitch +
+      const int element = args.origin + (q.d * args.stride.d * args.patch.h + q.h * args.stride.h) * args.row_pitch +
                           q.w * args.stride.w * args.pixel_pitch;
       base_[r] = element / kPerWord + element % kPerWord * args.patch_words;
     }
@@ -45,21 +45,32 @@ class FewInputsBlock {
                             part * args_.slice_c;
     const int columns = args_.slice_k - first_column_;
     // In the order of fragments: a lane reads the words of two tiles of 8 channels at once.
-#pragma unroll 4
-    for (int i = threadIdx.x; i < args_.steps * 8 * kColumns; i += kFewInputsThreads) {
-      const int lane = i / 4 % 32, pair = i / 128 % (kTiles / 2), step = i / 128 / (kTiles / 2);
-      const int column = lane / 8 * kOwn + 2 * (2 * pair + i / 2 % 2) + lane / 4 % 2;
-      const int4 word = __ldg(reinterpret_cast<const int4*>(args_.words) + step * 8 + lane % 4 + i % 2 * 4);
-      const int weight[2] = {word.z, word.w};
-      union {
-        uint32_t word;
-        T element[kPerWord];
-      } value{0};
+    constexpr int kBatch = 8;  // loads that wait together
+    const int count = args_.steps * 8 * kColumns;
+    for (int start = threadIdx.x; start < count; start += kBatch * kFewInputsThreads) {
+      int weight[kBatch][2];
+      Pair value[kBatch];
 #pragma unroll
-      for (int j = 0; j < kPerWord; ++j)
-        if (weight[j] >= 0 && column < columns)
-          value.element[j] = filter[weight[j] + int64_t(column) * args_.filter_pitch];
-      filter_[i] = value.word;
+      for (int b = 0; b < kBatch; ++b) {
+        const int i = start + b * kFewInputsThreads;
+        const int step = i / 128 / (kTiles / 2), lane = i / 4 % 32;
+        weight[b][0] = weight[b][1] = -1;
+        if (i >= count || column_of(i) >= columns) continue;
+        const int4 word = __ldg(reinterpret_cast<const int4*>(args_.words) + step * 8 + lane % 4 + i % 2 * 4);
+        weight[b][0] = word.z, weight[b][1] = word.w;
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        value[b].word = 0;
+#pragma unroll
+        for (int j = 0; j < kPerWord; ++j)
+          if (weight[b][j] >= 0)
+            value[b].element[j] =
+                __ldg(filter + weight[b][j] + column_of(start + b * kFewInputsThreads) * args_.filter_pitch);
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b)
+        if (start + b * kFewInputsThreads < count) filter_[start + b * kFewInputsThreads] = value[b].word;
     }
     for (int i = threadIdx.x; i < args_.steps * 4; i += kFewInputsThreads) {
       const int4* const words = reinterpret_cast<const int4*>(args_.words) + i / 4 * 8 + i % 4;
@@ -69,34 +80,70 @@ class FewInputsBlock {
   }
 
   // The patch whose first pixel is `corner` of image n; zeros outside the image.
+  template <bool kShifted>
   __device__ void load_patch(int n, const Int3& corner) {
+    const int lines = args_.patch.h * args_.patch.d;
+    // A row of the patch as pixels, `C` channels apart in x.
+    const auto line_at = [&](int line) {
+      const int d = args_.patch_h.quotient(line);
+      const Int3 p{corner.d + d, corner.h + line - d * args_.patch.h, 0};
+      const int64_t pixels = int64_t(args_.input.d) * args_.input.h * args_.input.w;
+      const int64_t first = n * pixels + pixel_index(args_.input, p);
+      return RowPlace{inside(args_.input, p) ? first * args_.C + slice_ * args_.slice_c : -1, line * args_.row_pitch};
+    };
+    // A row of a plane.
+    const auto plane_row_at = [&](int row) {
+      const int line = args_.parts.quotient(row), c = row - line * args_.slice_c, d = args_.patch_h.quotient(line);
+      const Int3 p{corner.d + d, corner.h + line - d * args_.patch.h, 0};
+      const int64_t pixels = int64_t(args_.input.d) * args_.input.h * args_.input.w;
+      const int64_t plane = int64_t(n) * args_.C + slice_ * args_.slice_c + c;
+      return RowPlace{inside(args_.input, p) ? plane * pixels + pixel_index(args_.input, p) : -1,
+                      line * args_.row_pitch + c};
+    };
+    // Parts of pixels, args.parts of them, of `size` elements.
+    const auto part_at = [&](int i, int size) {
+      const int pixel = args_.parts.quotient(i), c = (i - pixel * args_.parts.divisor) * size, w = corner.w + pixel;
+      return UnitPlace{w * args_.C + c, args_.origin + pixel * args_.pixel_pitch + c,
+                       unsigned(w) < unsigned(args_.input.w)};
+    };
+    // Chunk i of a row of `length` elements of x, of which `first` is the patch's first; in the patch they lie
+    // `stretch` apart.
+    const auto chunk_at = [&](int i, int first, int length, int stretch) {
+      const int at = first - args_.lead + i * kChunk<T>;
+      return UnitPlace{at, args_.origin + (i * kChunk<T> - args_.lead) * stretch, unsigned(at) < unsigned(length)};
+    };
     switch (args_.source) {
-      case PatchSource::kPixels:
-        return load_rows(args_.patch.w * args_.C, args_.patch.h * args_.patch.d, [&](int row, int i) {
-          const int64_t from = image_row(n, corner, row);
-          const int at = corner.w * args_.C + i;
-          return Copy<T>{from >= 0 && unsigned(at) < unsigned(args_.input.w * args_.C) ? from * args_.C + at : -1,
-                         row * args_.row_pitch + i};
-        });
-      case PatchSource::kSlices:
-        return load_rows(args_.patch.w * args_.slice_c, args_.patch.h * args_.patch.d, [&](int row, int i) {
-          return pixel_part<T>(image_row(n, corner, row), corner.w, row, i / args_.slice_c, i % args_.slice_c);
-        });
-      case PatchSource::kChunks: {
-        const int chunks = args_.slice_c / kChunk<T>;
-        return load_rows(args_.patch.w * chunks, args_.patch.h * args_.patch.d, [&](int row, int i) {
-          return pixel_part<uint4>(image_row(n, corner, row), corner.w, row, i / chunks, i % chunks * kChunk<T>);
-        });
-      }
+      case PatchSource::kChunks:
+        return load_rows<uint4>(
+            lines, line_at, [&](int i) { return part_at(i, kChunk<T>); },
+            [&](int at, uint4 v) { *reinterpret_cast<uint4*>(patch_ + at / kPerWord) = prepared(v); });
+      case PatchSource::kRuns:
+        return load_rows<uint4>(
+            lines, line_at, [&](int i) { return chunk_at(i, corner.w * args_.C, args_.input.w * args_.C, 1); },
+            [&](int at, uint4 v) {
+              put_run(patch_, at, v);
+              if constexpr (kShifted) put_run(patch_ + args_.patch_words, at - 1, v);
+            });
+      case PatchSource::kPlaneRuns:
+        return load_rows<uint4>(
+            lines * args_.slice_c, plane_row_at,
+            [&](int i) { return chunk_at(i, corner.w, args_.input.w, args_.pixel_pitch); },
+            [&](int at, uint4 v) {
+              const Chunk chunk{v};
+#pragma unroll
+              for (int j = 0; j < kChunk<T>; ++j) put<kShifted>(at + j * args_.pixel_pitch, chunk.element[j]);
+            });
+      case PatchSource::kElements:
+        return load_rows<T>(
+            lines, line_at, [&](int i) { return part_at(i, 1); }, [&](int at, T v) { put<kShifted>(at, v); });
       case PatchSource::kPlanes:
-        return load_rows(args_.patch.w, args_.patch.h * args_.patch.d * args_.slice_c, [&](int row, int i) {
-          const int c = row % args_.slice_c, line = row / args_.slice_c;
-          const Int3 p{corner.d + line / args_.patch.h, corner.h + line % args_.patch.h, corner.w + i};
-          const int64_t plane = int64_t(n) * args_.C + slice_ * args_.slice_c + c;
-          const int64_t pixels = int64_t(args_.input.d) * args_.input.h * args_.input.w;
-          return Copy<T>{inside(args_.input, p) ? plane * pixels + pixel_index(args_.input, p) : -1,
-                         line * args_.row_pitch + i * args_.pixel_pitch + c};
-        });
+        return load_rows<T>(
+            lines * args_.slice_c, plane_row_at,
+            [&](int i) {
+              const int w = corner.w + i;
+              return UnitPlace{w, args_.origin + i * args_.pixel_pitch, unsigned(w) < unsigned(args_.input.w)};
+            },
+            [&](int at, T v) { put<kShifted>(at, v); });
     }
   }
 
@@ -176,6 +223,18 @@ class FewInputsBlock {
   }
 
  private:
+  union Pair {
+    uint32_t word;
+    T element[kPerWord];
+    __device__ Pair() {}
+  };
+
+  // The output channel of word i of the filter in shared memory, in the block.
+  __device__ static int column_of(int i) {
+    const int lane = i / 4 % 32, pair = i / 128 % (kTiles / 2);
+    return lane / 8 * kOwn + 2 * (2 * pair + i / 2 % 2) + lane / 4 % 2;
+  }
+
   __device__ Int3 in_box(int row) const {
     const Int3 log2 = args_.box_log2;
     return {row >> (log2.w + log2.h), row >> log2.w & ((1 << log2.h) - 1), row & ((1 << log2.w) - 1)};
@@ -184,39 +243,46 @@ class FewInputsBlock {
   // Sum of row_[r] and own channel j.
   __device__ float sum(int r, int j) const { return sum_[r / 2][j / 2][r % 2 * 2 + j % 2]; }
 
-  // Index of the first pixel of the image row that row `line` of the patch is, or -1 outside.
-  __device__ int64_t image_row(int n, const Int3& corner, int line) const {
-    const Int3 p{corner.d + line / args_.patch.h, corner.h + line % args_.patch.h, 0};
-    if (!inside(args_.input, p)) return -1;
-    return int64_t(n) * args_.input.d * args_.input.h * args_.input.w + pixel_index(args_.input, p);
+  template <class Unit, class RowAt, class UnitAt, class Put>
+  __device__ void load_rows(int rows, RowAt row_at, UnitAt unit_at, Put put) {
+    copy_rows<kFewInputsThreads, Unit>(static_cast<const T*>(args_.x), args_.row_units, rows, args_.row_threads_log2,
+                                       unit_at, row_at, put);
   }
 
-  template <class Unit>
-  __device__ Copy<Unit> pixel_part(int64_t image_row, int first_w, int row, int pixel, int c) const {
-    const int w = first_w + pixel;
-    const bool valid = image_row >= 0 && unsigned(w) < unsigned(args_.input.w);
-    return {valid ? (image_row + w) * args_.C + slice_ * args_.slice_c + c : -1,
-            row * args_.row_pitch + pixel * args_.pixel_pitch + c};
+  union Chunk {
+    uint4 words;
+    T element[kChunk<T>];
+    __device__ explicit Chunk(uint4 v) : words(v) {}
+  };
+
+  __device__ static uint4 prepared(uint4 v) {
+    if constexpr (sizeof(T) == 2) return v;
+    return {Math::prepare(v.x), Math::prepare(v.y), Math::prepare(v.z), Math::prepare(v.w)};
   }
 
-  template <class F>
-  __device__ void load_rows(int length, int rows, F copy_of) {
-    copy_rows<kFewInputsThreads>(static_cast<const T*>(args_.x), length, rows, args_.row_threads, copy_of,
-                                 [&](int at, auto unit) { put(at, unit); });
-  }
-
+  template <bool kShifted>
   __device__ void put(int at, T v) {
     if constexpr (sizeof(T) == 4) {
       patch_[at] = Math::prepare(__float_as_uint(v));
     } else {
       T* const patch = reinterpret_cast<T*>(patch_);
       patch[at] = v;
-      if (args_.shifted && at > 0) patch[2 * args_.patch_words + at - 1] = v;
+      if constexpr (kShifted) patch[2 * args_.patch_words + at - 1] = v;
     }
   }
-  __device__ void put(int at, uint4 v) {
-    if constexpr (sizeof(T) == 4) v = {Math::prepare(v.x), Math::prepare(v.y), Math::prepare(v.z), Math::prepare(v.w)};
-    *reinterpret_cast<uint4*>(patch_ + at / kPerWord) = v;
+
+  // A chunk to neighbouring elements, which may begin within a word.
+  __device__ static void put_run(uint32_t* patch, int at, uint4 v) {
+    v = prepared(v);
+    uint32_t* const words = patch + at / kPerWord;
+    if (at % kPerWord == 0) {
+      words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+    } else {
+      uint16_t* const halves = reinterpret_cast<uint16_t*>(patch) + at;
+      halves[0] = uint16_t(v.x), halves[7] = uint16_t(v.w >> 16);
+      words[1] = __funnelshift_r(v.x, v.y, 16), words[2] = __funnelshift_r(v.y, v.z, 16);
+      words[3] = __funnelshift_r(v.z, v.w, 16);
+    }
   }
 
   const FewInputsArgs& args_;
@@ -232,16 +298,20 @@ __global__ void __launch_bounds__(kFewInputsThreads, 4) few_inputs_conv(const __
   extern __shared__ __align__(16) char shared[];
   FewInputsBlock<Math, kColumns> block(args, shared);
   block.load_filter();
-  for (int64_t tile = blockIdx.x; tile < args.num_tiles; tile += gridDim.x) {
-    int64_t rest = tile;
+  for (unsigned tile = blockIdx.x; tile < args.num_tiles; tile += gridDim.x) {
+    unsigned rest = tile;
     Int3 origin;
-    origin.w = int(rest % args.tiles.w) << args.box_log2.w, rest /= args.tiles.w;
-    origin.h = int(rest % args.tiles.h) << args.box_log2.h, rest /= args.tiles.h;
-    origin.d = int(rest % args.tiles.d) << args.box_log2.d;
-    const int n = int(rest / args.tiles.d);
+    origin.w = int(rest % unsigned(args.tiles.w)) << args.box_log2.w, rest /= unsigned(args.tiles.w);
+    origin.h = int(rest % unsigned(args.tiles.h)) << args.box_log2.h, rest /= unsigned(args.tiles.h);
+    origin.d = int(rest % unsigned(args.tiles.d)) << args.box_log2.d;
+    const int n = int(rest / unsigned(args.tiles.d));
     __syncthreads();  // all have left the patch of the tile before
-    block.load_patch(n, {origin.d * args.stride.d - args.pad.d, origin.h * args.stride.h - args.pad.h,
-                         origin.w * args.stride.w - args.pad.w});
+    const Int3 corner{origin.d * args.stride.d - args.pad.d, origin.h * args.stride.h - args.pad.h,
+                      origin.w * args.stride.w - args.pad.w};
+    if (sizeof(typename Math::Element) == 2 && args.shifted)
+      block.template load_patch<true>(n, corner);
+    else
+      block.template load_patch<false>(n, corner);
     __syncthreads();
     block.multiply();
     block.store(n, origin);

@@ -24,31 +24,38 @@ Int3 patch_of(const Problem& p, const Int3& box) {
   return {extent(0, box.d), extent(1, box.h), extent(2, box.w)};
 }
 
-// The box that loads and multiplies least. A thread stores four neighbours along w, so boxes are no narrower than that
-// where the output is not.
-Int3 choose_box(const Problem& p, int64_t pixel_pitch) {
-  Int3 best{1, 1, kFewInputsPixels};
+struct Box3 {
+  Int3 pixels, patch;
+  bool runs;  // rows of its patches begin at the same element of a chunk, everywhere
+};
+
+// The box that loads and multiplies least. A thread stores four neighbours along w, so boxes are no narrower.
+// row_elements: of a pixel in the rows of x; 0 where rows cannot be read by chunks.
+Box3 choose_box(const Problem& p, int64_t pixel_pitch, int64_t row_elements, int64_t chunk) {
+  Box3 best;
   double best_cost = 0;
   for (int w = 4; w <= kFewInputsPixels; w *= 2)
     for (int h = 1; w * h <= kFewInputsPixels; h *= 2) {
       const Int3 box{kFewInputsPixels / w / h, h, w}, patch = patch_of(p, box);
+      const bool alike = w >= p.output[2] || w * p.stride[2] * row_elements % chunk == 0;
+      const bool runs = row_elements > 0 && alike;
       const double tiles = double(ceil_div(p.output[0], box.d)) * double(ceil_div(p.output[1], box.h)) *
                            double(ceil_div(p.output[2], box.w));
-      // A row of the patch costs a few elements more than it has: long ones are read in whole sectors.
-      const double elements = double(patch.d) * patch.h * (double(patch.w) * double(pixel_pitch) + 16);
-      const double cost = tiles * (2048 + elements);  // a tile's own work is worth some thousand elements
-      if (best_cost == 0 || cost < best_cost) best = box, best_cost = cost;
+      // A row of the patch costs a few elements more than it has, an element copied alone as much as several.
+      const double row = (double(patch.w) * double(pixel_pitch) + 16) * (row_elements > 0 && !runs ? 4 : 1);
+      const double cost = tiles * (2048 + double(patch.d) * patch.h * row);  // a tile's own work is worth 2048
+      if (best_cost == 0 || cost < best_cost) best = {box, patch, runs}, best_cost = cost;
     }
   return best;
 }
 
 }  // namespace
 
-std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, int shared_bytes) {
+std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, Layout layout, int shared_bytes) {
   const Filter& f = p.filter;
   if (f.op != Operator::kConv) return {};
   FewInputsPlan plan;
-  const int64_t per_word = 4 / int64_t(size_of(type)), members = members_of(f);
+  const int64_t per_word = 4 / int64_t(size_of(type)), chunk = 4 * per_word, members = members_of(f);
   const int64_t slice_c = f.C / f.groups * members, slice_k = f.K / f.groups * members;
   if (f.taps() * slice_c > 2048) return {};  // many channels after all: the filter would not fit
   plan.slices = f.groups / members, plan.slice_c = int32_t(slice_c), plan.slice_k = int32_t(slice_k);
@@ -63,10 +70,28 @@ std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, in
   if (odd && !joined && S > 1) return {};  // runs would begin at odd elements
   plan.shifted = odd && p.stride[2] % 2 != 0;
 
-  plan.box = choose_box(p, plan.pixel_pitch), plan.patch = patch_of(p, plan.box);
-  const int64_t chunk = 16 / int64_t(size_of(type));
-  const int64_t row_pitch = round_up(int64_t(plan.patch.w) * plan.pixel_pitch, chunk);
-  const int64_t patch_words = row_pitch * plan.patch.d * plan.patch.h / per_word;
+  const bool planes = layout == Layout::kNCHW && f.C > 1;
+  const bool chunks = !planes && f.C % chunk == 0 && slice_c % chunk == 0;
+  const int64_t in_row = planes ? 1 : f.C;  // elements of a pixel in a row of x
+  const bool whole_rows = (planes || plan.pixel_pitch == f.C) && p.input[2] * in_row % chunk == 0;
+  const Box3 box = choose_box(p, plan.pixel_pitch, whole_rows && !chunks ? in_row : 0, chunk);
+  plan.box = box.pixels, plan.patch = box.patch;
+  if (chunks)
+    plan.source = PatchSource::kChunks;
+  else if (box.runs)
+    plan.source = planes ? PatchSource::kPlaneRuns : PatchSource::kRuns;
+  else
+    plan.source = planes ? PatchSource::kPlanes : PatchSource::kElements;
+
+  // All that a row copies lies between its begin and the next one's; where each pair of elements is one of the first
+  // patch, the first pixel is put at an even element.
+  plan.lead = box.runs ? int32_t(round_up(p.pad[2] * in_row, chunk) - p.pad[2] * in_row) : 0;
+  const int64_t stretch = planes ? plan.pixel_pitch : 1;  // patch elements an element of x
+  const int64_t lead = plan.lead * stretch;
+  plan.origin = int32_t(lead + (plan.shifted ? 2 : lead % per_word));
+  const int64_t row_pitch =
+      round_up(round_up(plan.lead + plan.patch.w * (planes ? 1 : int64_t(plan.pixel_pitch)), chunk) * stretch, chunk);
+  const int64_t patch_words = (row_pitch * plan.patch.d * plan.patch.h + chunk) / per_word;
   if (patch_words * 4 > shared_bytes) return {};
   plan.row_pitch = int32_t(row_pitch), plan.patch_words = int32_t(patch_words);
 

@@ -22,13 +22,25 @@ struct FewInputsWord {
   int32_t weight[2];
 };
 
+// How the patch is copied from x.
+enum class PatchSource {
+  kChunks,     // parts of pixels that are whole chunks of 16 bytes
+  kRuns,       // rows of whole pixels, by chunks, wherever in them pixels begin
+  kPlaneRuns,  // rows of planes (channels first), by chunks
+  kElements,   // parts of pixels, by elements
+  kPlanes,     // rows of planes, by elements
+};
+
 struct FewInputsPlan {
-  int64_t slices;                    // the channels are cut into these, each its own convolution
-  int32_t slice_c, slice_k;          // channels of a slice
-  int32_t columns;                   // output channels of a thread block: 16, 32 or 64
-  Int3 box, patch;                   // pixels of a tile (powers of two, kFewInputsPixels in all), and of its patch
+  int64_t slices;            // the channels are cut into these, each its own convolution
+  int32_t slice_c, slice_k;  // channels of a slice
+  int32_t columns;           // output channels of a thread block: 16, 32 or 64
+  Int3 box, patch;           // pixels of a tile (powers of two, kFewInputsPixels in all), and of its patch
+  PatchSource source;
+  int32_t lead;                      // runs: elements of x that a row's first chunk has before the patch, of a channel
   int32_t pixel_pitch;               // of the patch, in elements
   int32_t row_pitch;                 // of patch rows, in elements
+  int32_t origin;                    // where the patch begins, in elements
   int32_t patch_words;               // of the whole patch
   bool shifted;                      // a second patch follows, an element further left: pairs may begin at odd elements
   std::vector<FewInputsWord> words;  // a multiple of eight
@@ -41,6 +53,6 @@ struct FewInputsPlan {
 };
 
 // None where the kernel cannot serve the problem with so much shared memory a thread block.
-std::optional<FewInputsPlan> plan_few_inputs(const Problem&, DataType, int shared_bytes);
+std::optional<FewInputsPlan> plan_few_inputs(const Problem&, DataType, Layout, int shared_bytes);
 
 }  // namespace cks::cuda

@@ -66,9 +66,12 @@ class FewOutputsConv : public ConvolutionKernel {
     args_.tap_step = plan.tap_step, args_.pixel_step = plan.pixel_step;
     args_.tiles = {int32_t(ceil_div(p.output[0], plan.box.d)), int32_t(ceil_div(p.output[1], plan.box.h)),
                    int32_t(ceil_div(p.output[2], plan.box.w))};
-    args_.num_tiles = p.N * args_.tiles.d * args_.tiles.h * args_.tiles.w;
-    args_.C = int(f.C), args_.K = int(f.K), args_.taps = int(f.taps());
-    args_.turn_taps = plan.turn_taps, args_.turns = plan.turns;
+    const int64_t tiles = p.N * args_.tiles.d * args_.tiles.h * args_.tiles.w;
+    if (tiles > INT32_MAX) throw Error("the convolution is too large: its output has more than 2^31 tiles");
+    args_.num_tiles = uint32_t(tiles);
+    args_.patch_w = Divider(plan.patch.w), args_.patch_h = Divider(plan.patch.h), args_.box_h = Divider(plan.box.h);
+    args_.C = int(f.C), args_.K = int(f.K), args_.lines = int(f.extent[0] * f.extent[1]);
+    args_.turn_lines = plan.turn_lines, args_.turns = plan.turns;
     args_.packed_pitch = int(padded_channels(f.C, spec.type));
     args_.channel_blocks = plan.channel_blocks, args_.filter_pitch = plan.filter_pitch;
     args_.product_pitch = plan.product_pitch, args_.product_rows = int(plan.product_rows());
@@ -79,7 +82,7 @@ class FewOutputsConv : public ConvolutionKernel {
     args_.y_image = out * f.K, args_.y_pixel = channels_first ? 1 : f.K, args_.y_channel = channels_first ? out : 1;
     args_.epilogue.kind = spec.activation.kind;
     args_.epilogue.alpha = spec.activation.alpha, args_.epilogue.beta = spec.activation.beta;
-    blocks_ = std::min(args_.num_tiles, int64_t(device.multiprocessors) * std::max(resident, 1));
+    blocks_ = std::min(tiles, int64_t(device.multiprocessors) * std::max(resident, 1));
   }
 
   DeviceCopy reaches_;

@@ -1,5 +1,6 @@
 // Convolutions with few output channels: the kernel's arguments, and where to find it.
 #pragma once
+#include "ops_cuda/divider.h"
 #include "ops_cuda/epilogue.h"
 #include "ops_cuda/few_outputs_plan.h"
 
@@ -9,9 +10,10 @@ struct FewOutputsArgs {
   const void *x, *filter;  // filter: [taps][K][packed_pitch]
   const Reach* reaches;
   Int3 input, output, box, patch, patch_first, patch_step, tap_step, pixel_step, filter_extent, tiles;
-  int64_t num_tiles;
-  int32_t C, K, taps, turn_taps, turns, packed_pitch;
+  uint32_t num_tiles;
+  int32_t C, K, lines, turn_lines, turns, packed_pitch;  // a line: the taps of one (t, r)
   int32_t channel_blocks, filter_pitch, product_pitch, product_rows, patch_pixels, num_reaches;
+  Divider patch_w, patch_h, box_h;
   int32_t row_threads_log2;             // threads that sum one row of a tile
   int64_t x_image, x_pixel, x_channel;  // strides of x, in elements
   int64_t y_image, y_pixel, y_channel;

@@ -25,10 +25,11 @@ class FewOutputsBlock {
     for (int i = threadIdx.x; i < args.num_reaches; i += kFewOutputsThreads) reaches_[i] = args.reaches[i];
   }
 
-  // The weights of taps [first_tap, first_tap + turn_taps).
-  __device__ void load_filter(int first_tap) {
-    const int chunks = args_.channel_blocks * 4, rows = min(args_.turn_taps, args_.taps - first_tap) * args_.K;
-    const T* const filter = static_cast<const T*>(args_.filter) + int64_t(first_tap) * args_.K * args_.packed_pitch;
+  // The weights of the lines of a turn.
+  __device__ void load_filter(int turn) {
+    const int line = args_.filter_extent.w * args_.K, first_line = turn * args_.turn_lines;
+    const int chunks = args_.channel_blocks * 4, rows = min(args_.turn_lines, args_.lines - first_line) * line;
+    const T* const filter = static_cast<const T*>(args_.filter) + int64_t(first_line) * line * args_.packed_pitch;
     for (int i = threadIdx.x; i < kColumns * chunks; i += kFewOutputsThreads) {
       const int row = i / chunks, chunk = i % chunks;
       const bool weights = row < rows && chunk * kChunk<T> < args_.packed_pitch;
@@ -39,7 +40,7 @@ class FewOutputsBlock {
     }
   }
 
-  // products[pixel of the patch][tap of the turn, k].
+  // products[pixel of the patch][line of the turn, s, k].
   __device__ void multiply(int n, const Int3& corner) {
     const int lane = threadIdx.x % 32, row = lane / 4, chunk = lane % 4;
     const uint32_t* const filter = filter_ + row * args_.filter_pitch + chunk * 4;
@@ -82,47 +83,61 @@ class FewOutputsBlock {
   // Sums what a turn gave to each output of the tile; after the last turn stores them.
   __device__ void sum_outputs(int n, const Int3& origin, int turn) {
     const int row_threads = 1 << args_.row_threads_log2;
-    const int pitch = args_.product_pitch, K = args_.K, first_tap = turn * args_.turn_taps;
-    const Int3 pixel_pitch{args_.patch.h * args_.patch.w * pitch, args_.patch.w * pitch, pitch};
-    const Int3 tap_pitch{args_.filter_extent.h * args_.filter_extent.w, args_.filter_extent.w, 1};
-    const Int3 tap_step{args_.tap_step.d * tap_pitch.d, args_.tap_step.h * tap_pitch.h, args_.tap_step.w};
-    const Int3 step{args_.pixel_step.d * pixel_pitch.d + tap_step.d * K,
-                    args_.pixel_step.h * pixel_pitch.h + tap_step.h * K, args_.pixel_step.w * pitch + tap_step.w * K};
     for (int row = threadIdx.x >> args_.row_threads_log2; row < args_.box.d * args_.box.h;
          row += kFewOutputsThreads >> args_.row_threads_log2) {
-      const Int3 q{row / args_.box.h, row % args_.box.h, 0};
-      const Reach d = reaches_[q.d], h = reaches_[args_.box.d + q.h];
+      const int d = args_.box_h.quotient(row), h = row - d * args_.box.h;
+      const Reach reach_d = reaches_[d], reach_h = reaches_[args_.box.d + h];
       for (int w = threadIdx.x & (row_threads - 1); w < args_.box.w; w += row_threads) {
-        const Int3 p{origin.d + q.d, origin.h + q.h, origin.w + w};
+        const Int3 p{origin.d + d, origin.h + h, origin.w + w};
         if (!inside(args_.output, p)) continue;
-        const Reach v = reaches_[args_.box.d + args_.box.h + w];
-        const int first = d.tap * tap_pitch.d + h.tap * tap_pitch.h + v.tap - first_tap;  // in the turn
-        const int start = d.pixel * pixel_pitch.d + h.pixel * pixel_pitch.h + v.pixel * pitch + first * K;
+        const Reach reach_w = reaches_[args_.box.d + args_.box.h + w];
         const int64_t target = n * args_.y_image + pixel_index(args_.output, p) * args_.y_pixel;
-        float* const sums = sums_ + (row * args_.box.w + w) * K;
-        for (int k = 0; k < K; ++k) {
-          float sum = turn > 0 ? sums[k] : 0.f;
-          for (int i = 0; i < d.count; ++i)
-            for (int j = 0; j < h.count; ++j) {
-              int tap = first + i * tap_step.d + j * tap_step.h;
-              const float* product = products_ + start + i * step.d + j * step.h + k;
-              for (int t = 0; t < v.count; ++t, tap += tap_step.w, product += step.w)
-                if (unsigned(tap) < unsigned(args_.turn_taps)) sum += *product;
-            }
-          if (turn + 1 < args_.turns)
-            sums[k] = sum;
-          else
-            store_output<T>(args_.epilogue, sum, k, target + k * args_.y_channel);
-        }
+        float* const sums = sums_ + (row * args_.box.w + w) * args_.K;
+        if (args_.K == 1)
+          sum_channels<1>(reach_d, reach_h, reach_w, turn, 0, sums, target);
+        else
+          for (int k = 0; k < args_.K; k += 4) sum_channels<4>(reach_d, reach_h, reach_w, turn, k, sums, target);
       }
     }
   }
 
  private:
+  // Output channels first_k, ..., kCount of them. Past the last one what happens to lie there is summed, not stored.
+  template <int kCount>
+  __device__ void sum_channels(const Reach& d, const Reach& h, const Reach& w, int turn, int first_k, float* sums,
+                               int64_t target) const {
+    const int pitch = args_.product_pitch, K = args_.K, S = args_.filter_extent.w, R = args_.filter_extent.h;
+    const int step = args_.pixel_step.w * pitch + args_.tap_step.w * K;
+    float sum[kCount];
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) sum[k] = turn > 0 && first_k + k < K ? sums[first_k + k] : 0.f;
+    for (int i = 0; i < d.count; ++i)
+      for (int j = 0; j < h.count; ++j) {
+        const int line = (d.tap + i * args_.tap_step.d) * R + h.tap + j * args_.tap_step.h - turn * args_.turn_lines;
+        if (unsigned(line) >= unsigned(args_.turn_lines)) continue;
+        const int pixel =
+            ((d.pixel + i * args_.pixel_step.d) * args_.patch.h + h.pixel + j * args_.pixel_step.h) * args_.patch.w +
+            w.pixel;
+        const float* product = products_ + pixel * pitch + (line * S + w.tap) * K + first_k;
+#pragma unroll 4
+        for (int t = 0; t < w.count; ++t, product += step)
+#pragma unroll
+          for (int k = 0; k < kCount; ++k) sum[k] += product[k];
+      }
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      if (first_k + k >= K) break;
+      if (turn + 1 < args_.turns)
+        sums[first_k + k] = sum[k];
+      else
+        store_output_by_call<T>(args_.epilogue, sum[k], first_k + k, target + (first_k + k) * args_.y_channel);
+    }
+  }
+
   // Channel 0 of pixel `row` of the patch, or null outside the image.
   __device__ const T* pixel(int n, const Int3& corner, int row) const {
-    const Int3 p{corner.d + row / args_.patch.w / args_.patch.h, corner.h + row / args_.patch.w % args_.patch.h,
-                 corner.w + row % args_.patch.w};
+    const int line = args_.patch_w.quotient(row), d = args_.patch_h.quotient(line);
+    const Int3 p{corner.d + d, corner.h + line - d * args_.patch.h, corner.w + row - line * args_.patch.w};
     if (row >= args_.patch_pixels || !inside(args_.input, p)) return nullptr;
     return static_cast<const T*>(args_.x) + n * args_.x_image + pixel_index(args_.input, p) * args_.x_pixel;
   }
@@ -156,19 +171,19 @@ __global__ void __launch_bounds__(kFewOutputsThreads, 2) few_outputs_conv(const 
   extern __shared__ __align__(16) char shared[];
   FewOutputsBlock<Math, kColumns, kChunks> block(args, shared);
   if (args.turns == 1) block.load_filter(0);
-  for (int64_t tile = blockIdx.x; tile < args.num_tiles; tile += gridDim.x) {
-    int64_t rest = tile;
+  for (unsigned tile = blockIdx.x; tile < args.num_tiles; tile += gridDim.x) {
+    unsigned rest = tile;
     Int3 at;
-    at.w = int(rest % args.tiles.w), rest /= args.tiles.w;
-    at.h = int(rest % args.tiles.h), rest /= args.tiles.h;
-    at.d = int(rest % args.tiles.d);
-    const int n = int(rest / args.tiles.d);
+    at.w = int(rest % unsigned(args.tiles.w)), rest /= unsigned(args.tiles.w);
+    at.h = int(rest % unsigned(args.tiles.h)), rest /= unsigned(args.tiles.h);
+    at.d = int(rest % unsigned(args.tiles.d));
+    const int n = int(rest / unsigned(args.tiles.d));
     const Int3 corner = along(args.patch_first, args.patch_step, at);
     const Int3 origin = along({0, 0, 0}, args.box, at);
     for (int turn = 0; turn < args.turns; ++turn) {
       __syncthreads();  // all have left the products before, and the weights that made them
       if (args.turns > 1) {
-        block.load_filter(turn * args.turn_taps);
+        block.load_filter(turn);
         __syncthreads();
       }
       block.multiply(n, corner);
@@ -178,13 +193,16 @@ __global__ void __launch_bounds__(kFewOutputsThreads, 2) few_outputs_conv(const 
   }
 }
 
+template <class Math, bool kChunks>
+const void* few_outputs_kernel(int columns) {
+  return columns == 16   ? reinterpret_cast<const void*>(&few_outputs_conv<Math, 16, kChunks>)
+         : columns == 24 ? reinterpret_cast<const void*>(&few_outputs_conv<Math, 24, kChunks>)
+                         : reinterpret_cast<const void*>(&few_outputs_conv<Math, kFewOutputsColumns, kChunks>);
+}
+
 template <class Math>
 const void* few_outputs_kernel(int columns, bool chunks) {
-  if (columns == 16)
-    return chunks ? reinterpret_cast<const void*>(&few_outputs_conv<Math, 16, true>)
-                  : reinterpret_cast<const void*>(&few_outputs_conv<Math, 16, false>);
-  return chunks ? reinterpret_cast<const void*>(&few_outputs_conv<Math, kFewOutputsColumns, true>)
-                : reinterpret_cast<const void*>(&few_outputs_conv<Math, kFewOutputsColumns, false>);
+  return chunks ? few_outputs_kernel<Math, true>(columns) : few_outputs_kernel<Math, false>(columns);
 }
 
 }  // namespace cks::cuda

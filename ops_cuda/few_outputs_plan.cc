@@ -11,44 +11,38 @@ int64_t floor_div(int64_t a, int64_t b) { return -ceil_div(-a, b); }
 // One axis of a tile of `box` outputs; of a transposed convolution `box` is a multiple of the stride, so that all tiles
 // are alike.
 struct Axis {
-  int64_t patch, first, step, tap_step, pixel_step;
-  std::vector<Reach> reaches;
+  int64_t box, patch, first, step, tap_step, pixel_step;
 };
 
 Axis axis_of(const Problem& p, int axis, int64_t box) {
+  const int64_t s = p.stride[axis], d = p.dilation[axis], pad = p.pad[axis], span = (p.filter.extent[axis] - 1) * d;
+  if (p.filter.op == Operator::kConv) return {box, (box - 1) * s + span + 1, -pad, box * s, 1, d};
+  const int64_t first = ceil_div(pad - span, s), last = floor_div(box - 1 + pad, s), common = std::gcd(s, d);
+  return {box, std::max<int64_t>(1, last - first + 1), first, box / s, s / common, -d / common};
+}
+
+void add_reaches(const Problem& p, int axis, const Axis& a, std::vector<Reach>& reaches) {
   const int64_t s = p.stride[axis], d = p.dilation[axis], pad = p.pad[axis], taps = p.filter.extent[axis];
-  Axis a;
-  if (p.filter.op == Operator::kConv) {
-    a.first = -pad, a.step = box * s, a.patch = (box - 1) * s + (taps - 1) * d + 1;
-    a.tap_step = 1, a.pixel_step = d;
-    for (int64_t o = 0; o < box; ++o) a.reaches.push_back({0, int16_t(taps), int32_t(o * s)});
-    return a;
-  }
-  const int64_t common = std::gcd(s, d);
-  a.first = ceil_div(pad - (taps - 1) * d, s), a.step = box / s;
-  a.patch = std::max<int64_t>(1, floor_div(box - 1 + pad, s) - a.first + 1);
-  a.tap_step = s / common, a.pixel_step = -d / common;
-  for (int64_t o = 0; o < box; ++o) {
+  for (int64_t o = 0; o < a.box; ++o) {
+    if (p.filter.op == Operator::kConv) {
+      reaches.push_back({0, int16_t(taps), int32_t(o * s)});
+      continue;
+    }
     int64_t tap = 0;
     while (tap < taps && (o + pad - tap * d) % s != 0) ++tap;
     const int64_t pixel = tap < taps ? (o + pad - tap * d) / s - a.first : 0;
-    a.reaches.push_back({int16_t(tap), int16_t(ceil_div(taps - tap, a.tap_step)), int32_t(pixel)});
+    reaches.push_back({int16_t(tap), int16_t(ceil_div(taps - tap, a.tap_step)), int32_t(pixel)});
   }
-  return a;
 }
 
-// Everything that depends on the box.
-void cut(const Problem& p, const std::array<int64_t, 3>& box, FewOutputsPlan& plan) {
-  const Axis d = axis_of(p, 0, box[0]), h = axis_of(p, 1, box[1]), w = axis_of(p, 2, box[2]);
+// All but the reaches that depends on the box.
+void cut(const std::array<Axis, 3>& axes, FewOutputsPlan& plan) {
   const auto three = [&](int64_t Axis::* which) {
-    return Int3{int32_t(d.*which), int32_t(h.*which), int32_t(w.*which)};
+    return Int3{int32_t(axes[0].*which), int32_t(axes[1].*which), int32_t(axes[2].*which)};
   };
-  plan.box = to_int3(Dims(box));
-  plan.patch = three(&Axis::patch), plan.patch_first = three(&Axis::first), plan.patch_step = three(&Axis::step);
+  plan.box = three(&Axis::box), plan.patch = three(&Axis::patch);
+  plan.patch_first = three(&Axis::first), plan.patch_step = three(&Axis::step);
   plan.tap_step = three(&Axis::tap_step), plan.pixel_step = three(&Axis::pixel_step);
-  plan.reaches = d.reaches;
-  plan.reaches.insert(plan.reaches.end(), h.reaches.begin(), h.reaches.end());
-  plan.reaches.insert(plan.reaches.end(), w.reaches.begin(), w.reaches.end());
 }
 
 }  // namespace
@@ -62,31 +56,39 @@ std::optional<FewOutputsPlan> plan_few_outputs(const Problem& p, DataType type, 
   plan.channel_blocks = int32_t(ceil_div(f.C * int64_t(size_of(type)), 64));
   plan.filter_pitch = 16 * (plan.channel_blocks | 1);  // an odd number of blocks: columns 16 banks apart
   const int64_t columns = kFewOutputsColumns * plan.filter_pitch * 4 <= shared_bytes / 2 ? kFewOutputsColumns : 16;
-  const int64_t turn_taps = std::min(f.taps(), columns / f.K);
-  if (turn_taps == 0) return {};
-  plan.columns = turn_taps * f.K <= 16 ? 16 : kFewOutputsColumns;
-  plan.turn_taps = int32_t(turn_taps), plan.turns = int32_t(ceil_div(f.taps(), turn_taps));
+  const int64_t line = f.extent[2] * f.K, lines = f.extent[0] * f.extent[1];
+  const int64_t turn_lines = std::min(lines, columns / line);
+  if (turn_lines == 0) return {};
+  plan.columns = turn_lines * line <= 16 ? 16 : turn_lines * line <= 24 ? 24 : kFewOutputsColumns;
+  plan.turn_lines = int32_t(turn_lines), plan.turns = int32_t(ceil_div(lines, turn_lines));
   plan.product_pitch = plan.columns + 1;
   if (plan.filter_bytes() > shared_bytes / 2) return {};
 
   // The box that takes the least time: a tile's rows and its own work, times the tiles of the busiest multiprocessor.
-  std::array<int64_t, 3> unit, best{};
+  std::array<int64_t, 3> unit;
   for (int axis = 0; axis < 3; ++axis) unit[axis] = f.op == Operator::kConvTranspose ? p.stride[axis] : 1;
+  const auto sizes = [&](int axis) {  // that are worth trying
+    std::vector<Axis> sizes;
+    for (int64_t box = unit[axis]; box < 2 * std::max(p.output[axis], unit[axis]) && box <= 1024; box *= 2)
+      sizes.push_back(axis_of(p, axis, box));
+    return sizes;
+  };
+  std::array<Axis, 3> best{};
   double best_time = 0;
-  for (int64_t w = unit[2]; w < 2 * std::max(p.output[2], unit[2]) && w <= 1024; w *= 2)
-    for (int64_t h = unit[1]; h < 2 * std::max(p.output[1], unit[1]) && h <= 1024; h *= 2)
-      for (int64_t d = unit[0]; d < 2 * std::max(p.output[0], unit[0]) && d <= 1024; d *= 2) {
-        const int64_t patch = axis_of(p, 0, d).patch * axis_of(p, 1, h).patch * axis_of(p, 2, w).patch;
-        if (patch * plan.product_pitch * 4 > shared_bytes || d * h * w > 4096) break;
-        FewOutputsPlan tried = plan;
-        cut(p, {d, h, w}, tried);
-        if (tried.shared_bytes(f.K) > shared_bytes) break;
-        const int64_t tiles = p.N * ceil_div(p.output[0], d) * ceil_div(p.output[1], h) * ceil_div(p.output[2], w);
-        const double time = double(ceil_div(tiles, 2 * multiprocessors)) * double(128 + tried.product_rows());
+  for (const Axis& w : sizes(2))
+    for (const Axis& h : sizes(1))
+      for (const Axis& d : sizes(0)) {
+        if (d.patch * h.patch * w.patch * plan.product_pitch * 4 > shared_bytes || d.box * h.box * w.box > 4096) break;
+        cut({d, h, w}, plan);
+        if (plan.shared_bytes(f.K) > shared_bytes) break;
+        const int64_t tiles =
+            p.N * ceil_div(p.output[0], d.box) * ceil_div(p.output[1], h.box) * ceil_div(p.output[2], w.box);
+        const double time = double(ceil_div(tiles, 2 * multiprocessors)) * double(128 + plan.product_rows());
         if (best_time == 0 || time <= best_time) best = {d, h, w}, best_time = time;
       }
   if (best_time == 0) return {};
-  cut(p, best, plan);
+  cut(best, plan);
+  for (int axis = 0; axis < 3; ++axis) add_reaches(p, axis, best[size_t(axis)], plan.reaches);
   return plan;
 }
 

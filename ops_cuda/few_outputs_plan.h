@@ -2,7 +2,7 @@
 //
 // Every tap and output channel is a column: one matrix product of the input pixels of a patch with all columns reads
 // each pixel once, and an output is the sum of the products of its taps, found at the pixels that they meet. Where
-// there are too many columns, taps go in turns.
+// there are too many columns, lines of the filter go in turns.
 #pragma once
 #include <optional>
 #include <vector>
@@ -27,17 +27,17 @@ struct FewOutputsPlan {
   Int3 patch_first{}, patch_step{};  // tile i begins at input coordinate first + i * step
   Int3 tap_step{}, pixel_step{};
   std::vector<Reach> reaches;  // box.d of them, then box.h, then box.w
-  int32_t turn_taps, turns;
-  int32_t columns;         // of a turn, as many as the kernel knows: 16 or 48
-  int32_t channel_blocks;  // of 64 bytes
-  int32_t filter_pitch;    // words of a column's weights in shared memory
-  int32_t product_pitch;   // floats of a pixel's products there
+  int32_t turn_lines, turns;   // a line: the taps of one (t, r)
+  int32_t columns;             // of a turn, as many as the kernel knows: 16, 24 or 48
+  int32_t channel_blocks;      // of 64 bytes
+  int32_t filter_pitch;        // words of a column's weights in shared memory
+  int32_t product_pitch;       // floats of a pixel's products there
 
   int64_t patch_pixels() const { return int64_t(patch.d) * patch.h * patch.w; }
   int64_t product_rows() const { return round_up(patch_pixels(), kFewOutputsRows); }
   int64_t filter_bytes() const { return int64_t(columns) * filter_pitch * 4; }
   int64_t product_bytes() const { return product_rows() * product_pitch * 4; }
-  int64_t reach_bytes() const { return int64_t(reaches.size() * sizeof(Reach)); }
+  int64_t reach_bytes() const { return (int64_t(box.d) + box.h + box.w) * int64_t(sizeof(Reach)); }
   int64_t sum_bytes(int64_t K) const { return turns > 1 ? int64_t(box.d) * box.h * box.w * K * 4 : 0; }
   int64_t shared_bytes(int64_t K) const { return filter_bytes() + product_bytes() + reach_bytes() + sum_bytes(K); }
 };

@@ -39,13 +39,13 @@ bool depthwise_can(const ConvolutionSpec& spec) {
   const Filter& f = spec.problem.filter;
   if (f.op != Operator::kConv || f.groups != f.C || f.groups != f.K) return false;
   // How many multiprocessors there are decides how small the parts are, not whether they fit.
-  return by_planes(f, spec.layout) ? plan_planes(spec.problem, 1).has_value()
+  return by_planes(f, spec.layout) ? plan_planes(spec.problem, spec.type, 1).has_value()
                                    : depthwise_chunks_can(spec.problem, spec.type);
 }
 
 bool few_inputs_can(const ConvolutionSpec& spec, const Device& device) {
   return has_tensor_cores(spec.type, device) && !is_direct(spec.problem.filter) &&
-         plan_few_inputs(spec.problem, spec.type, half_of_shared(device));
+         plan_few_inputs(spec.problem, spec.type, spec.layout, half_of_shared(device));
 }
 
 bool few_outputs_can(const ConvolutionSpec& spec, const Device& device) {

@@ -1,43 +1,56 @@
-// Copies of a patch of the input by rows, with loads that wait together.
+// Copies of a patch of the input by rows, with loads that wait together and little arithmetic for each.
 #pragma once
 #include <cstdint>
 
 namespace cks::cuda {
 
-// A unit to copy, an element or several: from x (-1: zeros stand for it), to the patch; both counted in elements.
-template <class Unit>
-struct Copy {
-  using type = Unit;
+// A unit of a row: where it lies from the row's first one, in x and in the patch, in elements.
+struct UnitPlace {
+  int from, to;
+  bool valid;  // else it is outside the image: zeros
+};
+// A row: where its first unit would lie in x (-1: all zeros) and lies in the patch.
+struct RowPlace {
   int64_t from;
   int to;
 };
 
-// copy_of(row, i) is unit i, of `length`, of a row of the patch; put(to, unit) stores one. row_threads, a power of two,
-// threads copy a row.
-template <int kThreads, class T, class CopyOf, class Put>
-__device__ void copy_rows(const T* x, int length, int rows, int row_threads, CopyOf copy_of, Put put) {
-  constexpr int kBatch = 8;
-  using Unit = typename decltype(copy_of(0, 0))::type;
-  const int rows_at_once = kThreads / row_threads, first = threadIdx.x % row_threads;
-  int row = threadIdx.x / row_threads, i = first;
-  while (row < rows) {
-    Unit unit[kBatch];
-    int to[kBatch];
+// Units [0, length) of rows [0, rows); unit_at(i), row_at(row) tell where, put(to, unit) stores. row_threads, a power
+// of two, threads copy a row.
+template <int kThreads, class Unit, class T, class UnitAt, class RowAt, class Put>
+__device__ void copy_rows(const T* x, int length, int rows, int row_threads_log2, UnitAt unit_at, RowAt row_at,
+                          Put put) {
+  constexpr int kUnits = 4, kRows = sizeof(Unit) == 16 ? 2 : 4;  // of a thread at once
+  const int row_threads = 1 << row_threads_log2, rows_at_once = kThreads >> row_threads_log2;
+  for (int first = threadIdx.x & (row_threads - 1); first < length; first += kUnits * row_threads) {
+    UnitPlace place[kUnits];
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      to[j] = -1;
-      unit[j] = Unit{};
-      if (row < rows && i < length) {
-        const Copy<Unit> copy = copy_of(row, i);
-        to[j] = copy.to;
-        if (copy.from >= 0) unit[j] = __ldg(reinterpret_cast<const Unit*>(x + copy.from));
-      }
-      i += row_threads;
-      if (i - first >= length) i = first, row += rows_at_once;
+    for (int i = 0; i < kUnits; ++i) {
+      const int unit = first + i * row_threads;
+      place[i] = unit_at(unit);
+      if (unit >= length) place[i].valid = false, place[i].to = -1;
     }
+    for (int row = threadIdx.x >> row_threads_log2; row < rows; row += kRows * rows_at_once) {
+      Unit unit[kRows][kUnits];
+      int to[kRows];
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j)
-      if (to[j] >= 0) put(to[j], unit[j]);
+      for (int r = 0; r < kRows; ++r) {
+        RowPlace at{-1, -1};
+        if (row + r * rows_at_once < rows) at = row_at(row + r * rows_at_once);
+        to[r] = at.to;
+        const T* const source = x + at.from;
+#pragma unroll
+        for (int i = 0; i < kUnits; ++i) {
+          unit[r][i] = Unit{};
+          if (at.from >= 0 && place[i].valid) unit[r][i] = __ldg(reinterpret_cast<const Unit*>(source + place[i].from));
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+#pragma unroll
+        for (int i = 0; i < kUnits; ++i)
+          if (to[r] >= 0 && place[i].to >= 0) put(to[r] + place[i].to, unit[r][i]);
+    }
   }
 }
 

@@ -48,8 +48,8 @@ Problem random_problem(std::mt19937& random, Operator op, int64_t groups, int64_
 }
 
 // Every weight of a slice meets its element of the patch, once; what else fills the words counts nothing.
-void check_few_inputs(const Problem& p, DataType type) {
-  const auto plan = plan_few_inputs(p, type, half_of_shared(kH200));
+void check_few_inputs(const Problem& p, DataType type, Layout layout) {
+  const auto plan = plan_few_inputs(p, type, layout, half_of_shared(kH200));
   if (!plan) return;
   const Filter& f = p.filter;
   const int64_t per_word = 4 / int64_t(size_of(type)), row = plan->row_pitch;
@@ -79,10 +79,24 @@ void check_few_inputs(const Problem& p, DataType type) {
       last = std::max(last, element);
     }
   expect(int64_t(element_of.size()) == count, "and no other");
-  const Int3 box = plan->box;
-  const int64_t base = ((box.d - 1) * p.stride[0] * plan->patch.h + (box.h - 1) * p.stride[1]) * row +
+  // The patch begins at `origin`, rows by chunks a little earlier, at a chunk of x in every tile.
+  const Int3 box = plan->box, patch = plan->patch;
+  const int64_t base = ((box.d - 1) * p.stride[0] * patch.h + (box.h - 1) * p.stride[1]) * row +
                        (box.w - 1) * p.stride[2] * plan->pixel_pitch;
-  expect(base + last < plan->patch_words * per_word, "all inside the patch");
+  expect(plan->origin + base + last < plan->patch_words * per_word, "all inside the patch");
+  expect(plan->shifted || per_word == 1 || (plan->origin % 2 == 0 && plan->pixel_pitch * p.stride[2] % 2 == 0),
+         "without a second patch no pair begins at an odd element");
+  const bool planes = plan->source == PatchSource::kPlaneRuns;
+  if (!planes && plan->source != PatchSource::kRuns) return;
+  const int64_t chunk = 4 * per_word, in_row = planes ? 1 : f.C, stretch = planes ? plan->pixel_pitch : 1;
+  for (int64_t tile = 0; tile * box.w < p.output[2]; ++tile)
+    expect(((tile * box.w * p.stride[2] - p.pad[2]) * in_row - plan->lead) % chunk == 0, "rows begin at a chunk");
+  const int64_t chunks = ceil_div(plan->lead + patch.w * (planes ? 1 : f.C), chunk);
+  const int64_t begin = plan->origin - plan->lead * stretch,
+                end = begin + (chunks * chunk - 1) * stretch + (planes ? plan->slice_c : 1);
+  expect(begin >= (plan->shifted ? 1 : 0), "and are put inside the patch,");
+  expect(end - row <= begin, "none into the next row,");
+  expect((int64_t(patch.d) * patch.h - 1) * row + end <= plan->patch_words * per_word, "nor past the last");
 }
 
 // By the definition in plan/problem.h: the input that output o meets through tap t on an axis, if any.
@@ -101,7 +115,9 @@ void check_few_outputs(const Problem& p, DataType type) {
   const auto plan = plan_few_outputs(p, type, 132, half_of_shared(kH200));
   if (!plan) return;
   expect(plan->shared_bytes(p.filter.K) <= half_of_shared(kH200), "a plan of few outputs fits");
-  expect(plan->turns * plan->turn_taps >= p.filter.taps() && plan->turn_taps * p.filter.K <= plan->columns,
+  const Dims& extent = p.filter.extent;
+  expect(plan->turns * plan->turn_lines >= extent[0] * extent[1] &&
+             plan->turn_lines * extent[2] * p.filter.K <= plan->columns,
          "the turns hold all taps, a turn no more than its columns");
   const int32_t box[] = {plan->box.d, plan->box.h, plan->box.w},
                 patch[] = {plan->patch.d, plan->patch.h, plan->patch.w};
@@ -129,8 +145,8 @@ void check_few_outputs(const Problem& p, DataType type) {
   expect(at == plan->reaches.size(), "a reach for each coordinate of the box");
 }
 
-void check_planes(const Problem& p) {
-  const auto plan = plan_planes(p, 132);
+void check_planes(const Problem& p, DataType type) {
+  const auto plan = plan_planes(p, type, 132);
   if (!plan) return;
   expect(plan->shared_bytes(p.filter.extent[2]) <= kPlaneSharedBytes, "the planes fit");
   const int64_t out_step = slide_of(p.stride[1], p.dilation[1]).out_step;
@@ -142,8 +158,11 @@ void check_planes(const Problem& p) {
   const auto needs = [&](int axis, int64_t box) {
     return (box - 1) * p.stride[axis] + (p.filter.extent[axis] - 1) * p.dilation[axis] + 1;
   };
-  expect(plan->patch_h >= needs(1, plan->box_h) && plan->patch_w >= needs(2, plan->box_w),
+  expect(plan->patch_h >= needs(1, plan->box_h) && plan->patch_pitch >= plan->lead + needs(2, plan->box_w),
          "the patch is all they read");
+  const int64_t chunk = 16 / int64_t(size_of(type));
+  for (int64_t first = 0; plan->chunks && first < p.output[2]; first += plan->box_w)
+    expect((first * p.stride[2] - p.pad[2] - plan->lead) % chunk == 0, "its rows begin at a chunk");
 }
 
 void test_random_plans() {
@@ -152,9 +171,10 @@ void test_random_plans() {
     const DataType type = pick(random, {0, 1}) ? DataType::kHalf : DataType::kFloat;
     const int64_t groups = pick(random, {1, 1, 2, 8, 32}), c = pick(random, {1, 2, 3, 4, 8, 12, 16, 24, 56}),
                   k = pick(random, {1, 2, 3, 4, 12, 17, 64, 100});
-    check_few_inputs(random_problem(random, Operator::kConv, groups, c, k), type);
+    check_few_inputs(random_problem(random, Operator::kConv, groups, c, k), type,
+                     pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW);
     check_few_outputs(random_problem(random, i % 2 ? Operator::kConv : Operator::kConvTranspose, 1, c, k), type);
-    check_planes(random_problem(random, Operator::kConv, groups, 1, 1));
+    check_planes(random_problem(random, Operator::kConv, groups, 1, 1), type);
   }
 }
 
