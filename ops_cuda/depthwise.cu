@@ -8,7 +8,6 @@
 #include "ops_cuda/kernel.h"
 #include "ops_cuda/launch.cuh"
 #include "ops_cuda/patch_copy.cuh"
-#include "ops_cuda/patch_rows.h"
 #include "ops_cuda/work_tile.cuh"
 
 namespace cks::cuda {
@@ -152,6 +151,11 @@ __device__ void add_taps(float (&sum)[kOutputs], const float* x, int step, const
   }
 }
 
+// Outputs of a thread that exist, `step` apart, the first so far from the end.
+__device__ int outputs_left(int extent, int step) {
+  return step == 1 || extent <= 0 ? extent : (extent + step - 1) / step;
+}
+
 template <class T, int kStep>
 __global__ void __launch_bounds__(kPlaneThreads) depthwise_planes(const __grid_constant__ PlaneArgs args) {
   constexpr int kOutputs = kPlaneOutputs<kStep>;
@@ -203,7 +207,7 @@ __global__ void __launch_bounds__(kPlaneThreads) depthwise_planes(const __grid_c
   const int across = args.across.divisor;
   for (int i = threadIdx.x; i < planes * args.strips * across; i += kPlaneThreads) {
     const int row = args.across.quotient(i), plane = args.strips_of_plane.quotient(row);
-    const int w = i - row * across, strip = row - plane * args.strips, k = channel(plane);
+    const int w = i - row * across, strip = row - plane * args.strips;
     const int h = kStep > 0 ? first_of_strip(strip, kOutputs, args.out_step) : strip;
     const float* const corner =
         patch + (plane * args.patch_h + h * args.stride.h) * args.patch_pitch + args.lead + w * args.stride.w;
@@ -230,22 +234,28 @@ __global__ void __launch_bounds__(kPlaneThreads) depthwise_planes(const __grid_c
         }
       }
     }
+    if (first_w + w >= args.output.w) continue;
     const Epilogue& e = args.epilogue;
     const int64_t first = ((first_plane + plane) * args.output.h + first_h + h) * args.output.w + first_w + w;
-    const int to_next = kStep > 0 ? args.out_step * args.output.w : across;
-    const float bias = e.bias ? to_float(static_cast<const T*>(e.bias)[k]) : 0.f;
-    bool valid[kOutputs];
+    const int64_t to_next = kStep > 0 ? args.out_step * args.output.w : across;
+    const int count = kStep > 0 ? outputs_left(args.output.h - first_h - h, args.out_step)
+                                : outputs_left(args.output.w - first_w - w, across);
+    if (e.bias) {
+      const float bias = to_float(static_cast<const T*>(e.bias)[channel(plane)]);
 #pragma unroll
-    for (int p = 0; p < kOutputs; ++p) {
-      valid[p] = kStep > 0 ? first_h + h + p * args.out_step < args.output.h && first_w + w < args.output.w
-                           : first_h + h < args.output.h && first_w + w + p * across < args.output.w;
-      sum[p] += bias;
-      if (e.residual && valid[p]) sum[p] += to_float(static_cast<const T*>(e.residual)[first + p * to_next]);
+      for (float& v : sum) v += bias;
+    }
+    if (e.residual) {
+      const T* residual = static_cast<const T*>(e.residual) + first;
+#pragma unroll
+      for (int p = 0; p < kOutputs; ++p, residual += to_next)
+        if (p < count) sum[p] += to_float(*residual);
     }
     activate_by_calls(e, sum);
+    T* y = static_cast<T*>(e.y) + first;
 #pragma unroll
-    for (int p = 0; p < kOutputs; ++p)
-      if (valid[p]) static_cast<T*>(e.y)[first + p * to_next] = from_float<T>(sum[p]);
+    for (int p = 0; p < kOutputs; ++p, y += to_next)
+      if (p < count) *y = from_float<T>(sum[p]);
   }
 }
 
@@ -342,7 +352,7 @@ class DepthwisePlanes : public ConvolutionKernel {
     args_.blocks_down = int(ceil_div(p.output[1], plan.box_h));
     args_.blocks_across = int(ceil_div(p.output[2], plan.box_w));
     args_.row_units = plan.chunks ? plan.patch_pitch / (16 / int(size_of(type_))) : plan.patch_pitch;
-    args_.row_threads_log2 = row_threads_log2(args_.row_units, kPlaneThreads);
+    args_.row_threads_log2 = row_threads_log2(args_.row_units, plan.chunks, kPlaneThreads);
     args_.patch_rows = Divider(plan.patch_h), args_.strips_of_plane = Divider(plan.strips);
     args_.across = Divider(step_ > 0 ? plan.box_w : plan.box_w / plan.outputs);
     if (args_.planes > INT32_MAX) throw Error("the convolution is too large: its input has more than 2^31 planes");

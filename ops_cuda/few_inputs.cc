@@ -66,7 +66,7 @@ class FewInputsConv : public ConvolutionKernel {
     const int parts = plan.source == PatchSource::kChunks ? plan.slice_c / chunk : plan.slice_c;
     const int row = plan.lead + plan.patch.w * (planes ? 1 : plan.slice_c);  // elements of x
     args_.row_units = by_chunks(plan.source) ? int(ceil_div(row, chunk)) : row;
-    args_.row_threads_log2 = row_threads_log2(args_.row_units, kFewInputsThreads);
+    args_.row_threads_log2 = row_threads_log2(args_.row_units, by_chunks(plan.source), kFewInputsThreads);
     args_.parts = Divider(parts), args_.patch_h = Divider(plan.patch.h);
     args_.input = to_int3(p.input), args_.output = to_int3(p.output);
     args_.stride = to_int3(p.stride), args_.pad = to_int3(p.pad);

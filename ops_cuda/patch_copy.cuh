@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "ops_cuda/patch_rows.h"
+
 namespace cks::cuda {
 
 // A unit of a row: where it lies from the row's first one, in x and in the patch, in elements.
@@ -20,7 +22,7 @@ struct RowPlace {
 template <int kThreads, class Unit, class T, class UnitAt, class RowAt, class Put>
 __device__ void copy_rows(const T* x, int length, int rows, int row_threads_log2, UnitAt unit_at, RowAt row_at,
                           Put put) {
-  constexpr int kUnits = 4, kRows = sizeof(Unit) == 16 ? 2 : 4;  // of a thread at once
+  constexpr int kRows = 4, kUnits = sizeof(Unit) == kWideUnit ? 1 : kNarrowUnits;  // of a thread at once
   const int row_threads = 1 << row_threads_log2, rows_at_once = kThreads >> row_threads_log2;
   for (int first = threadIdx.x & (row_threads - 1); first < length; first += kUnits * row_threads) {
     UnitPlace place[kUnits];

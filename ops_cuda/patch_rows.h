@@ -3,10 +3,14 @@
 
 namespace cks::cuda {
 
-// As a power of two, where a thread takes four units of a row at once.
-inline int row_threads_log2(int length, int threads) {
+inline constexpr int kWideUnit = 16;    // bytes: a thread copies one of a row at once,
+inline constexpr int kNarrowUnits = 4;  // of smaller units so many
+
+// As a power of two.
+inline int row_threads_log2(int length, bool wide, int threads) {
+  const int units = wide ? 1 : kNarrowUnits;
   int log2 = 3;
-  while (2 << log2 <= threads && 4 << log2 < length) ++log2;
+  while (2 << log2 <= threads && units << log2 < length) ++log2;
   return log2;
 }
 
