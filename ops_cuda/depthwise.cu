@@ -115,12 +115,18 @@ __global__ void __launch_bounds__(kChunkThreads, 2) depthwise_chunks(const __gri
         row += int64_t(taps) * args.dilation.w * args.C, weights += int64_t(taps) * args.C;
       }
     }
+  if (args.epilogue.bias)
+#pragma unroll
+    for (int p = 0; p < kChunkOutputs; ++p) add_neighbours(sum[p], static_cast<const T*>(args.epilogue.bias) + k);
 #pragma unroll
   for (int p = 0; p < kChunkOutputs; ++p) {
     const Int3 q{o.d, o.h, o.w + p * args.out_step};
     if (q.w >= args.output.w) break;
     const int64_t pixel = int64_t(n) * args.output.d * args.output.h * args.output.w + pixel_index(args.output, q);
-    store_neighbours<T, Along::kChannels, Activations::kCalls>(args.epilogue, sum[p], k, pixel * args.C + k);
+    if (args.epilogue.residual)
+      add_neighbours(sum[p], static_cast<const T*>(args.epilogue.residual) + pixel * args.C + k);
+    activate_by_calls(args.epilogue, sum[p]);
+    store_neighbours(sum[p], static_cast<T*>(args.epilogue.y) + pixel * args.C + k);
   }
 }
 
@@ -129,8 +135,8 @@ __global__ void __launch_bounds__(kChunkThreads, 2) depthwise_chunks(const __gri
 struct PlaneArgs : DepthwiseArgs {
   int32_t planes_together, box_h, box_w, strips, patch_h, patch_pitch, lead, filter_pitch;
   bool chunks;
-  int32_t row_units;  // of a row of the patch, elements or chunks
-  int32_t blocks_down, blocks_across, out_step, row_threads_log2;
+  Divider row_units;  // of a row of the patch, elements or chunks
+  int32_t blocks_down, blocks_across, out_step;
   Divider patch_rows, across, strips_of_plane;  // by patch_h, by threads along w, by strips
   int64_t planes;
 };
@@ -180,8 +186,8 @@ __global__ void __launch_bounds__(kPlaneThreads) depthwise_planes(const __grid_c
   const int corner_h = first_h * args.stride.h - args.pad.h, corner_w = first_w * args.stride.w - args.pad.w;
   const auto row_at = [&](int row) {
     const int plane = args.patch_rows.quotient(row), h = corner_h + row - plane * args.patch_h;
-    const int64_t line = (first_plane + plane) * args.input.h + h;
-    return RowPlace{unsigned(h) < unsigned(args.input.h) ? line * args.input.w : -1, row * args.patch_pitch};
+    return RowPlace{((first_plane + plane) * args.input.h + h) * args.input.w, row * args.patch_pitch,
+                    unsigned(h) < unsigned(args.input.h)};
   };
   const auto place_at = [&](int i) {  // of an element, counted from the row's begin
     const int w = corner_w - args.lead + i;
@@ -190,8 +196,7 @@ __global__ void __launch_bounds__(kPlaneThreads) depthwise_planes(const __grid_c
   const T* const x = static_cast<const T*>(args.x);
   if (args.chunks)
     copy_rows<kPlaneThreads, uint4>(
-        x, args.row_units, planes * args.patch_h, args.row_threads_log2, [&](int i) { return place_at(i * kChunk<T>); },
-        row_at,
+        x, args.row_units, planes * args.patch_h, row_at, [&](int i) { return place_at(i * kChunk<T>); },
         [&](int at, uint4 chunk) {
           float v[kChunk<T>];
           unpack_chunk<T>(chunk, v);
@@ -200,7 +205,7 @@ __global__ void __launch_bounds__(kPlaneThreads) depthwise_planes(const __grid_c
             *reinterpret_cast<float4*>(patch + at + j) = make_float4(v[j], v[j + 1], v[j + 2], v[j + 3]);
         });
   else
-    copy_rows<kPlaneThreads, T>(x, args.row_units, planes * args.patch_h, args.row_threads_log2, place_at, row_at,
+    copy_rows<kPlaneThreads, T>(x, args.row_units, planes * args.patch_h, row_at, place_at,
                                 [&](int at, T v) { patch[at] = to_float(v); });
   __syncthreads();
 
@@ -351,8 +356,7 @@ class DepthwisePlanes : public ConvolutionKernel {
     args_.chunks = plan.chunks, args_.filter_pitch = plan.filter_pitch;
     args_.blocks_down = int(ceil_div(p.output[1], plan.box_h));
     args_.blocks_across = int(ceil_div(p.output[2], plan.box_w));
-    args_.row_units = plan.chunks ? plan.patch_pitch / (16 / int(size_of(type_))) : plan.patch_pitch;
-    args_.row_threads_log2 = row_threads_log2(args_.row_units, plan.chunks, kPlaneThreads);
+    args_.row_units = Divider(plan.chunks ? plan.patch_pitch / (16 / int(size_of(type_))) : plan.patch_pitch);
     args_.patch_rows = Divider(plan.patch_h), args_.strips_of_plane = Divider(plan.strips);
     args_.across = Divider(step_ > 0 ? plan.box_w : plan.box_w / plan.outputs);
     if (args_.planes > INT32_MAX) throw Error("the convolution is too large: its input has more than 2^31 planes");

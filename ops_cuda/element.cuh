@@ -76,6 +76,25 @@ __device__ uint4 pack_chunk(const float (&v)[kChunk<T>]) {
           pack_word(v + 3 * kPerWord, type)};
 }
 
+// One to four words of memory as one vector.
+template <int kWords>
+struct alignas(kWords * 4) Words {
+  uint32_t word[kWords];
+};
+template <int kWords>
+__device__ Words<kWords> load_words(const void* from) {
+  static_assert(kWords == 1 || kWords == 2 || kWords == 4);
+  if constexpr (kWords == 1) {
+    return {{__ldg(static_cast<const uint32_t*>(from))}};
+  } else if constexpr (kWords == 2) {
+    const uint2 v = __ldg(static_cast<const uint2*>(from));
+    return {{v.x, v.y}};
+  } else {
+    const uint4 v = __ldg(static_cast<const uint4*>(from));
+    return {{v.x, v.y, v.z, v.w}};
+  }
+}
+
 // One element, or a chunk, as a kernel on CUDA cores loads it; zeros where it is not valid.
 template <class T, int kVector>
 struct Elements {

@@ -69,51 +69,39 @@ __device__ void activate_by_calls(const Epilogue& e, float (&v)[kCount]) {
   for_all(v, [&](float x) { return activated(e.kind, e.alpha, e.beta, x); });
 }
 
-template <class T>
-__device__ __noinline__ void store_output_by_call(const Epilogue& e, float sum, int64_t k, int64_t offset) {
-  store_output<T>(e, sum, k, offset);
-}
-
-// kCount neighbours in y: outputs of channels k, k + 1, ..., or pixels of channel k. The words that hold them move at
-// once: offset (and k, of channels) is a multiple of kCount.
-enum class Along { kChannels, kPixels };
-enum class Activations { kInline, kCalls };
-template <class T, Along kAlong, Activations kActivations, int kCount>
-__device__ void store_neighbours(const Epilogue& e, float (&v)[kCount], int64_t k, int64_t offset) {
-  constexpr int kPerWord = 4 / int(sizeof(T)), kWords = kCount / kPerWord;
-  struct alignas(kWords * 4) Words {
-    uint32_t word[kWords];
-  };
-  const auto add = [&](const void* from, int64_t at) {
+// kCount elements side by side, moved at once: a vector of them must be aligned to its size.
+template <class T, int kCount>
+__device__ void add_neighbours(float (&v)[kCount], const T* from) {
+  if constexpr (kCount == 1) {
+    v[0] += to_float(*from);
+  } else {
+    const auto words = load_words<kCount* int(sizeof(T)) / 4>(from);
     float term[kCount];
-    unpack<T>(reinterpret_cast<const Words*>(static_cast<const T*>(from) + at)->word, term);
+    unpack<T>(words.word, term);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) v[i] += term[i];
-  };
-  if (e.bias) {
-    if constexpr (kAlong == Along::kChannels) {
-      add(e.bias, k);
-    } else {
-      const float bias = to_float(static_cast<const T*>(e.bias)[k]);
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) v[i] += bias;
-    }
   }
-  if (e.residual) add(e.residual, offset);
-  if constexpr (kActivations == Activations::kInline)
-    activate(e, v);
-  else
-    activate_by_calls(e, v);
-  Words words;
+}
+template <class T, int kCount>
+__device__ void store_neighbours(const float (&v)[kCount], T* to) {
+  if constexpr (kCount == 1) {
+    *to = from_float<T>(v[0]);
+  } else {
+    constexpr int kPerWord = 4 / int(sizeof(T)), kWords = kCount / kPerWord;
+    Words<kWords> words;
 #pragma unroll
-  for (int i = 0; i < kWords; ++i) words.word[i] = pack_word(v + i * kPerWord, static_cast<T*>(nullptr));
-  *reinterpret_cast<Words*>(static_cast<T*>(e.y) + offset) = words;
+    for (int i = 0; i < kWords; ++i) words.word[i] = pack_word(v + i * kPerWord, static_cast<T*>(nullptr));
+    *reinterpret_cast<Words<kWords>*>(to) = words;
+  }
 }
 
 // A chunk of outputs of channels k, k + 1, ..., contiguous in y; k and offset are multiples of the chunk.
 template <class T>
 __device__ void store_chunk(const Epilogue& e, float (&v)[kChunk<T>], int64_t k, int64_t offset) {
-  store_neighbours<T, Along::kChannels, Activations::kInline>(e, v, k, offset);
+  if (e.bias) add_neighbours(v, static_cast<const T*>(e.bias) + k);
+  if (e.residual) add_neighbours(v, static_cast<const T*>(e.residual) + offset);
+  activate(e, v);
+  store_neighbours(v, static_cast<T*>(e.y) + offset);
 }
 
 }  // namespace cks::cuda

@@ -7,7 +7,6 @@
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel_choice.h"
 #include "ops_cuda/pack.h"
-#include "ops_cuda/patch_rows.h"
 #include "ops_cuda/shared_memory.h"
 
 namespace cks::cuda {
@@ -40,7 +39,7 @@ class FewInputsConv : public ConvolutionKernel {
   void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void*,
            Stream stream) const override {
     if (by_chunks(args_.source)) require_aligned(x, "X");
-    if (args_.neighbours) require_aligned(y, "Y"), require_aligned(residual, "Z"), require_aligned(bias, "B");
+    if (args_.neighbours) require_aligned(y, "Y"), require_aligned(residual, "Z");
     FewInputsArgs args = args_;
     args.x = x, args.filter = filter;
     args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
@@ -65,8 +64,7 @@ class FewInputsConv : public ConvolutionKernel {
     const bool planes = plan.source == PatchSource::kPlanes || plan.source == PatchSource::kPlaneRuns;
     const int parts = plan.source == PatchSource::kChunks ? plan.slice_c / chunk : plan.slice_c;
     const int row = plan.lead + plan.patch.w * (planes ? 1 : plan.slice_c);  // elements of x
-    args_.row_units = by_chunks(plan.source) ? int(ceil_div(row, chunk)) : row;
-    args_.row_threads_log2 = row_threads_log2(args_.row_units, by_chunks(plan.source), kFewInputsThreads);
+    args_.row_units = Divider(by_chunks(plan.source) ? ceil_div(row, chunk) : row);
     args_.parts = Divider(parts), args_.patch_h = Divider(plan.patch.h);
     args_.input = to_int3(p.input), args_.output = to_int3(p.output);
     args_.stride = to_int3(p.stride), args_.pad = to_int3(p.pad);

@@ -11,8 +11,8 @@ struct FewInputsArgs {
   const FewInputsWord* words;
   int32_t steps;
   PatchSource source;
-  int32_t row_units, row_threads_log2;  // of a row of the patch as it is copied
-  Divider patch_h, parts;               // parts: units of a pixel, or (planes) channels of a slice
+  Divider row_units;       // of a row of the patch as it is copied
+  Divider patch_h, parts;  // parts: units of a pixel, or (planes) channels of a slice
   Int3 input, output, stride, pad;
   Int3 box_log2, patch;
   int32_t pixel_pitch, row_pitch, lead, origin, patch_words;

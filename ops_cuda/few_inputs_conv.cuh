@@ -4,8 +4,8 @@
 #pragma once
 #include "ops_cuda/epilogue.cuh"
 #include "ops_cuda/few_inputs.h"
+#include "ops_cuda/fragments.cuh"
 #include "ops_cuda/patch_copy.cuh"
-#include "ops_cuda/split_tf32.cuh"
 #include "ops_cuda/work_tile.cuh"
 
 namespace cks::cuda {
@@ -43,34 +43,30 @@ class FewInputsBlock {
                              part * args_.slice_k + first_column_) *
                                 args_.filter_pitch +
                             part * args_.slice_c;
-    const int columns = args_.slice_k - first_column_;
-    // In the order of fragments: a lane reads the words of two tiles of 8 channels at once.
-    constexpr int kBatch = 8;  // loads that wait together
-    const int count = args_.steps * 8 * kColumns;
-    for (int start = threadIdx.x; start < count; start += kBatch * kFewInputsThreads) {
-      int weight[kBatch][2];
-      Pair value[kBatch];
+    // In the order of fragments, [step][pair][lane][word]: a lane reads the words of two tiles of 8 channels at once. A
+    // thread fills the same word of the same lane of all of them.
+    static_assert(kFewInputsThreads == 4 * 32);
+    const int lane = threadIdx.x / 4, word = threadIdx.x % 4;
+    const int4* const places = reinterpret_cast<const int4*>(args_.words) + lane % 4 + word % 2 * 4;
+    int weights[kTiles / 2];  // of each pair's output channel, from the first of the block; -1: no such channel
 #pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        const int i = start + b * kFewInputsThreads;
-        const int step = i / 128 / (kTiles / 2), lane = i / 4 % 32;
-        weight[b][0] = weight[b][1] = -1;
-        if (i >= count || column_of(i) >= columns) continue;
-        const int4 word = __ldg(reinterpret_cast<const int4*>(args_.words) + step * 8 + lane % 4 + i % 2 * 4);
-        weight[b][0] = word.z, weight[b][1] = word.w;
-      }
+    for (int pair = 0; pair < kTiles / 2; ++pair) {
+      const int j = 2 * (2 * pair + word / 2) + lane / 4 % 2, column = own_column(j, lane / 8);
+      weights[pair] = column < args_.slice_k - first_column_ ? column * args_.filter_pitch : -1;
+    }
+#pragma unroll 4
+    for (int step = 0; step < args_.steps; ++step) {
+      const int4 place = __ldg(places + step * 8);
+      const int from[2] = {place.z, place.w};
 #pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        value[b].word = 0;
+      for (int pair = 0; pair < kTiles / 2; ++pair) {
+        Pair value;
+        value.word = 0;
 #pragma unroll
         for (int j = 0; j < kPerWord; ++j)
-          if (weight[b][j] >= 0)
-            value[b].element[j] =
-                __ldg(filter + weight[b][j] + column_of(start + b * kFewInputsThreads) * args_.filter_pitch);
+          if (from[j] >= 0 && weights[pair] >= 0) value.element[j] = __ldg(filter + (weights[pair] + from[j]));
+        filter_[(step * (kTiles / 2) + pair) * 128 + threadIdx.x] = value.word;
       }
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b)
-        if (start + b * kFewInputsThreads < count) filter_[start + b * kFewInputsThreads] = value[b].word;
     }
     for (int i = threadIdx.x; i < args_.steps * 4; i += kFewInputsThreads) {
       const int4* const words = reinterpret_cast<const int4*>(args_.words) + i / 4 * 8 + i % 4;
@@ -83,34 +79,34 @@ class FewInputsBlock {
   template <bool kShifted>
   __device__ void load_patch(int n, const Int3& corner) {
     const int lines = args_.patch.h * args_.patch.d;
+    const int64_t image = int64_t(n) * args_.C * args_.input.d * args_.input.h * args_.input.w;
     // A row of the patch as pixels, `C` channels apart in x.
     const auto line_at = [&](int line) {
-      const int d = args_.patch_h.quotient(line);
-      const Int3 p{corner.d + d, corner.h + line - d * args_.patch.h, 0};
-      const int64_t pixels = int64_t(args_.input.d) * args_.input.h * args_.input.w;
-      const int64_t first = n * pixels + pixel_index(args_.input, p);
-      return RowPlace{inside(args_.input, p) ? first * args_.C + slice_ * args_.slice_c : -1, line * args_.row_pitch};
+      const int d = args_.patch_h.quotient(line), h = corner.h + line - d * args_.patch.h;
+      const bool valid = unsigned(corner.d + d) < unsigned(args_.input.d) && unsigned(h) < unsigned(args_.input.h);
+      return RowPlace{
+          image + int64_t((corner.d + d) * args_.input.h + h) * (args_.input.w * args_.C) + slice_ * args_.slice_c,
+          args_.origin + line * args_.row_pitch, valid};
     };
     // A row of a plane.
     const auto plane_row_at = [&](int row) {
-      const int line = args_.parts.quotient(row), c = row - line * args_.slice_c, d = args_.patch_h.quotient(line);
-      const Int3 p{corner.d + d, corner.h + line - d * args_.patch.h, 0};
-      const int64_t pixels = int64_t(args_.input.d) * args_.input.h * args_.input.w;
-      const int64_t plane = int64_t(n) * args_.C + slice_ * args_.slice_c + c;
-      return RowPlace{inside(args_.input, p) ? plane * pixels + pixel_index(args_.input, p) : -1,
-                      line * args_.row_pitch + c};
+      const int line = args_.parts.quotient(row), c = row - line * args_.slice_c;
+      const int d = args_.patch_h.quotient(line), h = corner.h + line - d * args_.patch.h;
+      const bool valid = unsigned(corner.d + d) < unsigned(args_.input.d) && unsigned(h) < unsigned(args_.input.h);
+      const int plane = (slice_ * args_.slice_c + c) * args_.input.d + corner.d + d;
+      return RowPlace{image + (int64_t(plane) * args_.input.h + h) * args_.input.w,
+                      args_.origin + line * args_.row_pitch + c, valid};
     };
     // Parts of pixels, args.parts of them, of `size` elements.
     const auto part_at = [&](int i, int size) {
       const int pixel = args_.parts.quotient(i), c = (i - pixel * args_.parts.divisor) * size, w = corner.w + pixel;
-      return UnitPlace{w * args_.C + c, args_.origin + pixel * args_.pixel_pitch + c,
-                       unsigned(w) < unsigned(args_.input.w)};
+      return UnitPlace{w * args_.C + c, pixel * args_.pixel_pitch + c, unsigned(w) < unsigned(args_.input.w)};
     };
     // Chunk i of a row of `length` elements of x, of which `first` is the patch's first; in the patch they lie
     // `stretch` apart.
     const auto chunk_at = [&](int i, int first, int length, int stretch) {
       const int at = first - args_.lead + i * kChunk<T>;
-      return UnitPlace{at, args_.origin + (i * kChunk<T> - args_.lead) * stretch, unsigned(at) < unsigned(length)};
+      return UnitPlace{at, (i * kChunk<T> - args_.lead) * stretch, unsigned(at) < unsigned(length)};
     };
     switch (args_.source) {
       case PatchSource::kChunks:
@@ -141,7 +137,7 @@ class FewInputsBlock {
             lines * args_.slice_c, plane_row_at,
             [&](int i) {
               const int w = corner.w + i;
-              return UnitPlace{w, args_.origin + i * args_.pixel_pitch, unsigned(w) < unsigned(args_.input.w)};
+              return UnitPlace{w, i * args_.pixel_pitch, unsigned(w) < unsigned(args_.input.w)};
             },
             [&](int at, T v) { put<kShifted>(at, v); });
     }
@@ -157,69 +153,58 @@ class FewInputsBlock {
         for (int v = 0; v < 4; ++v) sum_[i][j][v] = 0;
     for (int step = 0; step < args_.steps; ++step) {
       const int4 place = table_[step * 4 + lane % 4];
-      uint32_t a[2][4];
+      uint32_t words[2][4];
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
-        a[r / 2][r % 2] = patch_[base_[r] + place.x] & uint32_t(place.y);
-        a[r / 2][r % 2 + 2] = patch_[base_[r] + place.z] & uint32_t(place.w);
+        words[r / 2][r % 2] = patch_[base_[r] + place.x] & uint32_t(place.y);
+        words[r / 2][r % 2 + 2] = patch_[base_[r] + place.z] & uint32_t(place.w);
       }
+      const Fragment<Math, 4> a[2] = {Fragment<Math, 4>(words[0]), Fragment<Math, 4>(words[1])};
 #pragma unroll
       for (int pair = 0; pair < kTiles / 2; ++pair) {
         const uint4 b = reinterpret_cast<const uint4*>(filter_)[(step * (kTiles / 2) + pair) * 32 + lane];
-        const uint32_t even[2] = {b.x, b.y}, odd[2] = {b.z, b.w};
+        const Fragment<Math, 2> even({b.x, b.y}), odd({b.z, b.w});
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          Math::multiply(sum_[i][2 * pair], a[i], even);
-          Math::multiply(sum_[i][2 * pair + 1], a[i], odd);
+          cks::cuda::multiply(sum_[i][2 * pair], a[i], even);
+          cks::cuda::multiply(sum_[i][2 * pair + 1], a[i], odd);
         }
       }
     }
   }
 
-  __device__ void store(int n, const Int3& origin) const {
-    const int column = threadIdx.x % 4 * kOwn;
-    const int columns = min(args_.slice_k - first_column_ - column, kOwn);
-    const int64_t k = int64_t(slice_) * args_.slice_k + first_column_ + column;
+  __device__ void store(int n, const Int3& origin) {
+    const Epilogue& e = args_.epilogue;
     const int64_t pixels = int64_t(args_.output.d) * args_.output.h * args_.output.w;
-    const bool neighbours = args_.neighbours;
-    int64_t pixel[4];
-    bool valid[4];
+    const int first_k = slice_ * args_.slice_k + first_column_;
+    T* y[4];  // of each row, at the first channel of the block
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       const Int3 p = origin + in_box(row_[r]);
-      valid[r] = inside(args_.output, p);
-      pixel[r] = pixel_index(args_.output, p);
+      const int64_t pixel = (p.d * args_.output.h + p.h) * int64_t(args_.output.w) + p.w;
+      const int64_t at = args_.channels_first ? (int64_t(n) * args_.K + first_k) * pixels + pixel
+                                              : (n * pixels + pixel) * args_.K + first_k;
+      y[r] = inside(args_.output, p) ? static_cast<T*>(e.y) + at : nullptr;
     }
-    if (neighbours && !args_.channels_first) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r)
-#pragma unroll
-        for (int first = 0; first < kOwn; first += kVector) {
-          float v[kVector];
-#pragma unroll
-          for (int j = 0; j < kVector; ++j) v[j] = sum(r, first + j);
-          if (valid[r] && first < columns)
-            store_neighbours<T, Along::kChannels, Activations::kCalls>(args_.epilogue, v, k + first,
-                                                                       (n * pixels + pixel[r]) * args_.K + k + first);
-        }
-    } else if (neighbours) {  // four pixels along w, which are inside or outside together
+    if (e.bias) {
 #pragma unroll
       for (int j = 0; j < kOwn; ++j) {
-        float v[4] = {sum(0, j), sum(1, j), sum(2, j), sum(3, j)};
-        if (valid[0] && j < columns)
-          store_neighbours<T, Along::kPixels, Activations::kCalls>(args_.epilogue, v, k + j,
-                                                                   (int64_t(n) * args_.K + k + j) * pixels + pixel[0]);
+        if (own_column(j) >= args_.slice_k - first_column_) continue;
+        const float bias = to_float(static_cast<const T*>(e.bias)[first_k + own_column(j)]);
+#pragma unroll
+        for (int r = 0; r < 4; ++r) sum(r, j) += bias;
       }
-    } else {
-#pragma unroll
-      for (int r = 0; r < 4; ++r)
-#pragma unroll
-        for (int j = 0; j < kOwn; ++j)
-          if (valid[r] && j < columns)
-            store_output_by_call<T>(args_.epilogue, sum(r, j), k + j,
-                                    args_.channels_first ? (int64_t(n) * args_.K + k + j) * pixels + pixel[r]
-                                                         : (n * pixels + pixel[r]) * args_.K + k + j);
     }
+    if (e.residual) {
+      const T* const residual = static_cast<const T*>(e.residual);
+      visit(y, pixels, [&](auto& v, const T* at) { add_neighbours(v, residual + (at - static_cast<T*>(e.y))); });
+    }
+    if (e.kind == ActivationKind::kRelu) {
+      visit_all([](float v) { return v < 0.f ? 0.f : v; });
+    } else if (e.kind != ActivationKind::kNone) {
+      visit_all([&](float v) { return activated(e.kind, e.alpha, e.beta, v); });
+    }
+    visit(y, pixels, [&](const auto& v, T* at) { store_neighbours(v, at); });
   }
 
  private:
@@ -229,24 +214,71 @@ class FewInputsBlock {
     __device__ Pair() {}
   };
 
-  // The output channel of word i of the filter in shared memory, in the block.
-  __device__ static int column_of(int i) {
-    const int lane = i / 4 % 32, pair = i / 128 % (kTiles / 2);
-    return lane / 8 * kOwn + 2 * (2 * pair + i / 2 % 2) + lane / 4 % 2;
-  }
-
   __device__ Int3 in_box(int row) const {
     const Int3 log2 = args_.box_log2;
     return {row >> (log2.w + log2.h), row >> log2.w & ((1 << log2.h) - 1), row & ((1 << log2.w) - 1)};
   }
 
-  // Sum of row_[r] and own channel j.
-  __device__ float sum(int r, int j) const { return sum_[r / 2][j / 2][r % 2 * 2 + j % 2]; }
+  // Sum of row_[r] and the thread's channel j, which is own_column(j) of the block: chunks of the lanes of a quad are
+  // neighbours.
+  __device__ float& sum(int r, int j) { return sum_[r / 2][j / 2][r % 2 * 2 + j % 2]; }
+  __device__ static int own_column(int j, int lane_of_quad) {
+    return j / kVector * 4 * kVector + lane_of_quad * kVector + j % kVector;
+  }
+  __device__ static int own_column(int j) { return own_column(j, threadIdx.x % 4); }
+
+  template <class F>
+  __device__ void visit_all(F f) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r)
+#pragma unroll
+      for (int j = 0; j < kOwn; ++j) sum(r, j) = f(sum(r, j));
+  }
+
+  // f(values, where in y) for what lies side by side there: channels of a pixel, four pixels of a channel, or (where
+  // whole words cannot be moved) one value at a time.
+  template <class F>
+  __device__ void visit(T* const (&y)[4], int64_t pixels, F f) {
+    const int columns = args_.slice_k - first_column_;
+    if (args_.neighbours && !args_.channels_first) {
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+#pragma unroll
+        for (int first = 0; first < kOwn; first += kVector) {
+          if (!y[r] || own_column(first) >= columns) continue;
+          float v[kVector];
+#pragma unroll
+          for (int j = 0; j < kVector; ++j) v[j] = sum(r, first + j);
+          f(v, y[r] + own_column(first));
+#pragma unroll
+          for (int j = 0; j < kVector; ++j) sum(r, first + j) = v[j];
+        }
+    } else if (args_.neighbours) {  // the four pixels are inside or outside together
+#pragma unroll
+      for (int j = 0; j < kOwn; ++j) {
+        if (!y[0] || own_column(j) >= columns) continue;
+        float v[4] = {sum(0, j), sum(1, j), sum(2, j), sum(3, j)};
+        f(v, y[0] + own_column(j) * pixels);
+#pragma unroll
+        for (int r = 0; r < 4; ++r) sum(r, j) = v[r];
+      }
+    } else {
+      const int64_t stride = args_.channels_first ? pixels : 1;
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+#pragma unroll
+        for (int j = 0; j < kOwn; ++j) {
+          if (!y[r] || own_column(j) >= columns) continue;
+          float v[1] = {sum(r, j)};
+          f(v, y[r] + own_column(j) * stride);
+          sum(r, j) = v[0];
+        }
+    }
+  }
 
   template <class Unit, class RowAt, class UnitAt, class Put>
   __device__ void load_rows(int rows, RowAt row_at, UnitAt unit_at, Put put) {
-    copy_rows<kFewInputsThreads, Unit>(static_cast<const T*>(args_.x), args_.row_units, rows, args_.row_threads_log2,
-                                       unit_at, row_at, put);
+    copy_rows<kFewInputsThreads, Unit>(static_cast<const T*>(args_.x), args_.row_units, rows, row_at, unit_at, put);
   }
 
   union Chunk {

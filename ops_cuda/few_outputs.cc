@@ -76,7 +76,11 @@ class FewOutputsConv : public ConvolutionKernel {
     args_.channel_blocks = plan.channel_blocks, args_.filter_pitch = plan.filter_pitch;
     args_.product_pitch = plan.product_pitch, args_.product_rows = int(plan.product_rows());
     args_.patch_pixels = int(plan.patch_pixels()), args_.num_reaches = int(plan.reaches.size());
-    while (args_.row_threads_log2 < 5 && 1 << args_.row_threads_log2 < plan.box.w) ++args_.row_threads_log2;
+    // A thread sums four pixels of a row where there is one output channel; all threads are busy where rows are few.
+    const int row_threads = int(ceil_div(plan.box.w, f.K == 1 ? 4 : 1)), rows = plan.box.d * plan.box.h;
+    while (2 << args_.row_threads_log2 <= kFewOutputsThreads && 1 << args_.row_threads_log2 < row_threads &&
+           (args_.row_threads_log2 < 5 || rows << args_.row_threads_log2 < kFewOutputsThreads))
+      ++args_.row_threads_log2;
     const int64_t in = volume(p.input), out = volume(p.output);
     args_.x_image = in * f.C, args_.x_pixel = channels_first ? 1 : f.C, args_.x_channel = channels_first ? in : 1;
     args_.y_image = out * f.K, args_.y_pixel = channels_first ? 1 : f.K, args_.y_channel = channels_first ? out : 1;

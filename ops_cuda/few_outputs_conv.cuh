@@ -5,7 +5,7 @@
 #pragma once
 #include "ops_cuda/epilogue.cuh"
 #include "ops_cuda/few_outputs.h"
-#include "ops_cuda/split_tf32.cuh"
+#include "ops_cuda/fragments.cuh"
 #include "ops_cuda/work_tile.cuh"
 
 namespace cks::cuda {
@@ -52,20 +52,22 @@ class FewOutputsBlock {
       float sum[2][kTiles][4] = {};
 #pragma unroll 2
       for (int block = 0; block < args_.channel_blocks; ++block) {
-        uint4 a[4];
+        uint4 rows[4];
 #pragma unroll
-        for (int r = 0; r < 4; ++r) a[r] = load(source[r], block * kBlock + chunk * kChunk<T>);
+        for (int r = 0; r < 4; ++r) rows[r] = load(source[r], block * kBlock + chunk * kChunk<T>);
+        using A = Fragment<Math, 4>;  // of two tiles of 16 pixels, the first and the second half of the block
+        const A low[2] = {A({rows[0].x, rows[1].x, rows[0].y, rows[1].y}),
+                          A({rows[2].x, rows[3].x, rows[2].y, rows[3].y})};
+        const A high[2] = {A({rows[0].z, rows[1].z, rows[0].w, rows[1].w}),
+                           A({rows[2].z, rows[3].z, rows[2].w, rows[3].w})};
 #pragma unroll
         for (int j = 0; j < kTiles; ++j) {
           const uint4 b = *reinterpret_cast<const uint4*>(filter + j * 8 * args_.filter_pitch + block * 16);
-          const uint32_t low[2] = {b.x, b.y}, high[2] = {b.z, b.w};
+          const Fragment<Math, 2> b_low({b.x, b.y}), b_high({b.z, b.w});
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            const uint4 top = a[2 * i], bottom = a[2 * i + 1];
-            const uint32_t a_low[4] = {top.x, bottom.x, top.y, bottom.y};
-            const uint32_t a_high[4] = {top.z, bottom.z, top.w, bottom.w};
-            Math::multiply(sum[i][j], a_low, low);
-            Math::multiply(sum[i][j], a_high, high);
+            cks::cuda::multiply(sum[i][j], low[i], b_low);
+            cks::cuda::multiply(sum[i][j], high[i], b_high);
           }
         }
       }
@@ -86,52 +88,94 @@ class FewOutputsBlock {
     for (int row = threadIdx.x >> args_.row_threads_log2; row < args_.box.d * args_.box.h;
          row += kFewOutputsThreads >> args_.row_threads_log2) {
       const int d = args_.box_h.quotient(row), h = row - d * args_.box.h;
-      const Reach reach_d = reaches_[d], reach_h = reaches_[args_.box.d + h];
-      for (int w = threadIdx.x & (row_threads - 1); w < args_.box.w; w += row_threads) {
-        const Int3 p{origin.d + d, origin.h + h, origin.w + w};
-        if (!inside(args_.output, p)) continue;
-        const Reach reach_w = reaches_[args_.box.d + args_.box.h + w];
-        const int64_t target = n * args_.y_image + pixel_index(args_.output, p) * args_.y_pixel;
-        float* const sums = sums_ + (row * args_.box.w + w) * args_.K;
-        if (args_.K == 1)
-          sum_channels<1>(reach_d, reach_h, reach_w, turn, 0, sums, target);
-        else
-          for (int k = 0; k < args_.K; k += 4) sum_channels<4>(reach_d, reach_h, reach_w, turn, k, sums, target);
-      }
+      if (origin.d + d >= args_.output.d || origin.h + h >= args_.output.h) continue;
+      const int end = min(args_.box.w, args_.output.w - origin.w);
+      const int64_t pixel = pixel_index(args_.output, {origin.d + d, origin.h + h, origin.w});
+      const OutputRow out{n * args_.y_image + pixel * args_.y_pixel, row * args_.box.w * args_.K, end, reaches_[d],
+                          reaches_[args_.box.d + h]};
+      const int first = threadIdx.x & (row_threads - 1);
+      if (args_.K == 1)
+        for (int w = first; w < end; w += 4 * row_threads) sum_some<4, 1>(out, w, row_threads, turn, 0);
+      else
+        for (int w = first; w < end; w += row_threads)
+          for (int k = 0; k < args_.K; k += 4) sum_some<1, 4>(out, w, row_threads, turn, k);
     }
   }
 
  private:
-  // Output channels first_k, ..., kCount of them. Past the last one what happens to lie there is summed, not stored.
-  template <int kCount>
-  __device__ void sum_channels(const Reach& d, const Reach& h, const Reach& w, int turn, int first_k, float* sums,
-                               int64_t target) const {
-    const int pitch = args_.product_pitch, K = args_.K, S = args_.filter_extent.w, R = args_.filter_extent.h;
+  // A row of the outputs of a tile: its first pixel in y (channel 0) and in sums_, how many there are, what reaches it.
+  struct OutputRow {
+    int64_t y;
+    int sums, end;
+    Reach d, h;
+  };
+
+  // kPixels outputs of a row, from w on and w_step apart, times kCount channels from first_k on. Of channels past the
+  // last one what happens to lie there is summed, not stored.
+  template <int kPixels, int kCount>
+  __device__ void sum_some(const OutputRow& row, int w, int w_step, int turn, int first_k) const {
+    const int pitch = args_.product_pitch, K = args_.K;
     const int step = args_.pixel_step.w * pitch + args_.tap_step.w * K;
-    float sum[kCount];
+    const Reach* const reaches = reaches_ + args_.box.d + args_.box.h;
+    int offset[kPixels], taps[kPixels], most = 0;
+    float sum[kPixels][kCount];
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) sum[k] = turn > 0 && first_k + k < K ? sums[first_k + k] : 0.f;
-    for (int i = 0; i < d.count; ++i)
-      for (int j = 0; j < h.count; ++j) {
-        const int line = (d.tap + i * args_.tap_step.d) * R + h.tap + j * args_.tap_step.h - turn * args_.turn_lines;
+    for (int p = 0; p < kPixels; ++p) {
+      Reach reach{0, 0, 0};
+      if (w + p * w_step < row.end) reach = reaches[w + p * w_step];
+      offset[p] = reach.pixel * pitch + reach.tap * K + first_k;
+      taps[p] = reach.count, most = max(most, taps[p]);
+#pragma unroll
+      for (int k = 0; k < kCount; ++k)
+        sum[p][k] = turn > 0 && w + p * w_step < row.end && first_k + k < K
+                        ? sums_[row.sums + (w + p * w_step) * K + first_k + k]
+                        : 0.f;
+    }
+    for (int i = 0; i < row.d.count; ++i)
+      for (int j = 0; j < row.h.count; ++j) {
+        const int line = (row.d.tap + i * args_.tap_step.d) * args_.filter_extent.h + row.h.tap + j * args_.tap_step.h -
+                         turn * args_.turn_lines;
         if (unsigned(line) >= unsigned(args_.turn_lines)) continue;
-        const int pixel =
-            ((d.pixel + i * args_.pixel_step.d) * args_.patch.h + h.pixel + j * args_.pixel_step.h) * args_.patch.w +
-            w.pixel;
-        const float* product = products_ + pixel * pitch + (line * S + w.tap) * K + first_k;
-#pragma unroll 4
-        for (int t = 0; t < w.count; ++t, product += step)
+        const int pixel_row =
+            (row.d.pixel + i * args_.pixel_step.d) * args_.patch.h + row.h.pixel + j * args_.pixel_step.h;
+        const float* product = products_ + pixel_row * args_.patch.w * pitch + line * args_.filter_extent.w * K;
+        for (int t = 0; t < most; ++t, product += step)
 #pragma unroll
-          for (int k = 0; k < kCount; ++k) sum[k] += product[k];
+          for (int p = 0; p < kPixels; ++p)
+#pragma unroll
+            for (int k = 0; k < kCount; ++k)
+              if (kPixels == 1 || t < taps[p]) sum[p][k] += product[offset[p] + k];
       }
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) {
-      if (first_k + k >= K) break;
-      if (turn + 1 < args_.turns)
-        sums[first_k + k] = sum[k];
-      else
-        store_output_by_call<T>(args_.epilogue, sum[k], first_k + k, target + (first_k + k) * args_.y_channel);
+    for (int p = 0; p < kPixels; ++p) {
+      const int at = w + p * w_step;
+      if (at >= row.end) break;
+      if (turn + 1 < args_.turns) {
+#pragma unroll
+        for (int k = 0; k < kCount; ++k)
+          if (first_k + k < K) sums_[row.sums + at * K + first_k + k] = sum[p][k];
+      } else {
+        store(sum[p], first_k, row.y + at * args_.y_pixel + first_k * args_.y_channel);
+      }
     }
+  }
+
+  template <int kCount>
+  __device__ void store(float (&v)[kCount], int first_k, int64_t at) const {
+    const Epilogue& e = args_.epilogue;
+    const int count = args_.K - first_k;
+    if (e.bias)
+#pragma unroll
+      for (int k = 0; k < kCount; ++k)
+        if (k < count) v[k] += to_float(static_cast<const T*>(e.bias)[first_k + k]);
+    if (e.residual)
+#pragma unroll
+      for (int k = 0; k < kCount; ++k)
+        if (k < count) v[k] += to_float(static_cast<const T*>(e.residual)[at + k * args_.y_channel]);
+    activate_by_calls(e, v);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k)
+      if (k < count) static_cast<T*>(e.y)[at + k * args_.y_channel] = from_float<T>(v[k]);
   }
 
   // Channel 0 of pixel `row` of the patch, or null outside the image.

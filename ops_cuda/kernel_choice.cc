@@ -18,14 +18,17 @@ bool has_tensor_cores(DataType type, const Device& device) {
 bool few_inputs_pays(const Filter& f, DataType type) {
   const int64_t bytes = f.C / f.groups * int64_t(size_of(type));
   if (f.groups > 1) return bytes <= 64;
-  return bytes <= 32 || (bytes % 16 != 0 && bytes <= 128);
+  return bytes <= 48 || (bytes % 16 != 0 && bytes <= 128);
 }
 
-// Few or odd channels, whose tile of the matrix product would be mostly empty or stored by single elements; but patches
-// that overlap much, because of a dilation, are read too often.
+// Few or odd channels, whose tile of the matrix product would be mostly empty or stored by single elements. Not where
+// the products of many inputs bound it, which the matrix product is better at (channels last: else it copies X first);
+// nor where patches overlap much, because of a dilation, and are read too often.
 bool few_outputs_pays(const ConvolutionSpec& spec, const Device& device) {
   const Problem& p = spec.problem;
-  if (p.filter.K > 8 && p.filter.K * int64_t(size_of(spec.type)) % 16 == 0) return false;
+  const int64_t size = int64_t(size_of(spec.type));
+  if (p.filter.K > 8 && p.filter.K * size % 16 == 0) return false;
+  if (p.filter.K > 8 && spec.layout == Layout::kNHWC && p.filter.C * size > 256) return false;
   const auto plan = plan_few_outputs(p, spec.type, device.multiprocessors, half_of_shared(device));
   if (!plan) return false;
   const int64_t tiles =

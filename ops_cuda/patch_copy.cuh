@@ -1,58 +1,44 @@
-// Copies of a patch of the input by rows, with loads that wait together and little arithmetic for each.
+// Copies a patch of the input by rows of equal units, an element or a chunk each, with loads that wait together.
 #pragma once
 #include <cstdint>
 
-#include "ops_cuda/patch_rows.h"
+#include "ops_cuda/divider.h"
 
 namespace cks::cuda {
 
-// A unit of a row: where it lies from the row's first one, in x and in the patch, in elements.
-struct UnitPlace {
-  int from, to;
-  bool valid;  // else it is outside the image: zeros
-};
-// A row: where its first unit would lie in x (-1: all zeros) and lies in the patch.
+// A row: where its first unit lies in x and in the patch, in elements.
 struct RowPlace {
   int64_t from;
   int to;
+  bool valid;  // else the row is outside the image: zeros
+};
+// A unit: how far from there.
+struct UnitPlace {
+  int from, to;
+  bool valid;
 };
 
-// Units [0, length) of rows [0, rows); unit_at(i), row_at(row) tell where, put(to, unit) stores. row_threads, a power
-// of two, threads copy a row.
-template <int kThreads, class Unit, class T, class UnitAt, class RowAt, class Put>
-__device__ void copy_rows(const T* x, int length, int rows, int row_threads_log2, UnitAt unit_at, RowAt row_at,
-                          Put put) {
-  constexpr int kRows = 4, kUnits = sizeof(Unit) == kWideUnit ? 1 : kNarrowUnits;  // of a thread at once
-  const int row_threads = 1 << row_threads_log2, rows_at_once = kThreads >> row_threads_log2;
-  for (int first = threadIdx.x & (row_threads - 1); first < length; first += kUnits * row_threads) {
-    UnitPlace place[kUnits];
+// The units of `rows` rows; row_at(row), unit_at(i) tell where, put(to, unit) stores.
+template <int kThreads, class Unit, class T, class RowAt, class UnitAt, class Put>
+__device__ void copy_rows(const T* x, const Divider& row_units, int rows, RowAt row_at, UnitAt unit_at, Put put) {
+  constexpr int kBatch = sizeof(Unit) == 16 ? 4 : 8;  // loads of a thread that wait together
+  const int count = rows * row_units.divisor;
+  for (int first = threadIdx.x; first < count; first += kBatch * kThreads) {
+    Unit unit[kBatch];
+    int to[kBatch];
 #pragma unroll
-    for (int i = 0; i < kUnits; ++i) {
-      const int unit = first + i * row_threads;
-      place[i] = unit_at(unit);
-      if (unit >= length) place[i].valid = false, place[i].to = -1;
+    for (int j = 0; j < kBatch; ++j) {
+      const int i = first + j * kThreads, row = row_units.quotient(i);
+      const RowPlace begin = row_at(row);
+      const UnitPlace place = unit_at(i - row * row_units.divisor);
+      to[j] = begin.to + place.to;
+      unit[j] = Unit{};
+      if (i < count && begin.valid && place.valid)
+        unit[j] = __ldg(reinterpret_cast<const Unit*>(x + begin.from + place.from));
     }
-    for (int row = threadIdx.x >> row_threads_log2; row < rows; row += kRows * rows_at_once) {
-      Unit unit[kRows][kUnits];
-      int to[kRows];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        RowPlace at{-1, -1};
-        if (row + r * rows_at_once < rows) at = row_at(row + r * rows_at_once);
-        to[r] = at.to;
-        const T* const source = x + at.from;
-#pragma unroll
-        for (int i = 0; i < kUnits; ++i) {
-          unit[r][i] = Unit{};
-          if (at.from >= 0 && place[i].valid) unit[r][i] = __ldg(reinterpret_cast<const Unit*>(source + place[i].from));
-        }
-      }
-#pragma unroll
-      for (int r = 0; r < kRows; ++r)
-#pragma unroll
-        for (int i = 0; i < kUnits; ++i)
-          if (to[r] >= 0 && place[i].to >= 0) put(to[r] + place[i].to, unit[r][i]);
-    }
+    for (int j = 0; j < kBatch; ++j)
+      if (first + j * kThreads < count) put(to[j], unit[j]);
   }
 }
 

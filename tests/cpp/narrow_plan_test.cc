@@ -204,7 +204,8 @@ void test_choice() {
   expect(family_of(kC, 3, 64, 1, {1, 7, 7}, 224, 2, 1, DataType::kFloat, kTuring) == Family::kMatrixProduct,
          "no tensor cores for floats before sm_80");
   expect(family_of(kT, 64, 3, 1, {1, 4, 4}, 32, 2) == Family::kFewOutputs, "an image output has few outputs");
-  expect(family_of(kC, 256, 17, 1, {1, 1, 1}, 64) == Family::kFewOutputs, "heat maps");
+  expect(family_of(kC, 56, 12, 1, {1, 1, 1}, 64) == Family::kFewOutputs, "odd channels of not too many");
+  expect(family_of(kC, 256, 17, 1, {1, 1, 1}, 64) == Family::kMatrixProduct, "but not of many");
   expect(family_of(kC, 64, 1, 1, {1, 3, 3}, 64, 1, 12) == Family::kMatrixProduct, "unless patches overlap too much");
   expect(family_of(kC, 256, 256, 1, {1, 3, 3}, 14) == Family::kMatrixProduct, "many of both");
 }
