@@ -1,6 +1,7 @@
-// Times the CUDA kernels, as the library chooses them, on the layers of the suite. Usage: cuda_layers [part of a
-// layer's name]
+// Times the CUDA kernels, as the library chooses them, on the layers of the suite, then on narrow ones.
+// Usage: cuda_layers [part of a layer's name ...]
 #include <chrono>
+#include <string>
 
 #include "benchmarks/cuda_layers.h"
 
@@ -11,10 +12,12 @@ namespace {
 
 struct Time {
   double conv, gradient, plan_ms;
+  std::string kernel;
 };
 
 template <class T>
-Time time_layer(const Problem& p, DataType type, Layout layout, Precision precision, cudaStream_t stream) {
+Time time_layer(const Problem& p, DataType type, Layout layout, Precision precision, bool with_gradient,
+                cudaStream_t stream) {
   std::mt19937 random(1);
   const Buffer<T> x(p.N * p.filter.C * volume(p.input), random), w(p.filter.elements(), random);
   const Buffer<T> y(p.N * p.filter.K * volume(p.output), random);
@@ -26,10 +29,11 @@ Time time_layer(const Problem& p, DataType type, Layout layout, Precision precis
   const cuda::Convolution conv(spec);
   const double plan_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   const Buffer<char> workspace(int64_t(conv.workspace_bytes()));
-  Time t{0, 0, plan_ms};
+  Time t{0, 0, plan_ms, conv.kernel_name()};
+  if (conv.workspace_bytes() > 0) t.kernel += " + workspace";
   t.conv = microseconds(
       stream, [&] { conv.run(x.data(), packed.data(), nullptr, nullptr, y.data(), workspace.data(), stream); });
-  if (p.filter.op == kC) {
+  if (with_gradient) {
     const cuda::WeightGradient gradient(p, type, layout, precision);
     const Buffer<char> scratch(int64_t(gradient.workspace_bytes()));
     t.gradient = microseconds(stream, [&] { gradient.run(x.data(), y.data(), w.data(), scratch.data(), stream); });
@@ -37,25 +41,63 @@ Time time_layer(const Problem& p, DataType type, Layout layout, Precision precis
   return t;
 }
 
+using Parts = std::vector<const char*>;
+
+bool wanted(const Layer& l, const Parts& parts) {
+  return parts.empty() || std::ranges::any_of(parts, [&](const char* part) { return std::strstr(l.name, part); });
+}
+
+void time_suite(const Parts& parts, cudaStream_t stream) {
+  std::printf(
+      "us; dW: the weight gradient; plan: the first plan of the layer, ms\n%-18s %8s %8s %8s %8s %8s %8s %8s %8s\n",
+      "layer", "fp16", "tf32", "fp32", "nchw16", "dW16", "dWtf32", "dWfp32", "plan");
+  for (const Layer& l : kLayers) {
+    if (!wanted(l, parts)) continue;
+    const Problem p = problem_of(l);
+    const bool g = l.op == kC;
+    const Time half = time_layer<__half>(p, DataType::kHalf, Layout::kNHWC, Precision::kTF32, g, stream);
+    const Time tf32 = time_layer<float>(p, DataType::kFloat, Layout::kNHWC, Precision::kTF32, g, stream);
+    const Time fp32 = time_layer<float>(p, DataType::kFloat, Layout::kNHWC, Precision::kFP32, g, stream);
+    const Time nchw = time_layer<__half>(p, DataType::kHalf, Layout::kNCHW, Precision::kTF32, false, stream);
+    std::printf("%-18s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.3f\n", l.name, half.conv, tf32.conv, fp32.conv,
+                nchw.conv, half.gradient, tf32.gradient, fp32.gradient, tf32.plan_ms);
+  }
+}
+
+// What fp16 cannot beat on an H200: each byte once at 4.3 TB/s, each product at 790 TFLOP/s.
+double floor_us(const Problem& p) {
+  const Filter& f = p.filter;
+  const int64_t pixels_in = p.N * volume(p.input), pixels_out = p.N * volume(p.output);
+  const double bytes = 2.0 * double(pixels_in * f.C + pixels_out * f.K + f.elements());
+  const double products = double(f.op == kC ? pixels_out : pixels_in) * double(f.elements());
+  return std::max(bytes / 4.3e6, 2 * products / 790e6);
+}
+
+void time_narrow(const Parts& parts, cudaStream_t stream) {
+  std::printf("us; floor: of fp16\n%-18s %8s %8s %8s %8s %8s %8s  %s\n", "narrow layer", "floor", "fp16", "nchw16",
+              "tf32", "fp32", "nchw32", "kernels of fp16 and fp32");
+  for (const Layer& l : kNarrowLayers) {
+    if (!wanted(l, parts)) continue;
+    const Problem p = problem_of(l);
+    const Time half = time_layer<__half>(p, DataType::kHalf, Layout::kNHWC, Precision::kTF32, false, stream);
+    const Time half_nchw = time_layer<__half>(p, DataType::kHalf, Layout::kNCHW, Precision::kTF32, false, stream);
+    const Time tf32 = time_layer<float>(p, DataType::kFloat, Layout::kNHWC, Precision::kTF32, false, stream);
+    const Time fp32 = time_layer<float>(p, DataType::kFloat, Layout::kNHWC, Precision::kFP32, false, stream);
+    const Time fp32_nchw = time_layer<float>(p, DataType::kFloat, Layout::kNCHW, Precision::kFP32, false, stream);
+    std::printf("%-18s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f  %s, %s\n", l.name, floor_us(p), half.conv, half_nchw.conv,
+                tf32.conv, fp32.conv, fp32_nchw.conv, half.kernel.c_str(), fp32.kernel.c_str());
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   cudaStream_t stream;
   must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  std::printf(
-      "us; dW: the weight gradient; plan: the first plan of the layer, ms\n%-18s %8s %8s %8s %8s %8s %8s %8s %8s\n",
-      "layer", "fp16", "tf32", "fp32", "nchw16", "dW16", "dWtf32", "dWfp32", "plan");
+  const Parts parts(argv + 1, argv + argc);
   try {
-    for (const Layer& l : kLayers) {
-      if (argc > 1 && !std::strstr(l.name, argv[1])) continue;
-      const Problem p = problem_of(l);
-      const Time half = time_layer<__half>(p, DataType::kHalf, Layout::kNHWC, Precision::kTF32, stream);
-      const Time tf32 = time_layer<float>(p, DataType::kFloat, Layout::kNHWC, Precision::kTF32, stream);
-      const Time fp32 = time_layer<float>(p, DataType::kFloat, Layout::kNHWC, Precision::kFP32, stream);
-      const Time nchw = time_layer<__half>(p, DataType::kHalf, Layout::kNCHW, Precision::kTF32, stream);
-      std::printf("%-18s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.3f\n", l.name, half.conv, tf32.conv, fp32.conv,
-                  nchw.conv, half.gradient, tf32.gradient, fp32.gradient, tf32.plan_ms);
-    }
+    time_suite(parts, stream);
+    time_narrow(parts, stream);
   } catch (const std::exception& e) {
     std::printf("%s\n", e.what());
     return 1;

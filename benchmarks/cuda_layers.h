@@ -22,6 +22,7 @@ struct Layer {
   const char* name;
   Operator op;
   int64_t N, C, K, H, W, kernel, stride, pad, dilation, output_padding, groups;
+  int rank = 2;  // 1: along W alone; 3: as deep as high
 };
 
 inline constexpr Operator kC = Operator::kConv, kT = Operator::kConvTranspose;
@@ -54,9 +55,50 @@ inline const Layer kLayers[] = {
     {"aspp24_65", kC, 1, 2048, 256, 65, 65, 3, 1, 24, 24, 0, 1},
     {"aspp36_65_b8", kC, 8, 2048, 256, 65, 65, 3, 1, 36, 36, 0, 1},
     {"res5_d4_65", kC, 1, 512, 512, 65, 65, 3, 1, 4, 4, 0, 1},
+};
+
+// Few or odd channels, depthwise, grouped, 1-D and 3-D, at the sizes that networks have them: stems and first layers
+// (ResNet, MobileNet, U-Net, ResNet-18 on CIFAR), image outputs (DCGAN, pix2pix, CycleGAN), all of FSRCNN, MobileNet,
+// EfficientNet and ConvNeXt blocks, ResNeXt, HiFi-GAN.
+inline const Layer kNarrowLayers[] = {
     {"stem7_224_b32", kC, 32, 3, 64, 224, 224, 7, 2, 3, 1, 0, 1},
+    {"stem3_224_b32", kC, 32, 3, 32, 224, 224, 3, 2, 1, 1, 0, 1},
+    {"cifar_first_b128", kC, 128, 3, 64, 32, 32, 3, 1, 1, 1, 0, 1},
+    {"unet_first", kC, 1, 1, 64, 512, 512, 3, 1, 1, 1, 0, 1},
+    {"unet_head", kC, 1, 64, 2, 512, 512, 1, 1, 0, 1, 0, 1},
+    {"fsrcnn_first", kC, 1, 1, 56, 270, 480, 5, 1, 2, 1, 0, 1},
+    {"fsrcnn_shrink", kC, 1, 56, 12, 270, 480, 1, 1, 0, 1, 0, 1},
+    {"fsrcnn_map", kC, 1, 12, 12, 270, 480, 3, 1, 1, 1, 0, 1},
+    {"fsrcnn_expand", kC, 1, 12, 56, 270, 480, 1, 1, 0, 1, 0, 1},
+    {"fsrcnn_enlarge", kT, 1, 56, 1, 270, 480, 9, 4, 4, 1, 3, 1},
+    {"dcgan_g5_b64", kT, 64, 64, 3, 32, 32, 4, 2, 1, 1, 0, 1},
+    {"pix2pix_first", kC, 1, 3, 64, 256, 256, 4, 2, 1, 1, 0, 1},
+    {"pix2pix_last", kT, 1, 128, 3, 128, 128, 4, 2, 1, 1, 0, 1},
+    {"cyclegan_last", kC, 1, 64, 3, 256, 256, 7, 1, 3, 1, 0, 1},
+    {"pose_head_b32", kC, 32, 256, 17, 64, 48, 1, 1, 0, 1, 0, 1},
     {"depthwise_56_b32", kC, 32, 144, 144, 56, 56, 3, 1, 1, 1, 0, 144},
+    {"depthwise_56_s2", kC, 32, 144, 144, 56, 56, 3, 2, 1, 1, 0, 144},
+    {"depthwise_28_d2", kC, 32, 192, 192, 28, 28, 3, 1, 2, 2, 0, 192},
+    {"depthwise_14_k5", kC, 32, 480, 480, 14, 14, 5, 1, 2, 1, 0, 480},
+    {"depthwise_14_k7", kC, 32, 384, 384, 14, 14, 7, 1, 3, 1, 0, 384},
+    {"depthwise_112_b1", kC, 1, 32, 32, 112, 112, 3, 1, 1, 1, 0, 32},
+    {"depthwise_1d_k31", kC, 8, 512, 512, 1, 1000, 31, 1, 15, 1, 0, 512, 1},
+    {"mobilenet_1x1_24", kC, 32, 24, 144, 56, 56, 1, 1, 0, 1, 0, 1},
+    {"mobilenet_1x1_144", kC, 32, 144, 24, 56, 56, 1, 1, 0, 1, 0, 1},
     {"grouped4_56_b32", kC, 32, 128, 128, 56, 56, 3, 1, 1, 1, 0, 32},
+    {"grouped16_28_b32", kC, 32, 128, 128, 28, 28, 3, 1, 1, 1, 0, 8},
+    {"grouped8_28_b32", kC, 32, 256, 256, 28, 28, 3, 1, 1, 1, 0, 32},
+    {"hifigan_u1", kT, 1, 512, 256, 1, 200, 16, 8, 4, 1, 0, 1, 1},
+    {"hifigan_u2", kT, 1, 256, 128, 1, 1600, 16, 8, 4, 1, 0, 1, 1},
+    {"hifigan_u4", kT, 1, 64, 32, 1, 25600, 4, 2, 1, 1, 0, 1, 1},
+    {"hifigan_256_k3", kC, 1, 256, 256, 1, 1600, 3, 1, 1, 1, 0, 1, 1},
+    {"hifigan_64_k7_d3", kC, 1, 64, 64, 1, 25600, 7, 1, 9, 3, 0, 1, 1},
+    {"hifigan_32_k11_d5", kC, 1, 32, 32, 1, 51200, 11, 1, 25, 5, 0, 1, 1},
+    {"hifigan_last", kC, 1, 32, 1, 1, 51200, 7, 1, 3, 1, 0, 1, 1},
+    {"unet3d_first", kC, 1, 1, 32, 96, 96, 3, 1, 1, 1, 0, 1, 3},
+    {"unet3d_32", kC, 1, 32, 32, 96, 96, 3, 1, 1, 1, 0, 1, 3},
+    {"unet3d_up", kT, 1, 64, 32, 48, 48, 2, 2, 0, 1, 0, 1, 3},
+    {"unet3d_head", kC, 1, 32, 2, 96, 96, 1, 1, 0, 1, 0, 1, 3},
 };
 
 inline void must(cudaError_t status) {
@@ -88,11 +130,12 @@ class Buffer {
 
 inline Problem problem_of(const Layer& l) {
   Problem p;
-  p.filter = {l.op, l.C, l.K, l.groups, {1, l.kernel, l.kernel}};
+  p.filter = {l.op, l.C, l.K, l.groups, {1, 1, 1}};
   p.N = l.N;
-  p.input = {1, l.H, l.W};
+  p.input = {l.rank == 3 ? l.H : 1, l.H, l.W};
   const int64_t span = l.dilation * (l.kernel - 1) + 1;
-  for (int i = 1; i < 3; ++i) {
+  for (int i = 3 - l.rank; i < 3; ++i) {
+    p.filter.extent[i] = l.kernel;
     p.stride[i] = l.stride, p.dilation[i] = l.dilation, p.pad[i] = l.pad;
     p.output[i] = l.op == kC ? (p.input[i] + 2 * l.pad - span) / l.stride + 1
                              : (p.input[i] - 1) * l.stride + span - 2 * l.pad + l.output_padding;

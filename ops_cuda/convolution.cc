@@ -1,7 +1,7 @@
 #include "ops_cuda/convolution.h"
 
 #include "ops_cuda/error.h"
-#include "ops_cuda/kernel.h"
+#include "ops_cuda/kernel_choice.h"
 #include "ops_cuda/pack.h"
 
 namespace cks::cuda {
@@ -21,13 +21,26 @@ Device current_device() {
 namespace {
 
 #ifdef ORT_CKS_HOPPER
+// Floats have a packed form of their own there, which the kernels for few channels do not read.
 bool is_on_hopper(const FilterUse& use, const Device& device) {
-  return !is_direct(use.filter) && hopper_takes(use, device);
+  const bool may_go_elsewhere = use.type == DataType::kFloat && may_have_few_channels(use);
+  return !is_direct(use.filter) && !may_go_elsewhere && hopper_takes(use, device);
 }
 #endif
 
 std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Device& device) {
-  if (is_direct(spec.problem.filter)) return make_direct_conv(spec, device);
+  switch (choose_family(spec, device)) {
+    case Family::kDepthwise:
+      return make_depthwise_conv(spec, device);
+    case Family::kDirect:
+      return make_direct_conv(spec, device);
+    case Family::kFewInputs:
+      return make_few_inputs_conv(spec, device);
+    case Family::kFewOutputs:
+      return make_few_outputs_conv(spec, device);
+    case Family::kMatrixProduct:
+      break;
+  }
 #ifdef ORT_CKS_HOPPER
   if (is_on_hopper(spec.use(), device)) return make_hopper_conv(spec);
 #endif

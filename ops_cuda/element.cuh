@@ -34,8 +34,7 @@ __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
 // The elements of a 32-bit word of a chunk.
 __device__ inline void unpack_word(uint32_t word, float (&v)[1], float*) { v[0] = __uint_as_float(word); }
 __device__ inline void unpack_word(uint32_t word, float (&v)[2], __half*) {
-  const __half2_raw raw{static_cast<unsigned short>(word), static_cast<unsigned short>(word >> 16)};
-  const float2 pair = __half22float2(__half2(raw));
+  const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
   v[0] = pair.x, v[1] = pair.y;
 }
 __device__ inline void unpack_word(uint32_t word, float (&v)[2], __nv_bfloat16*) {
@@ -43,12 +42,12 @@ __device__ inline void unpack_word(uint32_t word, float (&v)[2], __nv_bfloat16*)
 }
 __device__ inline uint32_t pack_word(const float* v, float*) { return __float_as_uint(v[0]); }
 __device__ inline uint32_t pack_word(const float* v, __half*) {
-  const __half2_raw raw = __floats2half2_rn(v[0], v[1]);
-  return uint32_t(raw.x) | uint32_t(raw.y) << 16;
+  const __half2 pair = __floats2half2_rn(v[0], v[1]);
+  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 __device__ inline uint32_t pack_word(const float* v, __nv_bfloat16*) {
-  const __nv_bfloat162_raw raw = __floats2bfloat162_rn(v[0], v[1]);
-  return uint32_t(raw.x) | uint32_t(raw.y) << 16;
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(v[0], v[1]);
+  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
 template <class T, int kWords>
@@ -75,6 +74,25 @@ __device__ uint4 pack_chunk(const float (&v)[kChunk<T>]) {
   T* const type = nullptr;
   return {pack_word(v, type), pack_word(v + kPerWord, type), pack_word(v + 2 * kPerWord, type),
           pack_word(v + 3 * kPerWord, type)};
+}
+
+// One to four words of memory as one vector.
+template <int kWords>
+struct alignas(kWords * 4) Words {
+  uint32_t word[kWords];
+};
+template <int kWords>
+__device__ Words<kWords> load_words(const void* from) {
+  static_assert(kWords == 1 || kWords == 2 || kWords == 4);
+  if constexpr (kWords == 1) {
+    return {{__ldg(static_cast<const uint32_t*>(from))}};
+  } else if constexpr (kWords == 2) {
+    const uint2 v = __ldg(static_cast<const uint2*>(from));
+    return {{v.x, v.y}};
+  } else {
+    const uint4 v = __ldg(static_cast<const uint4*>(from));
+    return {{v.x, v.y, v.z, v.w}};
+  }
 }
 
 // One element, or a chunk, as a kernel on CUDA cores loads it; zeros where it is not valid.

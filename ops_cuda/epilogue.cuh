@@ -55,19 +55,53 @@ __device__ void store_output(const Epilogue& e, float sum, int64_t k, int64_t of
   static_cast<T*>(e.y)[offset] = from_float<T>(v[0]);
 }
 
+// For kernels that store from many places: only what is short is copied into each of them.
+__device__ __noinline__ inline float activated(ActivationKind kind, float alpha, float beta, float x) {
+  float v[1] = {x};
+  activate(Epilogue{nullptr, nullptr, nullptr, kind, alpha, beta}, v);
+  return v[0];
+}
+
+template <int kCount>
+__device__ void activate_by_calls(const Epilogue& e, float (&v)[kCount]) {
+  if (e.kind == ActivationKind::kNone) return;
+  if (e.kind == ActivationKind::kRelu) return for_all(v, [](float x) { return x < 0.f ? 0.f : x; });
+  for_all(v, [&](float x) { return activated(e.kind, e.alpha, e.beta, x); });
+}
+
+// kCount elements side by side, moved at once: a vector of them must be aligned to its size.
+template <class T, int kCount>
+__device__ void add_neighbours(float (&v)[kCount], const T* from) {
+  if constexpr (kCount == 1) {
+    v[0] += to_float(*from);
+  } else {
+    const auto words = load_words<kCount* int(sizeof(T)) / 4>(from);
+    float term[kCount];
+    unpack<T>(words.word, term);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) v[i] += term[i];
+  }
+}
+template <class T, int kCount>
+__device__ void store_neighbours(const float (&v)[kCount], T* to) {
+  if constexpr (kCount == 1) {
+    *to = from_float<T>(v[0]);
+  } else {
+    constexpr int kPerWord = 4 / int(sizeof(T)), kWords = kCount / kPerWord;
+    Words<kWords> words;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) words.word[i] = pack_word(v + i * kPerWord, static_cast<T*>(nullptr));
+    *reinterpret_cast<Words<kWords>*>(to) = words;
+  }
+}
+
 // A chunk of outputs of channels k, k + 1, ..., contiguous in y; k and offset are multiples of the chunk.
 template <class T>
 __device__ void store_chunk(const Epilogue& e, float (&v)[kChunk<T>], int64_t k, int64_t offset) {
-  const auto add = [&](const void* from, int64_t at) {
-    float term[kChunk<T>];
-    unpack_chunk<T>(__ldg(reinterpret_cast<const uint4*>(static_cast<const T*>(from) + at)), term);
-#pragma unroll
-    for (int i = 0; i < kChunk<T>; ++i) v[i] += term[i];
-  };
-  if (e.bias) add(e.bias, k);
-  if (e.residual) add(e.residual, offset);
+  if (e.bias) add_neighbours(v, static_cast<const T*>(e.bias) + k);
+  if (e.residual) add_neighbours(v, static_cast<const T*>(e.residual) + offset);
   activate(e, v);
-  *reinterpret_cast<uint4*>(static_cast<T*>(e.y) + offset) = pack_chunk<T>(v);
+  store_neighbours(v, static_cast<T*>(e.y) + offset);
 }
 
 }  // namespace cks::cuda

@@ -40,6 +40,14 @@ std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec&);
 size_t hopper_filter_bytes(const FilterUse&);
 void pack_hopper_filter(const FilterUse&, const void* w_onnx, void* packed, Stream);
 
+// Few input channels (of a group), whose taps and channels are summed as one index; few output channels, whose products
+// are made pixel by pixel and then summed at the outputs they reach. Both read the filter as the matrix product does.
+std::unique_ptr<ConvolutionKernel> make_few_inputs_conv(const ConvolutionSpec&, const Device&);
+std::unique_ptr<ConvolutionKernel> make_few_outputs_conv(const ConvolutionSpec&, const Device&);
+
+// Depthwise: each channel its own group, of one output.
+std::unique_ptr<ConvolutionKernel> make_depthwise_conv(const ConvolutionSpec&, const Device&);
+
 std::unique_ptr<ConvolutionKernel> make_portable_conv(const ConvolutionSpec&, const Device&);
 std::unique_ptr<ConvolutionKernel> make_direct_conv(const ConvolutionSpec&, const Device&);
 

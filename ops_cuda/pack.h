@@ -10,10 +10,10 @@ inline int64_t padded_channels(int64_t channels, DataType type) {
   return (channels + chunk - 1) / chunk * chunk;
 }
 
-// Depthwise and other very narrow problems go to the direct kernel, which reads the filter as [taps][C / groups][K].
+// Depthwise and other groups of one input channel go to kernels that read the filter as [taps][C / groups][K].
 inline bool is_direct(const Filter& f) {
   const int64_t group_c = f.C / f.groups, group_k = f.K / f.groups;
-  return f.groups == 1 ? group_c * group_k < 16 : group_c == 1 && group_k <= 4;
+  return group_c == 1 && group_k <= (f.groups == 1 ? 1 : 4);
 }
 
 // The matrix product multiplies narrow groups several at a time, as one group whose filter is zero from a channel of

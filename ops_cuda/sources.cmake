@@ -2,8 +2,23 @@
 # side by side.
 add_library(ort_cks_cuda OBJECT
   ops_cuda/convolution.cc
+  ops_cuda/depthwise.cu
+  ops_cuda/depthwise_plan.cc
   ops_cuda/device_plan.cc
   ops_cuda/direct_conv.cu
+  ops_cuda/few_inputs.cc
+  ops_cuda/few_inputs_bfloat16.cu
+  ops_cuda/few_inputs_float.cu
+  ops_cuda/few_inputs_half.cu
+  ops_cuda/few_inputs_plan.cc
+  ops_cuda/few_inputs_tf32.cu
+  ops_cuda/few_outputs.cc
+  ops_cuda/few_outputs_bfloat16.cu
+  ops_cuda/few_outputs_float.cu
+  ops_cuda/few_outputs_half.cu
+  ops_cuda/few_outputs_plan.cc
+  ops_cuda/few_outputs_tf32.cu
+  ops_cuda/kernel_choice.cc
   ops_cuda/pack.cu
   ops_cuda/portable_conv.cc
   ops_cuda/portable_conv_bf16.cu

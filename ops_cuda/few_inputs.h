@@ -1,0 +1,35 @@
+// Convolutions with few input channels (of a group): the kernel's arguments, and where to find it.
+#pragma once
+#include "ops_cuda/divider.h"
+#include "ops_cuda/epilogue.h"
+#include "ops_cuda/few_inputs_plan.h"
+
+namespace cks::cuda {
+
+struct FewInputsArgs {
+  const void *x, *filter;  // filter: [packed groups][taps][packed k][filter_pitch]
+  const FewInputsWord* words;
+  int32_t steps;
+  PatchSource source;
+  Divider row_units;       // of a row of the patch as it is copied
+  Divider patch_h, parts;  // parts: units of a pixel, or (planes) channels of a slice
+  Int3 input, output, stride, pad;
+  Int3 box_log2, patch;
+  int32_t pixel_pitch, row_pitch, lead, origin, patch_words;
+  bool shifted;
+  int32_t C, K, slice_c, slice_k, column_blocks;  // column_blocks: of a slice
+  int32_t slices_together;                        // slices of a packed group
+  int32_t packed_k, filter_pitch, filter_taps;
+  Int3 tiles;
+  uint32_t num_tiles;
+  bool channels_first, neighbours;  // neighbours: whole words of y can be stored
+  Epilogue epilogue;
+};
+
+// The __global__ function of one FewInputsArgs. One definition a file, so that they compile apart.
+const void* few_inputs_half(int columns);
+const void* few_inputs_bfloat16(int columns);
+const void* few_inputs_tf32(int columns);
+const void* few_inputs_float(int columns);
+
+}  // namespace cks::cuda

@@ -1,0 +1,119 @@
+#include "ops_cuda/few_inputs_plan.h"
+
+#include <algorithm>
+
+#include "ops_cuda/pack.h"
+
+namespace cks::cuda {
+namespace {
+
+// Groups that are multiplied together, within what packing already put together: up to 16 channels on either side,
+// which is what a step of the tensor cores multiplies anyway.
+int64_t members_of(const Filter& f) {
+  const int64_t group_c = f.C / f.groups, group_k = f.K / f.groups, packed = f.groups / gemm_groups(f).count;
+  int64_t members = 1;
+  for (int64_t m = 2; m <= packed && m * group_c <= 16 && m * group_k <= 16; ++m)
+    if (packed % m == 0) members = m;
+  return members;
+}
+
+Int3 patch_of(const Problem& p, const Int3& box) {
+  const auto extent = [&](int axis, int32_t pixels) {
+    return int32_t((pixels - 1) * p.stride[axis] + (p.filter.extent[axis] - 1) * p.dilation[axis] + 1);
+  };
+  return {extent(0, box.d), extent(1, box.h), extent(2, box.w)};
+}
+
+struct Box3 {
+  Int3 pixels, patch;
+  bool runs;  // rows of its patches begin at the same element of a chunk, everywhere
+};
+
+// The box that loads and multiplies least. A thread stores four neighbours along w, so boxes are no narrower.
+// row_elements: of a pixel in the rows of x; 0 where rows cannot be read by chunks.
+Box3 choose_box(const Problem& p, int64_t pixel_pitch, int64_t row_elements, int64_t chunk) {
+  Box3 best;
+  double best_cost = 0;
+  for (int w = 4; w <= kFewInputsPixels; w *= 2)
+    for (int h = 1; w * h <= kFewInputsPixels; h *= 2) {
+      const Int3 box{kFewInputsPixels / w / h, h, w}, patch = patch_of(p, box);
+      const bool alike = w >= p.output[2] || w * p.stride[2] * row_elements % chunk == 0;
+      const bool runs = row_elements > 0 && alike;
+      const double tiles = double(ceil_div(p.output[0], box.d)) * double(ceil_div(p.output[1], box.h)) *
+                           double(ceil_div(p.output[2], box.w));
+      // A row of the patch costs a few elements more than it has, an element copied alone as much as several.
+      const double row = (double(patch.w) * double(pixel_pitch) + 16) * (row_elements > 0 && !runs ? 4 : 1);
+      const double cost = tiles * (2048 + double(patch.d) * patch.h * row);  // a tile's own work is worth 2048
+      if (best_cost == 0 || cost < best_cost) best = {box, patch, runs}, best_cost = cost;
+    }
+  return best;
+}
+
+}  // namespace
+
+std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, Layout layout, int shared_bytes) {
+  const Filter& f = p.filter;
+  if (f.op != Operator::kConv) return {};
+  FewInputsPlan plan;
+  const int64_t per_word = 4 / int64_t(size_of(type)), chunk = 4 * per_word, members = members_of(f);
+  const int64_t slice_c = f.C / f.groups * members, slice_k = f.K / f.groups * members;
+  if (f.taps() * slice_c > 2048) return {};  // many channels after all: the filter would not fit
+  plan.slices = f.groups / members, plan.slice_c = int32_t(slice_c), plan.slice_k = int32_t(slice_k);
+  plan.columns = slice_k <= 16 ? 16 : slice_k <= 32 ? 32 : 64;
+
+  // Pixels 8 words apart would meet in a bank.
+  const bool apart = slice_c % (8 * per_word) == 0;
+  plan.pixel_pitch = int32_t(slice_c + (apart ? 4 * per_word : 0));
+  const bool joined = !apart && p.dilation[2] == 1;  // the taps of a filter row
+  const int64_t S = f.extent[2], run_taps = joined ? S : 1, run = run_taps * slice_c;
+  const bool odd = plan.pixel_pitch % per_word != 0;
+  if (odd && !joined && S > 1) return {};  // runs would begin at odd elements
+  plan.shifted = odd && p.stride[2] % 2 != 0;
+
+  const bool planes = layout == Layout::kNCHW && f.C > 1;
+  const bool chunks = !planes && f.C % chunk == 0 && slice_c % chunk == 0;
+  const int64_t in_row = planes ? 1 : f.C;  // elements of a pixel in a row of x
+  const bool whole_rows = (planes || plan.pixel_pitch == f.C) && p.input[2] * in_row % chunk == 0;
+  const Box3 box = choose_box(p, plan.pixel_pitch, whole_rows && !chunks ? in_row : 0, chunk);
+  plan.box = box.pixels, plan.patch = box.patch;
+  if (chunks)
+    plan.source = PatchSource::kChunks;
+  else if (box.runs)
+    plan.source = planes ? PatchSource::kPlaneRuns : PatchSource::kRuns;
+  else
+    plan.source = planes ? PatchSource::kPlanes : PatchSource::kElements;
+
+  // All that a row copies lies between its begin and the next one's; where each pair of elements is one of the first
+  // patch, the first pixel is put at an even element.
+  plan.lead = box.runs ? int32_t(round_up(p.pad[2] * in_row, chunk) - p.pad[2] * in_row) : 0;
+  const int64_t stretch = planes ? plan.pixel_pitch : 1;  // patch elements an element of x
+  const int64_t lead = plan.lead * stretch;
+  plan.origin = int32_t(lead + (plan.shifted ? 2 : lead % per_word));
+  const int64_t row_pitch =
+      round_up(round_up(plan.lead + plan.patch.w * (planes ? 1 : int64_t(plan.pixel_pitch)), chunk) * stretch, chunk);
+  const int64_t patch_words = (row_pitch * plan.patch.d * plan.patch.h + chunk) / per_word;
+  if (patch_words * 4 > shared_bytes) return {};
+  plan.row_pitch = int32_t(row_pitch), plan.patch_words = int32_t(patch_words);
+
+  const GemmGroups gemm = gemm_groups(f);
+  const int64_t filter_pitch = padded_channels(gemm.c, type);
+  for (int64_t t = 0; t < f.extent[0]; ++t)
+    for (int64_t r = 0; r < f.extent[1]; ++r)
+      for (int64_t s = 0; s < S; s += run_taps) {
+        const int64_t begin =
+            (t * p.dilation[0] * plan.patch.h + r * p.dilation[1]) * row_pitch + s * p.dilation[2] * plan.pixel_pitch;
+        const auto weight = [&](int64_t i) {
+          const int64_t tap = (t * f.extent[1] + r) * S + s + i / slice_c;
+          return i < run ? int32_t(tap * gemm.k * filter_pitch + i % slice_c) : -1;
+        };
+        for (int64_t i = 0; i < run; i += per_word)
+          plan.words.push_back({int32_t((begin + i) / per_word),
+                                i + per_word <= run ? 0xffffffffu : 0x0000ffffu,
+                                {weight(i), per_word == 2 ? weight(i + 1) : -1}});
+      }
+  while (plan.words.size() % 8) plan.words.push_back({0, 0, {-1, -1}});
+  if (plan.shared_bytes() > shared_bytes) return {};
+  return plan;
+}
+
+}  // namespace cks::cuda

@@ -1,0 +1,5 @@
+#include "ops_cuda/few_outputs_conv.cuh"
+
+namespace cks::cuda {
+const void* few_outputs_float(int columns, bool chunks) { return few_outputs_kernel<SplitTf32Mma>(columns, chunks); }
+}  // namespace cks::cuda

@@ -1,0 +1,73 @@
+#include "ops_cuda/kernel_choice.h"
+
+#include "ops_cuda/depthwise_plan.h"
+#include "ops_cuda/few_inputs_plan.h"
+#include "ops_cuda/few_outputs_plan.h"
+#include "ops_cuda/pack.h"
+
+namespace cks::cuda {
+namespace {
+
+// Tensor cores know fp16 since sm_75, bf16 and tf32 (of which strict floats are made) since sm_80.
+bool has_tensor_cores(DataType type, const Device& device) {
+  return device.capability >= (type == DataType::kHalf ? 75 : 80);
+}
+
+// The matrix product sums 64 or 128 bytes of a tap at a time and wants whole chunks of 16: it suits neither very few
+// channels nor, up to a point, odd ones, which it copies first.
+bool few_inputs_pays(const Filter& f, DataType type) {
+  const int64_t bytes = f.C / f.groups * int64_t(size_of(type));
+  if (f.groups > 1) return bytes <= 64;
+  return bytes <= 48 || (bytes % 16 != 0 && bytes <= 128);
+}
+
+constexpr int64_t kFewOutputs = 8;
+
+// Few or odd channels, whose tile of the matrix product would be mostly empty or stored by single elements. Not where
+// the products of many inputs bound it, which the matrix product is better at (channels last: else it copies X first);
+// nor where patches overlap much, because of a dilation, and are read too often.
+bool few_outputs_pays(const ConvolutionSpec& spec, const Device& device) {
+  const Problem& p = spec.problem;
+  const int64_t size = int64_t(size_of(spec.type));
+  if (p.filter.K > kFewOutputs && p.filter.K * size % 16 == 0) return false;
+  if (p.filter.K > kFewOutputs && spec.layout == Layout::kNHWC && p.filter.C * size > 256) return false;
+  const auto plan = plan_few_outputs(p, spec.type, device.multiprocessors, half_of_shared(device));
+  if (!plan) return false;
+  const int64_t tiles =
+      ceil_div(p.output[0], plan->box.d) * ceil_div(p.output[1], plan->box.h) * ceil_div(p.output[2], plan->box.w);
+  return tiles * plan->patch_pixels() <= 4 * volume(p.input);
+}
+
+}  // namespace
+
+bool depthwise_can(const ConvolutionSpec& spec) {
+  const Filter& f = spec.problem.filter;
+  if (f.op != Operator::kConv || f.groups != f.C || f.groups != f.K) return false;
+  // How many multiprocessors there are decides how small the parts are, not whether they fit.
+  return by_planes(f, spec.layout) ? plan_planes(spec.problem, spec.type, 1).has_value()
+                                   : depthwise_chunks_can(spec.problem, spec.type);
+}
+
+bool few_inputs_can(const ConvolutionSpec& spec, const Device& device) {
+  return has_tensor_cores(spec.type, device) && !is_direct(spec.problem.filter) &&
+         plan_few_inputs(spec.problem, spec.type, spec.layout, half_of_shared(device));
+}
+
+bool few_outputs_can(const ConvolutionSpec& spec, const Device& device) {
+  return has_tensor_cores(spec.type, device) && !is_direct(spec.problem.filter) &&
+         plan_few_outputs(spec.problem, spec.type, device.multiprocessors, half_of_shared(device));
+}
+
+bool may_have_few_channels(const FilterUse& use) {
+  return few_inputs_pays(use.filter, use.type) || use.filter.K <= kFewOutputs;
+}
+
+Family choose_family(const ConvolutionSpec& spec, const Device& device) {
+  const Filter& f = spec.problem.filter;
+  if (is_direct(f)) return depthwise_can(spec) ? Family::kDepthwise : Family::kDirect;
+  if (few_inputs_pays(f, spec.type) && few_inputs_can(spec, device)) return Family::kFewInputs;
+  if (few_outputs_pays(spec, device) && few_outputs_can(spec, device)) return Family::kFewOutputs;
+  return Family::kMatrixProduct;
+}
+
+}  // namespace cks::cuda

@@ -1,0 +1,28 @@
+// Which kernel serves a convolution: a pure function of the problem and the device, tested without a GPU.
+#pragma once
+#include "ops_cuda/kernel.h"
+
+namespace cks::cuda {
+
+enum class Family {
+  kDepthwise,      // depthwise.cu
+  kDirect,         // direct_conv.cu: what else has one input channel a group, and hardly more outputs
+  kFewInputs,      // few_inputs_conv.cuh
+  kFewOutputs,     // few_outputs_conv.cuh
+  kMatrixProduct,  // the Hopper or the portable implicit GEMM
+};
+Family choose_family(const ConvolutionSpec&, const Device&);
+
+// Whether the choice may be kFewInputs or kFewOutputs, of a convolution that the Hopper kernel could serve too.
+bool may_have_few_channels(const FilterUse&);
+
+// What a family can serve at all, be it the best choice or not.
+bool depthwise_can(const ConvolutionSpec&);
+bool few_inputs_can(const ConvolutionSpec&, const Device&);
+bool few_outputs_can(const ConvolutionSpec&, const Device&);
+
+// Shared memory of a thread block of the last two: two blocks share a multiprocessor, so that one copies while the
+// other computes; CUDA keeps 1 KB of each.
+inline int half_of_shared(const Device& device) { return device.shared_bytes / 2 - 1024; }
+
+}  // namespace cks::cuda

@@ -1,0 +1,220 @@
+// The plans of the kernels for few channels, and the choice among kernels, without a GPU.
+#include <cstdio>
+#include <map>
+#include <random>
+
+#include "ops_cuda/depthwise_plan.h"
+#include "ops_cuda/few_inputs_plan.h"
+#include "ops_cuda/few_outputs_plan.h"
+#include "ops_cuda/kernel_choice.h"
+#include "ops_cuda/pack.h"
+
+using namespace cks;
+using namespace cks::cuda;
+
+namespace {
+
+int failed = 0;
+
+void expect(bool holds, const char* what) {
+  if (holds) return;
+  if (++failed < 20) std::printf("FAILED: %s\n", what);
+}
+
+constexpr Device kH200{90, 132, 228 << 10}, kTuring{75, 40, 64 << 10};
+
+int64_t pick(std::mt19937& random, std::initializer_list<int64_t> from) {
+  return from.begin()[std::uniform_int_distribution<size_t>(0, from.size() - 1)(random)];
+}
+
+Problem random_problem(std::mt19937& random, Operator op, int64_t groups, int64_t group_c, int64_t group_k) {
+  for (;;) {
+    Problem p;
+    p.filter = {op, groups * group_c, groups * group_k, groups, {1, 1, 1}};
+    p.N = pick(random, {1, 3});
+    bool valid = true;
+    for (size_t i = size_t(pick(random, {0, 1, 1, 2})); i < 3; ++i) {
+      const int64_t f = pick(random, {1, 2, 3, 4, 5, 7, 9}), s = pick(random, {1, 2, 3, 4}),
+                    d = pick(random, {1, 1, 2, 3});
+      p.filter.extent[i] = f, p.stride[i] = s, p.dilation[i] = d;
+      p.input[i] = pick(random, {1, 5, 14, 33, 100});
+      p.pad[i] = pick(random, {0, 1, (f - 1) * d / 2, (f - 1) * d});
+      p.output[i] = op == Operator::kConv ? (p.input[i] + 2 * p.pad[i] - (f - 1) * d - 1 + s) / s
+                                          : (p.input[i] - 1) * s + (f - 1) * d + 1 - 2 * p.pad[i];
+      valid = valid && p.output[i] > 0 && p.input[i] + 2 * p.pad[i] > (f - 1) * d;
+    }
+    if (valid) return p;
+  }
+}
+
+// Every weight of a slice meets its element of the patch, once; what else fills the words counts nothing.
+void check_few_inputs(const Problem& p, DataType type, Layout layout) {
+  const auto plan = plan_few_inputs(p, type, layout, half_of_shared(kH200));
+  if (!plan) return;
+  const Filter& f = p.filter;
+  const int64_t per_word = 4 / int64_t(size_of(type)), row = plan->row_pitch;
+  expect(plan->slices * plan->slice_c == f.C && plan->slices * plan->slice_k == f.K, "slices share out all channels");
+  expect(plan->words.size() % 8 == 0 && plan->shared_bytes() <= half_of_shared(kH200), "whole steps, which fit");
+  expect(int64_t(plan->box.d) * plan->box.h * plan->box.w == kFewInputsPixels && plan->box.w % 4 == 0,
+         "a box holds the pixels of a tile, four in a row");
+
+  std::map<int64_t, int64_t> element_of;  // weight to patch element
+  for (const FewInputsWord& word : plan->words)
+    for (int64_t j = 0; j < per_word; ++j) {
+      const uint32_t bits = per_word == 1 ? 0xffffffffu : j == 0 ? 0x0000ffffu : 0xffff0000u;
+      expect((word.mask & bits) == (word.weight[j] >= 0 ? bits : 0), "a mask is what has a weight");
+      if (word.weight[j] < 0) continue;
+      const auto [at, fresh] = element_of.insert({word.weight[j], word.patch * per_word + j});
+      expect(fresh, "no weight twice");
+    }
+  const GemmGroups gemm = gemm_groups(f);
+  int64_t count = 0, last = 0;
+  for (int64_t tap = 0; tap < f.taps(); ++tap)
+    for (int64_t c = 0; c < plan->slice_c; ++c, ++count) {
+      const int64_t s = tap % f.extent[2], r = tap / f.extent[2] % f.extent[1], t = tap / f.extent[2] / f.extent[1];
+      const int64_t element =
+          (t * p.dilation[0] * plan->patch.h + r * p.dilation[1]) * row + s * p.dilation[2] * plan->pixel_pitch + c;
+      const auto found = element_of.find(tap * gemm.k * padded_channels(gemm.c, type) + c);
+      expect(found != element_of.end() && found->second == element, "a weight meets its element");
+      last = std::max(last, element);
+    }
+  expect(int64_t(element_of.size()) == count, "and no other");
+  // The patch begins at `origin`, rows by chunks a little earlier, at a chunk of x in every tile.
+  const Int3 box = plan->box, patch = plan->patch;
+  const int64_t base = ((box.d - 1) * p.stride[0] * patch.h + (box.h - 1) * p.stride[1]) * row +
+                       (box.w - 1) * p.stride[2] * plan->pixel_pitch;
+  expect(plan->origin + base + last < plan->patch_words * per_word, "all inside the patch");
+  expect(plan->shifted || per_word == 1 || (plan->origin % 2 == 0 && plan->pixel_pitch * p.stride[2] % 2 == 0),
+         "without a second patch no pair begins at an odd element");
+  const bool planes = plan->source == PatchSource::kPlaneRuns;
+  if (!planes && plan->source != PatchSource::kRuns) return;
+  const int64_t chunk = 4 * per_word, in_row = planes ? 1 : f.C, stretch = planes ? plan->pixel_pitch : 1;
+  for (int64_t tile = 0; tile * box.w < p.output[2]; ++tile)
+    expect(((tile * box.w * p.stride[2] - p.pad[2]) * in_row - plan->lead) % chunk == 0, "rows begin at a chunk");
+  const int64_t chunks = ceil_div(plan->lead + patch.w * (planes ? 1 : f.C), chunk);
+  const int64_t begin = plan->origin - plan->lead * stretch,
+                end = begin + (chunks * chunk - 1) * stretch + (planes ? plan->slice_c : 1);
+  expect(begin >= (plan->shifted ? 1 : 0), "and are put inside the patch,");
+  expect(end - row <= begin, "none into the next row,");
+  expect((int64_t(patch.d) * patch.h - 1) * row + end <= plan->patch_words * per_word, "nor past the last");
+}
+
+// By the definition in plan/problem.h: the input that output o meets through tap t on an axis, if any.
+bool meets(const Problem& p, int axis, int64_t o, int64_t t, int64_t& input) {
+  const int64_t s = p.stride[axis], reach = t * p.dilation[axis];
+  if (p.filter.op == Operator::kConv) {
+    input = o * s - p.pad[axis] + reach;
+    return true;
+  }
+  const int64_t at = o + p.pad[axis] - reach;
+  input = at / s;
+  return at % s == 0;
+}
+
+void check_few_outputs(const Problem& p, DataType type) {
+  const auto plan = plan_few_outputs(p, type, 132, half_of_shared(kH200));
+  if (!plan) return;
+  expect(plan->shared_bytes(p.filter.K) <= half_of_shared(kH200), "a plan of few outputs fits");
+  const Dims& extent = p.filter.extent;
+  expect(plan->turns * plan->turn_lines >= extent[0] * extent[1] &&
+             plan->turn_lines * extent[2] * p.filter.K <= plan->columns,
+         "the turns hold all taps, a turn no more than its columns");
+  const int32_t box[] = {plan->box.d, plan->box.h, plan->box.w},
+                patch[] = {plan->patch.d, plan->patch.h, plan->patch.w};
+  const int32_t first[] = {plan->patch_first.d, plan->patch_first.h, plan->patch_first.w};
+  const int32_t step[] = {plan->patch_step.d, plan->patch_step.h, plan->patch_step.w};
+  const int32_t tap_step[] = {plan->tap_step.d, plan->tap_step.h, plan->tap_step.w};
+  const int32_t pixel_step[] = {plan->pixel_step.d, plan->pixel_step.h, plan->pixel_step.w};
+  size_t at = 0;
+  for (int axis = 0; axis < 3; ++axis)
+    for (int64_t q = 0; q < box[axis]; ++q) {
+      const Reach reach = plan->reaches[at++];
+      for (int64_t tile : {0, 1, 5}) {
+        int64_t j = 0, input;
+        for (int64_t t = 0; t < p.filter.extent[axis]; ++t) {
+          if (!meets(p, axis, tile * box[axis] + q, t, input)) continue;
+          const int64_t pixel = reach.pixel + j * pixel_step[axis];
+          expect(j < reach.count && reach.tap + j * tap_step[axis] == t, "an output knows its taps");
+          expect(first[axis] + tile * step[axis] + pixel == input, "and the inputs that they meet");
+          expect(pixel >= 0 && pixel < patch[axis], "which lie in the patch");
+          ++j;
+        }
+        expect(j == reach.count, "and no other taps");
+      }
+    }
+  expect(at == plan->reaches.size(), "a reach for each coordinate of the box");
+}
+
+void check_planes(const Problem& p, DataType type) {
+  const auto plan = plan_planes(p, type, 132);
+  if (!plan) return;
+  expect(plan->shared_bytes(p.filter.extent[2]) <= kPlaneSharedBytes, "the planes fit");
+  const int64_t out_step = slide_of(p.stride[1], p.dilation[1]).out_step;
+  if (plan->window_step > 0)
+    expect(plan->box_h % (plan->outputs * out_step) == 0 && plan->strips * plan->outputs == plan->box_h,
+           "strips make up the box");
+  else
+    expect(plan->box_w % plan->outputs == 0 && plan->strips == plan->box_h, "outputs make up the row");
+  const auto needs = [&](int axis, int64_t box) {
+    return (box - 1) * p.stride[axis] + (p.filter.extent[axis] - 1) * p.dilation[axis] + 1;
+  };
+  expect(plan->patch_h >= needs(1, plan->box_h) && plan->patch_pitch >= plan->lead + needs(2, plan->box_w),
+         "the patch is all they read");
+  const int64_t chunk = 16 / int64_t(size_of(type));
+  for (int64_t first = 0; plan->chunks && first < p.output[2]; first += plan->box_w)
+    expect((first * p.stride[2] - p.pad[2] - plan->lead) % chunk == 0, "its rows begin at a chunk");
+}
+
+void test_random_plans() {
+  std::mt19937 random(1);
+  for (int i = 0; i < 2000; ++i) {
+    const DataType type = pick(random, {0, 1}) ? DataType::kHalf : DataType::kFloat;
+    const int64_t groups = pick(random, {1, 1, 2, 8, 32}), c = pick(random, {1, 2, 3, 4, 8, 12, 16, 24, 56}),
+                  k = pick(random, {1, 2, 3, 4, 12, 17, 64, 100});
+    check_few_inputs(random_problem(random, Operator::kConv, groups, c, k), type,
+                     pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW);
+    check_few_outputs(random_problem(random, i % 2 ? Operator::kConv : Operator::kConvTranspose, 1, c, k), type);
+    check_planes(random_problem(random, Operator::kConv, groups, 1, 1), type);
+  }
+}
+
+Family family_of(Operator op, int64_t C, int64_t K, int64_t groups, Dims kernel, int64_t size, int64_t stride = 1,
+                 int64_t dilation = 1, DataType type = DataType::kHalf, const Device& device = kH200) {
+  Problem p;
+  p.filter = {op, C, K, groups, kernel};
+  for (size_t i = 0; i < 3; ++i) {
+    if (kernel[i] == 1) continue;
+    p.stride[i] = stride, p.dilation[i] = dilation, p.pad[i] = (kernel[i] - 1) * dilation / 2;
+  }
+  p.input = {1, size, size};
+  p.output = {1, op == Operator::kConv ? size / p.stride[1] : size * p.stride[1],
+              op == Operator::kConv ? size / p.stride[2] : size * p.stride[2]};
+  return choose_family({p, type, Layout::kNHWC, Precision::kTF32, {}}, device);
+}
+
+void test_choice() {
+  constexpr Operator kC = Operator::kConv, kT = Operator::kConvTranspose;
+  expect(family_of(kC, 144, 144, 144, {1, 3, 3}, 56) == Family::kDepthwise, "depthwise");
+  expect(family_of(kT, 144, 144, 144, {1, 4, 4}, 56, 2) == Family::kDirect, "transposed depthwise is not");
+  expect(family_of(kC, 65, 65, 65, {1, 3, 3}, 56) == Family::kDirect, "nor are channels that fill no chunks");
+  expect(family_of(kC, 144, 288, 144, {1, 3, 3}, 56) == Family::kDirect, "nor two outputs a channel");
+  expect(family_of(kC, 3, 64, 1, {1, 7, 7}, 224, 2) == Family::kFewInputs, "a stem has few inputs");
+  expect(family_of(kC, 12, 12, 1, {1, 3, 3}, 480) == Family::kFewInputs, "odd channels, not many");
+  expect(family_of(kC, 128, 128, 32, {1, 3, 3}, 56) == Family::kFewInputs, "narrow groups");
+  expect(family_of(kC, 3, 64, 1, {1, 7, 7}, 224, 2, 1, DataType::kFloat, kTuring) == Family::kMatrixProduct,
+         "no tensor cores for floats before sm_80");
+  expect(family_of(kT, 64, 3, 1, {1, 4, 4}, 32, 2) == Family::kFewOutputs, "an image output has few outputs");
+  expect(family_of(kC, 56, 12, 1, {1, 1, 1}, 64) == Family::kFewOutputs, "odd channels of not too many");
+  expect(family_of(kC, 256, 17, 1, {1, 1, 1}, 64) == Family::kMatrixProduct, "but not of many");
+  expect(family_of(kC, 64, 1, 1, {1, 3, 3}, 64, 1, 12) == Family::kMatrixProduct, "unless patches overlap too much");
+  expect(family_of(kC, 256, 256, 1, {1, 3, 3}, 14) == Family::kMatrixProduct, "many of both");
+}
+
+}  // namespace
+
+int main() {
+  test_random_plans();
+  test_choice();
+  std::printf(failed ? "%d failed\n" : "passed\n", failed);
+  return failed ? 1 : 0;
+}
