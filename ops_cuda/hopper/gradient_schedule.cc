@@ -1,0 +1,530 @@
+#include "ops_cuda/hopper/gradient_schedule.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <optional>
+#include <queue>
+
+namespace cks::cuda::hopper {
+namespace {
+
+constexpr int kMaxBox = 256, kMaxElementStride = 8;  // of a tensor map, elements it spans and their distance
+constexpr int kPixelBytes = 2 * kSquare;
+constexpr int kImages = 3;                        // the logical axes: 0, 1, 2 are d, h, w
+constexpr int kFixedSharedBytes = 2048;           // beside the stages: barriers, and what aligning the stages costs
+constexpr int kMaxPixels = 256, kMinPixels = 16;  // of a box
+
+// What one thing costs a block, in cycles.
+constexpr double kProduct = 36;       // a wgmma of 64 x 64 x 16
+constexpr double kLoadRate = 42;      // bytes, all SMs at work
+constexpr double kBoxOverhead = 180;  // barriers
+constexpr double kStart = 2500;       // until the first box is there, and the end
+constexpr double kSumRate = 40;       // bytes of partial squares, written or read
+constexpr double kSumStart = 4000;    // the kernel that adds them
+
+// A live tap; axes in the order of the layout.
+struct FrameTap {
+  int32_t filter;
+  Axes offset, begin, end;
+};
+
+// The problem with its axes in the order of shared memory.
+struct Frame {
+  bool images_inner;
+  std::array<int, 4> logical;
+  Axes out, in, stride;
+  std::vector<FrameTap> taps;
+};
+
+Frame make_frame(const Problem& p, const std::vector<GradientTap>& taps, bool images_inner) {
+  Frame f;
+  f.images_inner = images_inner;
+  f.logical = images_inner ? std::array{kImages, 2, 1, 0} : std::array{2, 1, 0, kImages};
+  for (int a = 0; a < 4; ++a) {
+    const int axis = f.logical[a];
+    f.out[a] = int32_t(axis == kImages ? p.N : p.output[axis]);
+    f.in[a] = int32_t(axis == kImages ? p.N : p.input[axis]);
+    f.stride[a] = int32_t(axis == kImages ? 1 : p.stride[axis]);
+  }
+  for (const GradientTap& g : taps) {
+    FrameTap t{g.tap.filter, {}, {}, {}};
+    bool live = p.N > 0;
+    for (int a = 0; a < 4; ++a) {
+      const int axis = f.logical[a];
+      t.offset[a] = axis == kImages ? 0 : g.tap.offset[axis];
+      t.begin[a] = axis == kImages ? 0 : g.live.begin[axis];
+      t.end[a] = axis == kImages ? int32_t(p.N) : g.live.end[axis];
+      live = live && t.begin[a] < t.end[a];
+    }
+    if (live) f.taps.push_back(t);
+  }
+  return f;
+}
+
+// How many pixels along each axis one k-step has.
+Axes step_of(const Axes& box) { return box[0] % kStepPixels == 0 ? Axes{16, 1, 1, 1} : Axes{8, 2, 1, 1}; }
+
+// Pieces of `size` that a range meets.
+int64_t pieces(int32_t begin, int32_t end, int32_t size) { return (end - 1) / size - begin / size + 1; }
+
+int64_t pixels_of(const Axes& box) { return int64_t(box[0]) * box[1] * box[2] * box[3]; }
+
+// Taps that read one box of X: congruent modulo the stride, and no farther apart than the margin.
+struct Part {
+  Axes base, last;  // the least and the greatest offset
+};
+
+struct TapSet {
+  int first, count;        // taps, in the order of Covering::taps
+  std::vector<int> parts;  // of Covering::parts
+};
+
+// Taps sorted by the box of X they read.
+struct Covering {
+  std::vector<FrameTap> taps;
+  std::vector<int> part_of;  // each tap's
+  std::vector<Part> parts;
+  Axes x_box;
+};
+
+// `margins`: along which axes the taps of a part may differ.
+Covering cover(const Frame& f, const Axes& box, const std::array<bool, 4>& margins) {
+  std::map<Axes, std::vector<int>> classes;
+  for (int t = 0; t < int(f.taps.size()); ++t) {
+    Axes key;
+    for (int a = 0; a < 4; ++a) {
+      const int32_t o = f.taps[t].offset[a], s = f.stride[a];
+      key[a] = margins[a] ? (o % s + s) % s : o;
+    }
+    classes[key].push_back(t);
+  }
+  const Axes step = step_of(box);
+  Covering c;
+  c.x_box = {1, 1, 1, 1};
+  for (const auto& [key, members] : classes) {
+    Part part{f.taps[members[0]].offset, f.taps[members[0]].offset};
+    for (const int t : members) {
+      for (int a = 0; a < 4; ++a) {
+        part.base[a] = std::min(part.base[a], f.taps[t].offset[a]);
+        part.last[a] = std::max(part.last[a], f.taps[t].offset[a]);
+      }
+    }
+    for (int a = 0; a < 4; ++a) {
+      int32_t end = (box[a] - 1) * f.stride[a] + part.last[a];
+      // Where one box has the whole axis and k-steps are single places along it, nothing outside the input is read.
+      if (step[a] == 1 && box[a] >= f.out[a]) {
+        while (part.base[a] < 0) part.base[a] += f.stride[a];
+        end = std::min(end, f.in[a] - 1);
+      }
+      c.x_box[a] = std::max(c.x_box[a], (end - part.base[a]) / f.stride[a] + 1);
+    }
+    for (const int t : members) c.taps.push_back(f.taps[t]), c.part_of.push_back(int(c.parts.size()));
+    c.parts.push_back(part);
+  }
+  return c;
+}
+
+bool fits_tensor_map(const Frame& f, const Axes& x_box) {
+  for (int a = 0; a < 4; ++a)
+    if (x_box[a] * f.stride[a] > kMaxBox) return false;
+  return true;
+}
+
+int aligned_box_bytes(const Axes& box) { return int(round_up(pixels_of(box) * kPixelBytes, 1024)); }
+
+// A way to do the whole problem, and what it costs.
+struct Candidate {
+  const Frame* frame;
+  Axes box;
+  std::array<bool, 4> margins;
+  int tile_k, tile_c;
+  Axes x_box;
+  std::vector<TapSet> sets;
+  std::vector<double> set_cycles;  // of one tile, all boxes
+  int max_parts, stages, stage_bytes;
+  int64_t tiles;
+  double estimate;
+};
+
+std::vector<TapSet> make_tap_sets(const Covering& c, int most) {
+  const int taps = int(c.taps.size()), sets = int(ceil_div(taps, most));
+  std::vector<TapSet> result;
+  for (int i = 0; i < sets; ++i) {
+    TapSet set{taps * i / sets, 0, {}};
+    set.count = taps * (i + 1) / sets - set.first;
+    for (int t = set.first; t < set.first + set.count; ++t)
+      if (set.parts.empty() || set.parts.back() != c.part_of[t]) set.parts.push_back(c.part_of[t]);
+    result.push_back(std::move(set));
+  }
+  return result;
+}
+
+double box_cycles(double products, double bytes) {
+  return std::max({products * kProduct, bytes / kLoadRate, kBoxOverhead});
+}
+
+double item_end(const Candidate& c, const GradientOperands& o, int taps) {
+  (void)o;
+  return kStart + double(c.tile_k) * c.tile_c * taps * kSquare * kSquare * sizeof(float) / kSumRate;
+}
+
+void consider(const Problem& p, const GradientOperands& o, const GradientMachine& m, const Frame& f, const Axes& box,
+              const std::array<bool, 4>& margins, std::vector<Candidate>& candidates) {
+  const Covering covering = cover(f, box, margins);
+  if (!fits_tensor_map(f, covering.x_box)) return;
+  const int k_squares = int(ceil_div(p.filter.K, kSquare)), c_squares = int(ceil_div(p.filter.C, kSquare));
+  const Axes step = step_of(box);
+  std::vector<double> steps;
+  for (const FrameTap& t : covering.taps) {
+    double all = 1;
+    for (int a = 0; a < 4; ++a) all *= double(pieces(t.begin[a], t.end[a], step[a]));
+    steps.push_back(all);
+  }
+  const int a_bytes = aligned_box_bytes(box), b_bytes = aligned_box_bytes(covering.x_box);
+  for (int tile_k = 1; tile_k <= std::min(4, k_squares); ++tile_k) {
+    for (int tile_c = 1; tile_c <= std::min(4, c_squares); ++tile_c) {
+      const int most = o.squares() / (tile_k * tile_c);
+      if (most == 0) continue;
+      Candidate c{&f, box, margins, tile_k, tile_c, covering.x_box, make_tap_sets(covering, most), {}, 0, 0, 0, 0, 0};
+      for (const TapSet& set : c.sets) c.max_parts = std::max(c.max_parts, int(set.parts.size()));
+      c.stage_bytes = o.planes * (tile_k * a_bytes + c.max_parts * tile_c * b_bytes);
+      c.stages = std::min(kMaxGradientStages, (m.shared_bytes - kFixedSharedBytes) / c.stage_bytes);
+      if (c.stages < 2) continue;
+      c.tiles = ceil_div(k_squares, tile_k) * ceil_div(c_squares, tile_c);
+      double all = 0, taps = 0;
+      for (const TapSet& set : c.sets) {
+        Axes begin = covering.taps[set.first].begin, end = covering.taps[set.first].end;
+        double products = 0;
+        for (int t = set.first; t < set.first + set.count; ++t) {
+          products += steps[t];
+          for (int a = 0; a < 4; ++a) {
+            begin[a] = std::min(begin[a], covering.taps[t].begin[a]);
+            end[a] = std::max(end[a], covering.taps[t].end[a]);
+          }
+        }
+        double boxes = 1;
+        for (int a = 0; a < 4; ++a) boxes *= double(pieces(begin[a], end[a], box[a]));
+        products *= tile_k * tile_c * o.products();
+        const double bytes = o.planes * (double(tile_k) * a_bytes + double(set.parts.size()) * tile_c * b_bytes);
+        // A short ring does not cover the latency of a load.
+        const double latency = 1400.0 / c.stages;
+        c.set_cycles.push_back(boxes * std::max(latency, box_cycles(products / boxes, bytes)));
+        all += c.set_cycles.back() * double(c.tiles), taps += set.count;
+      }
+      c.estimate = all / m.multiprocessors + item_end(c, o, int(ceil_div(int64_t(taps), int64_t(c.sets.size()))));
+      candidates.push_back(std::move(c));
+    }
+  }
+}
+
+// How the boxes of each tap set are split among blocks.
+struct Split {
+  std::vector<int> splits;  // of each tap set
+  double cycles = std::numeric_limits<double>::infinity();
+};
+
+double makespan(std::vector<std::pair<double, int64_t>> items, int blocks) {  // {cycles, how many}
+  std::ranges::sort(items, std::greater<>{});
+  std::priority_queue<double, std::vector<double>, std::greater<>> loads;
+  double longest = 0;
+  for (const auto& [cycles, count] : items) {
+    for (int64_t i = 0; i < count; ++i) {
+      double load = 0;
+      if (int(loads.size()) == blocks) load = loads.top(), loads.pop();
+      loads.push(load + cycles);
+      longest = std::max(longest, load + cycles);
+    }
+  }
+  return longest;
+}
+
+Split choose_split(const Candidate& c, const GradientOperands& o, const GradientMachine& m,
+                   const std::vector<int64_t>& boxes) {
+  double all = 0;
+  for (const double cycles : c.set_cycles) all += cycles;
+  Split best;
+  for (int waves = 0; waves <= 4; ++waves) {
+    // The tap sets share the blocks of `waves` waves by their length, rounded down; 0: no set is split.
+    Split s;
+    const double shares = double(waves) * m.multiprocessors / double(c.tiles);
+    std::vector<std::pair<double, int64_t>> items;
+    double squares = 0;
+    for (size_t i = 0; i < c.sets.size(); ++i) {
+      const int64_t n = std::clamp<int64_t>(int64_t(shares * c.set_cycles[i] / all), 1, boxes[i]);
+      s.splits.push_back(int(n));
+      items.push_back({c.set_cycles[i] / double(n) + item_end(c, o, c.sets[i].count), n * c.tiles});
+      squares += double(n * c.tiles) * c.sets[i].count * c.tile_k * c.tile_c;
+    }
+    double count = 0;
+    for (const auto& item : items) count += double(item.second);
+    const double even = all * double(c.tiles) / m.multiprocessors;
+    s.cycles = (count > 8.0 * m.multiprocessors ? even * 1.05 + items[0].first : makespan(items, m.multiprocessors)) +
+               kSumStart + squares * kSquare * kSquare * sizeof(float) / kSumRate / m.multiprocessors;
+    if (s.cycles < best.cycles) best = s;
+  }
+  return best;
+}
+
+// Where k-steps lie in a box of which each axis has `pitch` pixels between neighbours.
+Axes pitches(const Axes& box) { return {1, box[0], box[0] * box[1], box[0] * box[1] * box[2]}; }
+
+constexpr int kPixelUnits = kPixelBytes / 16;  // of the slots' offsets
+
+// Calls body(first pixel of each k-step in the box), in order.
+template <class F>
+void for_steps(const Axes& box, F body) {
+  const Axes step = step_of(box);
+  for (int32_t i = 0; i < box[3]; i += step[3])
+    for (int32_t j = 0; j < box[2]; j += step[2])
+      for (int32_t k = 0; k < box[1]; k += step[1])
+        for (int32_t l = 0; l < box[0]; l += step[0]) body(Axes{l, k, j, i});
+}
+
+// The places of a tap set's boxes with the masks of its taps, and what each costs.
+struct PlaceList {
+  std::vector<Axes> places;  // along the image axis: 0
+  std::vector<std::vector<uint32_t>> masks;
+  std::vector<double> cycles;
+};
+
+PlaceList make_places(const Candidate& c, const Covering& covering, const TapSet& set, const GradientOperands& o) {
+  const Frame& f = *c.frame;
+  const Axes step = step_of(c.box);
+  Axes count;
+  for (int a = 0; a < 4; ++a) count[a] = f.logical[a] == kImages ? 1 : int32_t(ceil_div(f.out[a], c.box[a]));
+  const double bytes = o.planes * (double(c.tile_k) * aligned_box_bytes(c.box) +
+                                   double(set.parts.size()) * c.tile_c * aligned_box_bytes(c.x_box));
+  PlaceList list;
+  Axes i;
+  for (i[3] = 0; i[3] < count[3]; ++i[3])
+    for (i[2] = 0; i[2] < count[2]; ++i[2])
+      for (i[1] = 0; i[1] < count[1]; ++i[1])
+        for (i[0] = 0; i[0] < count[0]; ++i[0]) {
+          Axes at;
+          for (int a = 0; a < 4; ++a) at[a] = i[a] * c.box[a];
+          std::vector<uint32_t> masks;
+          int products = 0;
+          for (int t = set.first; t < set.first + set.count; ++t) {
+            const FrameTap& tap = covering.taps[t];
+            uint32_t mask = 0;
+            int bit = 0;
+            for_steps(c.box, [&](const Axes& first) {
+              bool live = true;
+              for (int a = 0; a < 4; ++a) {
+                const int32_t from = at[a] + first[a];
+                live = live && from < tap.end[a] && from + step[a] > tap.begin[a];
+              }
+              mask |= uint32_t(live) << bit++;
+              products += live;
+            });
+            masks.push_back(mask);
+          }
+          if (products == 0) continue;
+          list.places.push_back(at);
+          list.masks.push_back(std::move(masks));
+          list.cycles.push_back(box_cycles(double(products) * c.tile_k * c.tile_c * o.products(), bytes));
+        }
+  return list;
+}
+
+GradientPlace place_of(const Frame& f, const Axes& at) {
+  std::array<int32_t, 4> logical{};
+  for (int a = 0; a < 4; ++a) logical[f.logical[a]] = at[a];
+  return {logical[0], logical[1], logical[2], 0};
+}
+
+// The schedule of a candidate with its tables.
+GradientSchedule finish(const Problem& p, const GradientOperands& o, const GradientMachine& m, const Candidate& c) {
+  const Frame& f = *c.frame;
+  const Covering covering = cover(f, c.box, c.margins);
+  GradientSchedule s;
+  s.layout = {f.images_inner, c.box};
+  s.x_box = c.x_box, s.tile_k = c.tile_k, s.tile_c = c.tile_c;
+  s.max_parts = c.max_parts, s.stages = c.stages, s.stage_bytes = c.stage_bytes;
+  const Axes pitch_a = pitches(c.box), pitch_b = pitches(c.x_box);
+  for_steps(c.box, [&](const Axes& at) {
+    int32_t a = 0, b = 0;
+    for (int i = 0; i < 4; ++i) a += at[i] * pitch_a[i], b += at[i] * pitch_b[i];
+    s.step_a.push_back(a * kPixelUnits), s.step_b.push_back(b * kPixelUnits);
+  });
+  const int next = c.box[0] % kStepPixels == 0 ? 0 : 1;  // the axis of a k-step's second 8 pixels
+  s.group_a = (next == 0 ? 8 : pitch_a[1]) * kPixelBytes, s.group_b = (next == 0 ? 8 : pitch_b[1]) * kPixelBytes;
+
+  std::vector<PlaceList> lists;
+  std::vector<int64_t> boxes;
+  const int images_axis = f.images_inner ? 0 : 3;
+  const int64_t image_blocks = ceil_div(p.N, c.box[images_axis]);
+  for (const TapSet& set : c.sets) {
+    lists.push_back(make_places(c, covering, set, o));
+    boxes.push_back(int64_t(lists.back().places.size()) * image_blocks);
+  }
+  const Split split = choose_split(c, o, m, boxes);
+  s.cycles = split.cycles;
+
+  const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, kSquare);
+  s.sums.assign(size_t(p.filter.taps()), GradientSums{0, 0});
+  struct Timed {
+    double cycles;
+    GradientItem item;
+  };
+  std::vector<Timed> timed;
+  for (size_t i = 0; i < c.sets.size(); ++i) {
+    const TapSet& set = c.sets[i];
+    const PlaceList& list = lists[i];
+    const int first_place = int(s.places.size()), places = int(list.places.size());
+    // Tables.
+    std::vector<GradientSlot> slots(o.squares(), GradientSlot{0, 0, -1, -1, 0, {}});
+    s.num_parts.push_back(int(set.parts.size()));
+    for (int part = 0; part < c.max_parts; ++part) {
+      const Axes base = part < int(set.parts.size()) ? covering.parts[set.parts[part]].base : Axes{};
+      s.parts.push_back(place_of(f, base));
+    }
+    // Neighbouring squares go to different teams: each has about as many k-steps as the others.
+    int square = 0;
+    std::vector<int> tap_of(o.squares(), -1);
+    for (int t = 0; t < set.count; ++t) {
+      const FrameTap& tap = covering.taps[set.first + t];
+      s.sums[tap.filter] = {int32_t(s.partial_squares), split.splits[i]};
+      const int part_index = covering.part_of[set.first + t];
+      const Part& part = covering.parts[part_index];
+      const int part_at = int(std::ranges::find(set.parts, part_index) - set.parts.begin());
+      int32_t offset = 0;
+      for (int a = 0; a < 4; ++a) offset += (tap.offset[a] - part.base[a]) / f.stride[a] * pitch_b[a];
+      for (int k = 0; k < c.tile_k; ++k) {
+        for (int cc = 0; cc < c.tile_c; ++cc, ++square) {
+          const int at = square % kGradientTeams * o.slots() + square / kGradientTeams;
+          GradientSlot& slot = slots[at];
+          slot.k = k, slot.c = cc, slot.partial = int32_t(s.partial_squares);
+          slot.a = k * s.a_bytes() / 16;
+          slot.b = o.planes * c.tile_k * s.a_bytes() / 16 + (part_at * c.tile_c + cc) * s.b_bytes() / 16 +
+                   offset * kPixelUnits;
+          tap_of[at] = t;
+        }
+      }
+      s.partial_squares += int64_t(split.splits[i]) * k_squares * c_squares;
+    }
+    s.slots.insert(s.slots.end(), slots.begin(), slots.end());
+    for (int place = 0; place < places; ++place) {
+      s.places.push_back(place_of(f, list.places[place]));
+      for (int at = 0; at < o.squares(); ++at) s.masks.push_back(tap_of[at] < 0 ? 0 : list.masks[place][tap_of[at]]);
+    }
+    // Boxes, images slowest, cut where their cycles are even.
+    std::vector<double> until(1, 0);
+    for (const double cycles : list.cycles) until.push_back(until.back() + cycles);
+    const auto box_at = [&](double cycles) {
+      const int64_t block = std::min(image_blocks - 1, int64_t(cycles / until.back()));
+      const double rest = cycles - double(block) * until.back();
+      const int64_t place = std::ranges::lower_bound(until, rest - 1e-6 * until.back()) - until.begin();
+      return block * places + std::min<int64_t>(place, places);
+    };
+    const double all = until.back() * double(image_blocks);
+    int64_t begin = 0, end;
+    for (int part = 0; part < split.splits[i]; ++part, begin = end) {
+      const int left = split.splits[i] - 1 - part;  // parts, which want a box each
+      end = left == 0 ? boxes[i] : std::clamp(box_at(all * (part + 1) / split.splits[i]), begin + 1, boxes[i] - left);
+      GradientItem item{};
+      item.tap_set = int(i), item.first_place = first_place, item.num_places = places;
+      item.place = int32_t(begin % places), item.image = int32_t(begin / places * c.box[images_axis]);
+      item.boxes = int32_t(end - begin), item.split = part;
+      const double cycles = all / split.splits[i];
+      for (item.k = 0; item.k < k_squares; item.k += c.tile_k)
+        for (item.c = 0; item.c < c_squares; item.c += c.tile_c) timed.push_back({cycles, item});
+    }
+  }
+  std::ranges::stable_sort(timed, std::greater<>{}, &Timed::cycles);
+  for (const Timed& t : timed) s.items.push_back(t.item);
+  return s;
+}
+
+// Extents worth trying along an axis: powers of two, and all of it.
+std::vector<int32_t> extents_of(int32_t out, int32_t least) {
+  std::vector<int32_t> extents;
+  for (int32_t e = least; e < out; e *= 2) extents.push_back(e);
+  extents.push_back(least == 1 ? out : int32_t(round_up(out, least)));
+  if (least > 1 && extents.back() % 16 && extents.back() != 8) extents.back() = int32_t(round_up(out, 16));
+  return extents;
+}
+
+std::vector<Axes> boxes_of(const Frame& f) {
+  std::vector<Axes> boxes;
+  for (const int32_t e0 : extents_of(f.out[0], 8)) {
+    if (e0 % kStepPixels && e0 != 8) continue;
+    for (int32_t e1 : extents_of(f.out[1], 1)) {
+      if (e0 == 8) e1 = int32_t(round_up(e1, 2));
+      for (const int32_t e2 : extents_of(f.out[2], 1))
+        for (const int32_t e3 : extents_of(f.out[3], 1)) {
+          const Axes box{e0, e1, e2, e3};
+          const int64_t pixels = pixels_of(box);
+          if (pixels < kMinPixels || pixels > kMaxPixels || !fits_tensor_map(f, box)) continue;
+          if (std::ranges::find(boxes, box) == boxes.end()) boxes.push_back(box);
+        }
+    }
+  }
+  return boxes;
+}
+
+void consider_box(const Problem& p, const GradientOperands& o, const GradientMachine& m, const Frame& f,
+                  const Axes& box, std::vector<Candidate>& candidates) {
+  std::array<bool, 4> all, none{}, row{};
+  for (int a = 0; a < 4; ++a) all[a] = f.logical[a] != kImages, row[a] = f.logical[a] == 2;
+  for (const auto& margins : {all, row, none}) consider(p, o, m, f, box, margins, candidates);
+}
+
+std::optional<GradientSchedule> best_of(const Problem& p, const GradientOperands& o, const GradientMachine& m,
+                                        std::vector<Candidate>& candidates) {
+  constexpr size_t kFinalists = 4;
+  const size_t count = std::min(kFinalists, candidates.size());
+  std::ranges::partial_sort(candidates, candidates.begin() + int64_t(count), {}, &Candidate::estimate);
+  std::optional<GradientSchedule> best;
+  for (size_t i = 0; i < count; ++i) {
+    GradientSchedule s = finish(p, o, m, candidates[i]);
+    if (!best || s.cycles < best->cycles) best = std::move(s);
+  }
+  return best;
+}
+
+}  // namespace
+
+int GradientSchedule::a_bytes() const { return aligned_box_bytes(layout.box); }
+int GradientSchedule::b_bytes() const { return aligned_box_bytes(x_box); }
+
+bool can_implement_gradient(const Problem& p) {
+  // A square does not span groups. A tensor map steps over a few elements at most. The sum of the parts has all taps
+  // of a few channels in shared memory.
+  return p.filter.groups == 1 && p.filter.taps() <= kMaxGradientTaps &&
+         std::ranges::all_of(p.stride, [](int64_t s) { return s <= kMaxElementStride; });
+}
+
+std::vector<BoxLayout> gradient_layouts(const Problem& p) {
+  std::vector<BoxLayout> layouts;
+  for (const bool images_inner : {false, true})
+    for (const Axes& box : boxes_of(make_frame(p, {}, images_inner))) layouts.push_back({images_inner, box});
+  return layouts;
+}
+
+GradientSchedule make_gradient_schedule(const Problem& p, const GradientOperands& o, const GradientMachine& m,
+                                        const BoxLayout& layout) {
+  const Frame f = make_frame(p, weight_gradient_taps(p), layout.images_inner);
+  std::vector<Candidate> candidates;
+  if (!f.taps.empty()) consider_box(p, o, m, f, layout.box, candidates);
+  return best_of(p, o, m, candidates).value_or(GradientSchedule{});
+}
+
+GradientSchedule choose_gradient_schedule(const Problem& p, const GradientOperands& o, const GradientMachine& m) {
+  const std::vector<GradientTap> taps = weight_gradient_taps(p);
+  const std::array<Frame, 2> frames{make_frame(p, taps, false), make_frame(p, taps, true)};
+  if (frames[0].taps.empty()) {  // dW is zero
+    GradientSchedule s{};
+    s.sums.assign(size_t(p.filter.taps()), GradientSums{0, 0});
+    return s;
+  }
+  std::vector<Candidate> candidates;
+  for (const Frame& f : frames)
+    for (const Axes& box : boxes_of(f)) consider_box(p, o, m, f, box, candidates);
+  std::optional<GradientSchedule> best = best_of(p, o, m, candidates);
+  if (!best) throw Error("no box of the Hopper weight gradient fits the shared memory of this device");
+  return *std::move(best);
+}
+
+}  // namespace cks::cuda::hopper
