@@ -6,10 +6,24 @@
 // moves the descriptor of X by the tap's offset in the box. A box that hangs over an image's edge pairs the zeros there
 // with real pixels of the other operand: an infinity among those gives NaN also for taps that do not meet it.
 #pragma once
+#include "ops_cuda/element.cuh"
 #include "ops_cuda/hopper/gradient_wgmma.cuh"
 #include "ops_cuda/hopper/weight_gradient.h"
 
 namespace cks::cuda::hopper {
+
+__device__ inline void store_element(uint32_t address, float v) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
+}
+template <class Half>
+__device__ void store_element(uint32_t address, Half v) {
+  asm volatile("st.shared.b16 [%0], %1;" ::"r"(address), "h"(*reinterpret_cast<const uint16_t*>(&v)) : "memory");
+}
+__device__ inline float4 load_chunk(uint32_t address) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address));
+  return v;
+}
 
 template <class T, int kPlanes>
 struct GradientKernel {
@@ -66,27 +80,45 @@ struct GradientKernel {
     }
   }
 
-  static __device__ void consume(const GradientParams& p, const GradientItem& item, uint32_t stages,
-                                 const Barriers& bars) {
-    const int team = __shfl_sync(0xffffffff, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
+  // A team's squares: where their operands begin, which of them are squares of dW at all.
+  struct Team {
     GradientSlot slot[kSlots];
-    uint32_t a[kSlots], b[kSlots];
+    uint32_t a[kSlots], b[kSlots];  // in 16 bytes
     bool used[kSlots];
+    int index;
+    __device__ Team(const GradientParams& p, const GradientItem& item, uint32_t stages)
+        : index(__shfl_sync(0xffffffff, threadIdx.x / 128, 0)) {
 #pragma unroll
-    for (int s = 0; s < kSlots; ++s) {
-      const int4* from = reinterpret_cast<const int4*>(p.slots + item.tap_set * kSquares + team * kSlots + s);
-      reinterpret_cast<int4*>(&slot[s])[0] = __ldg(from);
-      slot[s].partial = __ldg(reinterpret_cast<const int*>(from + 1));
-      used[s] = slot[s].k >= 0 && item.k + slot[s].k < p.k_squares && item.c + slot[s].c < p.c_squares;
-      a[s] = (stages >> 4) + slot[s].a, b[s] = (stages >> 4) + slot[s].b;
+      for (int s = 0; s < kSlots; ++s) {
+        const int4* from = reinterpret_cast<const int4*>(p.slots + item.tap_set * kSquares + index * kSlots + s);
+        int4* to = reinterpret_cast<int4*>(&slot[s]);
+        to[0] = __ldg(from), to[1] = __ldg(from + 1);
+        used[s] = slot[s].k >= 0 && item.k + slot[s].k < p.k_squares && item.c + slot[s].c < p.c_squares;
+        a[s] = (stages >> 4) + slot[s].a, b[s] = (stages >> 4) + slot[s].b;
+      }
     }
-    float acc[kSlots][32] = {};
-    float total[kPlanes == 1 ? 1 : kSlots][32] = {};  // what was promoted
-    const uint32_t* const masks = p.masks + int64_t(item.first_place) * kSquares + team * kSlots;
+    // Whether one wgmma does all of them.
+    __device__ bool joined() const {
+      bool all = slot[0].apart > 0;
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) all = all && used[s];
+      return __shfl_sync(0xffffffff, all, 0);
+    }
+  };
+
+  template <bool kJoined>
+  static __device__ void consume(const GradientParams& p, const GradientItem& item, const Team& team, uint32_t stages,
+                                 const Barriers& bars) {
+    constexpr int kCount = kJoined ? kSlots : 1;  // squares of a wgmma
+    const int lane = threadIdx.x % 32;
+    const uint32_t apart = kJoined ? __shfl_sync(0xffffffff, team.slot[0].apart, 0) : 0;
+    float acc[kSlots * 32] = {};
+    float total[kPlanes == 1 ? 1 : kSlots * 32] = {};  // what was promoted
+    const uint32_t* const masks = p.masks + int64_t(item.first_place) * kSquares + team.index * kSlots;
     uint32_t mask[kSlots], next[kSlots];
     const auto fetch = [&](int place) {
 #pragma unroll
-      for (int s = 0; s < kSlots; ++s) next[s] = used[s] ? __ldg(masks + place * kSquares + s) : 0;
+      for (int s = 0; s < kSlots; s += kCount) next[s] = team.used[s] ? __ldg(masks + place * kSquares + s) : 0;
     };
     Walk walk(item);
     fetch(walk.place);
@@ -98,30 +130,31 @@ struct GradientKernel {
     for (int i = 0; i < item.boxes; ++i) {
       uint32_t any = 0;
 #pragma unroll
-      for (int s = 0; s < kSlots; ++s) mask[s] = __shfl_sync(0xffffffff, next[s], 0), any |= mask[s];
+      for (int s = 0; s < kSlots; s += kCount) mask[s] = __shfl_sync(0xffffffff, next[s], 0), any |= mask[s];
       walk.advance(p, item);
       fetch(walk.place);
       barrier_wait(shared_address(&bars.full[stage]), parity);
       const uint32_t offset = stage * (p.stage_bytes >> 4);
-      int fresh[kSlots];
-#pragma unroll
-      for (int s = 0; s < kSlots; ++s) fresh[s] = kPlanes == 2;
+      uint32_t begun = kPlanes == 1 ? ~0u : 0;  // squares whose sum goes on
       wgmma_fence();
 #pragma unroll 1
       for (; any; any &= any - 1) {
         const int step = __ffs(any) - 1;
         const uint32_t at_a = offset + p.step_a[step], at_b = offset + p.step_b[step];
 #pragma unroll
-        for (int s = 0; s < kSlots; ++s) {
-          if (mask[s] >> step & 1) {
-            const uint32_t low_a = a[s] + at_a, low_b = b[s] + at_b;
-            const uint64_t da = transposed_descriptor(p.high_a, low_a), db = transposed_descriptor(p.high_b, low_b);
+        for (int s = 0; s < kSlots; s += kCount) {
+          if (kJoined || mask[s] >> step & 1) {
+            const uint32_t low_a = team.a[s] + at_a, low_b = team.b[s] + at_b;
+            const uint64_t a = transposed_descriptor(p.high_a, low_a),
+                           b = transposed_descriptor(p.high_b, low_b, apart);
             if constexpr (kPlanes == 2) {
-              wgmma_transposed<T>(acc[s], transposed_descriptor(p.high_a, low_a + (p.a_plane >> 4)), db, !fresh[s]);
-              wgmma_transposed<T>(acc[s], da, transposed_descriptor(p.high_b, low_b + (p.b_plane >> 4)), 1);
-              fresh[s] = 0;
+              wgmma_transposed<T, kCount>(acc, s, transposed_descriptor(p.high_a, low_a + (p.a_plane >> 4)), b,
+                                          begun >> s & 1);
+              wgmma_transposed<T, kCount>(acc, s, a,
+                                          transposed_descriptor(p.high_b, low_b + (p.b_plane >> 4), apart), 1);
+              begun |= 1u << s;
             }
-            wgmma_transposed<T>(acc[s], da, db, 1);
+            wgmma_transposed<T, kCount>(acc, s, a, b, 1);
           }
         }
       }
@@ -134,29 +167,76 @@ struct GradientKernel {
         // Tensor cores cut off what a sum cannot hold: short sums, and rounded additions of them, keep that small.
         wgmma_wait<0>();
         release(stage);
+        accumulators_changed(acc);
 #pragma unroll
         for (int s = 0; s < kSlots; ++s) {
-          accumulators_changed(acc[s]);
-          if (mask[s]) {
+          if (mask[kJoined ? 0 : s]) {
 #pragma unroll
-            for (int j = 0; j < 32; ++j) total[s][j] += acc[s][j];
+            for (int j = 0; j < 32; ++j) total[s * 32 + j] += acc[s * 32 + j];
           }
         }
       }
       if (++stage == p.stages) stage = 0, parity ^= 1;
     }
     wgmma_wait<0>();
+    accumulators_changed(acc);
+    const float (&sums)[kSlots * 32] = *reinterpret_cast<const float (*)[kSlots * 32]>(kPlanes == 1 ? acc : total);
+    if (p.direct) {
+      if (kPlanes == 2 || p.dw_is_float) {
+        store_squares<float>(p, item, team, sums, stages);
+      } else {
+        store_squares<T>(p, item, team, sums, stages);
+      }
+    } else {
+      leave_squares(p, item, team, sums);
+    }
+  }
+
+  // The block's part of the sums, in accumulator order.
+  static __device__ void leave_squares(const GradientParams& p, const GradientItem& item, const Team& team,
+                                       const float (&sums)[kSlots * 32]) {
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
-      accumulators_changed(acc[s]);
-      if (!used[s]) continue;
-      const float (&sum)[32] = kPlanes == 1 ? acc[s] : total[kPlanes == 1 ? 0 : s];
-      const int64_t square =
-          slot[s].partial + (int64_t(item.split) * p.k_squares + item.k + slot[s].k) * p.c_squares + item.c + slot[s].c;
+      if (!team.used[s]) continue;
+      const GradientSlot& slot = team.slot[s];
+      const int64_t square = slot.partial + (int64_t(item.split) * p.k_squares + item.k + slot.k) * p.c_squares +
+                             item.c + slot.c;
       float4* const to = p.partials + square * (kSquare * kSquare / 4) + threadIdx.x % 128;
 #pragma unroll
-      for (int j = 0; j < 8; ++j)
-        __stcg(to + j * 128, make_float4(sum[j * 4], sum[j * 4 + 1], sum[j * 4 + 2], sum[j * 4 + 3]));
+      for (int j = 0; j < 8; ++j) {
+        const float* const v = sums + s * 32 + j * 4;
+        __stcg(to + j * 128, make_float4(v[0], v[1], v[2], v[3]));
+      }
+    }
+  }
+
+  // A block that has all of its squares' sum, of all taps: dW's rows, side by side in shared memory, go out whole.
+  template <class Out>
+  static __device__ void store_squares(const GradientParams& p, const GradientItem& item, const Team& team,
+                                       const float (&sums)[kSlots * 32], uint32_t shared) {
+    const int first_k = item.k * kSquare, first_c = item.c * kSquare, lane = threadIdx.x % 32;
+    const int row_bytes = kSquare * p.taps * int(sizeof(Out)), pitch = row_bytes + 16;  // rows begin at other banks
+    const int row = threadIdx.x % 128 / 32 * 16 + lane / 4, column = lane % 4 * 2;
+    named_barrier(1, kGradientMathThreads);  // nobody reads boxes any more
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      if (!team.used[s]) continue;
+#pragma unroll
+      for (int i = 0; i < 32; ++i) {
+        const int k = row + i % 4 / 2 * 8, c = i / 4 * 8 + column + i % 2;
+        float v = sums[s * 32 + i];
+        if (p.k_exponents)
+          v = ldexpf(v, -__ldcg(p.k_exponents + min(first_k + k, p.K - 1)) -
+                            __ldcg(p.c_exponents + min(first_c + c, p.C - 1)));
+        store_element(shared + k * pitch + (c * p.taps + team.slot[s].tap) * int(sizeof(Out)), from_float<Out>(v));
+      }
+    }
+    named_barrier(1, kGradientMathThreads);
+    const int chunks = min(kSquare, p.C - first_c) * p.taps * int(sizeof(Out)) / 16;
+    for (int k = threadIdx.x / 32; k < min(kSquare, p.K - first_k); k += kGradientMathThreads / 32) {
+      Out* const to = static_cast<Out*>(p.dw) + (int64_t(first_k + k) * p.C + first_c) * p.taps;
+      for (int i = lane; i < chunks; i += 32)
+        reinterpret_cast<float4*>(to)[i] = load_chunk(shared + k * pitch + i * 16);
     }
   }
 };
@@ -188,7 +268,12 @@ __global__ void __launch_bounds__(kGradientBlockThreads, 1) hopper_gradient(cons
     if (threadIdx.x == kGradientMathThreads) Kernel::produce(p, item, stages, bars);
   } else {
     take_registers<160>();
-    Kernel::consume(p, item, stages, bars);
+    const typename Kernel::Team team(p, item, stages);
+    if (team.joined()) {
+      Kernel::template consume<true>(p, item, team, stages, bars);
+    } else {
+      Kernel::template consume<false>(p, item, team, stages, bars);
+    }
   }
 }
 

@@ -71,7 +71,7 @@ __device__ uint2 pack_halves(const float (&v)[4]) {
 
 template <int kPlanes>
 __global__ void __launch_bounds__(kScaleThreads, 2) scale_to_halves(const __grid_constant__ ScaleParams p) {
-  constexpr int kAtOnce = 4 / kPlanes, kPeers = kScaleThreads / kSquare;
+  constexpr int kAtOnce = 2, kPeers = kScaleThreads / kSquare;
   launch_dependents();
   wait_for_previous_grid();
   const Share share(p);
@@ -96,7 +96,11 @@ __global__ void __launch_bounds__(kScaleThreads, 2) scale_to_halves(const __grid
   }
   if (share.channel() >= t.pitch) return;
   const float4 scale = reinterpret_cast<const float4*>(scales)[share.column];
-  for (int64_t pixel = share.begin + share.row; pixel < share.end; pixel += kAtOnce * kRows) {
+  // From the last pixel on: what the search has read last is still in L2.
+  constexpr int kStride = kAtOnce * kRows;
+  const int64_t rounds = (share.end - share.begin + kStride - 1) / kStride;
+  for (int64_t round = rounds - 1; round >= 0; --round) {
+    const int64_t pixel = share.begin + round * kStride + share.row;
     float4 v[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) v[i] = share.inside ? share.load(pixel + i * kRows) : float4{};
@@ -122,10 +126,11 @@ __global__ void __launch_bounds__(kScaleThreads, 2) scale_to_halves(const __grid
 
 // ---------------------------------------------------------------- the sum of partial squares
 // A block takes a part of one square of all taps: kGroups groups of lanes add a share of the splits each, and the
-// result goes through shared memory, because dW has the taps side by side. A warp works on one tap at a time.
+// result goes through shared memory, because dW has the taps side by side. A warp works on kTaps taps at a time: what
+// counts is how many loads wait together.
 template <class T, int kGroups>
 __global__ void __launch_bounds__(kSumThreads) sum_squares(const __grid_constant__ SumParams p) {
-  constexpr int kAtOnce = kGroups == 1 ? 4 : 8;             // loads
+  constexpr int kTaps = kGroups == 1 ? 3 : 1, kAtOnce = kGroups == 1 ? 2 : 8;
   constexpr int kLanes = 32 / kGroups, kHalf = kLanes / 4;  // four lanes hold eight channels of two rows, eight apart
   extern __shared__ float tile[];                           // [2 * kHalf rows][8 channels][taps]
   launch_dependents();
@@ -133,44 +138,64 @@ __global__ void __launch_bounds__(kSumThreads) sum_squares(const __grid_constant
   const int section = block % kGroups, warp_of_square = block / kGroups % 4, eighth = block / kGroups / 4 % 8;
   block /= kGroups * 32;
   const int c_square = block % p.c_squares, k_square = block / p.c_squares;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % kLanes, group = threadIdx.x % 32 / kLanes;
+  const int warp = threadIdx.x / 32, warps = int(blockDim.x) / 32;
+  const int lane = threadIdx.x % kLanes, group = threadIdx.x % 32 / kLanes;
   const int first_k = k_square * kSquare + warp_of_square * 16 + section * kHalf,
             first_c = c_square * kSquare + eighth * 8;
-  wait_for_previous_grid();
   const int64_t pitch = int64_t(p.k_squares) * p.c_squares * (kSquare * kSquare / 4);
   const float4* const from = p.partials + (int64_t(k_square) * p.c_squares + c_square) * (kSquare * kSquare / 4) +
                              eighth * 128 + warp_of_square * 32 + section * kLanes + lane;
   const int row = lane / 4, channel = lane % 4 * 2;
   int exponent[4] = {};  // of the elements of a float4
-  if (p.k_exponents) {
+  for (int first = warp; first < p.taps; first += kTaps * warps) {
+    const float4* at[kTaps];
+    int count[kTaps], most = 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      exponent[i] = -p.k_exponents[min(first_k + row + i / 2 * 8, p.K - 1)] -
-                    p.c_exponents[min(first_c + channel + i % 2, p.C - 1)];
-  }
-  for (int tap = warp; tap < p.taps; tap += int(blockDim.x) / 32) {
-    const GradientSums s = p.sums[tap];
-    const int begin = s.splits * group / kGroups, end = s.splits * (group + 1) / kGroups;
-    const float4* at = from + s.first * int64_t(kSquare * kSquare / 4) + begin * pitch;
-    float sum[4] = {};
-    for (int i = begin; i < end; i += kAtOnce, at += kAtOnce * pitch) {
-      float4 v[kAtOnce];
+    for (int t = 0; t < kTaps; ++t) {
+      const int tap = first + t * warps;
+      const int2 s = tap < p.taps ? __ldg(reinterpret_cast<const int2*>(p.sums) + tap) : int2{};  // {first, splits}
+      const int begin = s.y * group / kGroups;
+      count[t] = s.y * (group + 1) / kGroups - begin, most = max(most, count[t]);
+      at[t] = from + s.x * int64_t(kSquare * kSquare / 4) + begin * pitch;
+    }
+    if (first == warp) {  // the tables above are older than the previous grid
+      wait_for_previous_grid();
+      if (p.k_exponents) {
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) v[j] = i + j < end ? __ldcg(at + j * pitch) : float4{};
+        for (int i = 0; i < 4; ++i)
+          exponent[i] = -p.k_exponents[min(first_k + row + i / 2 * 8, p.K - 1)] -
+                        p.c_exponents[min(first_c + channel + i % 2, p.C - 1)];
+      }
+    }
+    float sum[kTaps][4] = {};
+    for (int i = 0; i < most; i += kAtOnce) {
+      float4 v[kTaps][kAtOnce];
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) sum[0] += v[j].x, sum[1] += v[j].y, sum[2] += v[j].z, sum[3] += v[j].w;
+      for (int t = 0; t < kTaps; ++t)
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) v[t][j] = i + j < count[t] ? __ldcg(at[t] + (i + j) * pitch) : float4{};
+#pragma unroll
+      for (int t = 0; t < kTaps; ++t)
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j)
+          sum[t][0] += v[t][j].x, sum[t][1] += v[t][j].y, sum[t][2] += v[t][j].z, sum[t][3] += v[t][j].w;
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int t = 0; t < kTaps; ++t) {
+      const int tap = first + t * warps;
 #pragma unroll
-      for (int peers = kLanes; peers < 32; peers *= 2) sum[i] += __shfl_xor_sync(0xffffffff, sum[i], peers);
-      if (p.k_exponents) sum[i] = ldexpf(sum[i], exponent[i]);
-      if (group == 0) tile[((row + i / 2 * kHalf) * 8 + channel + i % 2) * p.taps + tap] = sum[i];
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int peers = kLanes; peers < 32; peers *= 2) sum[t][i] += __shfl_xor_sync(0xffffffff, sum[t][i], peers);
+        if (p.k_exponents) sum[t][i] = ldexpf(sum[t][i], exponent[i]);
+        if (group == 0 && tap < p.taps) tile[((row + i / 2 * kHalf) * 8 + channel + i % 2) * p.taps + tap] = sum[t][i];
+      }
     }
   }
+  if (warp >= p.taps) wait_for_previous_grid();
   __syncthreads();
   const int run = min(8, p.C - first_c) * p.taps;  // consecutive in dW
-  for (int r = warp; r < 2 * kHalf; r += int(blockDim.x) / 32) {
+  for (int r = warp; r < 2 * kHalf; r += warps) {
     const int k = first_k + r % kHalf + r / kHalf * 8;
     if (k >= p.K) continue;
     T* const to = static_cast<T*>(p.dw) + (int64_t(k) * p.C + first_c) * p.taps;
@@ -180,8 +205,9 @@ __global__ void __launch_bounds__(kSumThreads) sum_squares(const __grid_constant
 
 template <class T>
 const void* sum_of(int groups) {
-  return groups == 1 ? reinterpret_cast<const void*>(&sum_squares<T, 1>)
-                     : reinterpret_cast<const void*>(&sum_squares<T, 4>);
+  return groups == 1   ? reinterpret_cast<const void*>(&sum_squares<T, 1>)
+         : groups == 4 ? reinterpret_cast<const void*>(&sum_squares<T, 4>)
+                       : reinterpret_cast<const void*>(&sum_squares<T, 8>);
 }
 
 }  // namespace

@@ -31,7 +31,6 @@ struct SumParams {
   int K, C, taps, k_squares, c_squares;
 };
 inline constexpr int kSumThreads = 384;  // at most
-inline constexpr int kSumGroups = 4;
 inline constexpr int kSumSharedBytes = 48 << 10;  // what a block gets without asking
 constexpr int sum_blocks_of_square(int groups) { return 32 * groups; }
 constexpr int sum_shared_bytes(int groups, int taps) { return 16 / groups * 8 * taps * int(sizeof(float)); }
@@ -39,6 +38,6 @@ constexpr int sum_shared_bytes(int groups, int taps) { return 16 / groups * 8 * 
 // __global__ functions: of one ScaleParams, a block for each range and slice of both tensors, and of one SumParams.
 const void* largest_kernel();
 const void* scale_kernel(int planes);
-const void* sum_kernel(DataType, int groups);  // groups: 1 or kSumGroups
+const void* sum_kernel(DataType, int groups);  // groups: 1, 4 or 8
 
 }  // namespace cks::cuda::hopper

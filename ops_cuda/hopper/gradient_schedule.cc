@@ -1,8 +1,11 @@
 #include "ops_cuda/hopper/gradient_schedule.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <queue>
 
@@ -16,12 +19,19 @@ constexpr int kFixedSharedBytes = 2048;           // beside the stages: barriers
 constexpr int kMaxPixels = 256, kMinPixels = 16;  // of a box
 
 // What one thing costs a block, in cycles.
-constexpr double kProduct = 36;       // a wgmma of 64 x 64 x 16
-constexpr double kLoadRate = 42;      // bytes, all SMs at work
+constexpr double kProduct = 33;       // a product of 64 x 64 x 16, by itself
+constexpr double kJoinedProduct = 31; // beside others
+constexpr double kLoadRate = 42;      // bytes, all SMs at work on the same pixels
+constexpr double kOwnLoadRate = 26;   // likewise, each on its own
+constexpr double kLoadShare = 0.18;   // of a load, while products run
+constexpr double kAloneRate = 60;     // likewise, what one SM can have
+constexpr double kLatency = 1000;     // of a load
+constexpr double kDrain = 150;        // of products, until their sums can be read
 constexpr double kBoxOverhead = 180;  // barriers
-constexpr double kStart = 2500;       // until the first box is there, and the end
-constexpr double kSumRate = 40;       // bytes of partial squares, written or read
-constexpr double kSumStart = 4000;    // the kernel that adds them
+constexpr double kStart = 2000;       // until the first box is there, and the end
+constexpr double kSumRate = 50;       // bytes of partial squares, written or read
+constexpr double kSumStart = 5000;    // the kernel that adds them
+constexpr double kTwoTeams = 1.15, kOneTeam = 1.6;  // products take so much longer where a team or two have none
 
 // A live tap; axes in the order of the layout.
 struct FrameTap {
@@ -75,8 +85,15 @@ struct Part {
   Axes base, last;  // the least and the greatest offset
 };
 
+// The squares of one team: one 64 output channels, up to `slots` operands in X.
+struct Group {
+  std::vector<int> taps;  // of Covering::taps; with several input channels in the tile, one
+  bool joined;            // as many operands as fit, equally far apart
+};
+
 struct TapSet {
-  int first, count;        // taps, in the order of Covering::taps
+  std::vector<Group> groups;
+  std::vector<int> taps;   // of all groups
   std::vector<int> parts;  // of Covering::parts
 };
 
@@ -88,8 +105,9 @@ struct Covering {
   Axes x_box;
 };
 
-// `margins`: along which axes the taps of a part may differ.
-Covering cover(const Frame& f, const Axes& box, const std::array<bool, 4>& margins) {
+// `margins`: along which axes the taps of a part may differ. `exact`: no k-step is multiplied for a tap that it is dead
+// for.
+Covering cover(const Frame& f, const Axes& box, const std::array<bool, 4>& margins, bool exact) {
   std::map<Axes, std::vector<int>> classes;
   for (int t = 0; t < int(f.taps.size()); ++t) {
     Axes key;
@@ -113,7 +131,7 @@ Covering cover(const Frame& f, const Axes& box, const std::array<bool, 4>& margi
     for (int a = 0; a < 4; ++a) {
       int32_t end = (box[a] - 1) * f.stride[a] + part.last[a];
       // Where one box has the whole axis and k-steps are single places along it, nothing outside the input is read.
-      if (step[a] == 1 && box[a] >= f.out[a]) {
+      if (exact && step[a] == 1 && box[a] >= f.out[a]) {
         while (part.base[a] < 0) part.base[a] += f.stride[a];
         end = std::min(end, f.in[a] - 1);
       }
@@ -138,40 +156,194 @@ struct Candidate {
   const Frame* frame;
   Axes box;
   std::array<bool, 4> margins;
+  bool joined;  // taps in one wgmma, also where some of them are dead
   int tile_k, tile_c;
   Axes x_box;
   std::vector<TapSet> sets;
   std::vector<double> set_cycles;  // of one tile, all boxes
+  std::vector<int64_t> set_boxes;
   int max_parts, stages, stage_bytes;
   int64_t tiles;
   double estimate;
 };
 
-std::vector<TapSet> make_tap_sets(const Covering& c, int most) {
-  const int taps = int(c.taps.size()), sets = int(ceil_div(taps, most));
+// Where k-steps lie in a box of which each axis has `pitch` pixels between neighbours.
+Axes pitches(const Axes& box) { return {1, box[0], box[0] * box[1], box[0] * box[1] * box[2]}; }
+
+// A tap's place in its box of X, in pixels.
+int32_t pixel_offset(const Frame& f, const Covering& c, int tap) {
+  const Axes pitch = pitches(c.x_box);
+  int32_t offset = 0;
+  for (int a = 0; a < 4; ++a)
+    offset += (c.taps[tap].offset[a] - c.parts[c.part_of[tap]].base[a]) / f.stride[a] * pitch[a];
+  return offset;
+}
+
+// Groups of taps equally far apart, as many as `slots` each: rows of taps, then columns, then what is left.
+std::vector<Group> make_groups(const Frame& f, const Covering& c, int slots) {
+  const int taps = int(c.taps.size());
+  std::vector<int32_t> offset(taps);
+  for (int t = 0; t < taps; ++t) offset[t] = pixel_offset(f, c, t);
+  std::vector<bool> taken(taps);
+  std::vector<Group> groups;
+  std::vector<int> single;
+  const auto unused = [&](int part, int32_t at) {
+    for (int t = 0; t < taps; ++t)
+      if (!taken[t] && c.part_of[t] == part && offset[t] == at) return t;
+    return -1;
+  };
+  for (int count = slots; count >= 2; --count) {
+    for (int t = 0; t < taps; ++t) {
+      int32_t apart = std::numeric_limits<int32_t>::max();
+      for (int u = 0; u < taps && !taken[t]; ++u) {
+        const int32_t d = offset[u] - offset[t];
+        if (taken[u] || c.part_of[u] != c.part_of[t] || d <= 0 || d >= apart) continue;
+        bool all = true;
+        for (int i = 2; i < count; ++i) all = all && unused(c.part_of[t], offset[t] + i * d) >= 0;
+        if (all) apart = d;
+      }
+      if (apart == std::numeric_limits<int32_t>::max()) continue;
+      Group g{{}, count == slots};
+      for (int i = 0; i < count; ++i) {
+        g.taps.push_back(unused(c.part_of[t], offset[t] + i * apart));
+        taken[g.taps.back()] = true;
+      }
+      groups.push_back(std::move(g));
+    }
+  }
+  for (int t = 0; t < taps; ++t)
+    if (!taken[t]) single.push_back(t);
+  // As few groups as can be: the last ones fill those with a slot to spare.
+  for (size_t i = 0; i < groups.size(); ++i) {
+    while (int(groups[i].taps.size()) < slots && (!single.empty() || i + 1 < groups.size())) {
+      if (single.empty()) {
+        single = groups.back().taps;
+        groups.pop_back();
+      }
+      groups[i].taps.push_back(single.back());
+      single.pop_back();
+    }
+  }
+  for (size_t i = 0; i < single.size(); i += size_t(slots))
+    groups.push_back(
+        {{single.begin() + int64_t(i), single.begin() + int64_t(std::min(single.size(), i + size_t(slots)))}, false});
+  return groups;
+}
+
+std::vector<TapSet> make_tap_sets(const Frame& f, const Covering& c, int slots, int tile_k, int tile_c, bool joined) {
+  std::vector<Group> groups;
+  if (tile_c == 1) {
+    groups = make_groups(f, c, slots);
+    for (Group& g : groups) g.joined = g.joined && joined;
+  } else {
+    for (int t = 0; t < int(c.taps.size()); ++t) groups.push_back({{t}, tile_c == slots});
+  }
+  const int at_once = kGradientTeams / tile_k, sets = int(ceil_div(int64_t(groups.size()), at_once));
   std::vector<TapSet> result;
   for (int i = 0; i < sets; ++i) {
-    TapSet set{taps * i / sets, 0, {}};
-    set.count = taps * (i + 1) / sets - set.first;
-    for (int t = set.first; t < set.first + set.count; ++t)
-      if (set.parts.empty() || set.parts.back() != c.part_of[t]) set.parts.push_back(c.part_of[t]);
+    TapSet set;
+    const int64_t count = int64_t(groups.size());
+    for (int64_t g = count * i / sets; g < count * (i + 1) / sets; ++g) {
+      for (const int t : groups[g].taps) {
+        set.taps.push_back(t);
+        if (std::ranges::find(set.parts, c.part_of[t]) == set.parts.end()) set.parts.push_back(c.part_of[t]);
+      }
+      set.groups.push_back(groups[g]);
+    }
     result.push_back(std::move(set));
   }
   return result;
 }
 
-double box_cycles(double products, double bytes) {
-  return std::max({products * kProduct, bytes / kLoadRate, kBoxOverhead});
+// `products`: the cycles of its products.
+double box_cycles(const GradientOperands& o, double products, double bytes, int stages, bool shared) {
+  // With few stages a box waits for the one that had its stage.
+  const double ring = (bytes / kAloneRate + kLatency) / (stages - 1);
+  // Before sums are promoted a team's products must end, and nobody else's may fill all of the gap.
+  const double drain = o.planes == 2 ? kDrain : 0;
+  const double load = bytes / (shared ? kLoadRate : kOwnLoadRate);
+  return std::max({products + kLoadShare * load + drain, load, ring, kBoxOverhead});
 }
 
-double item_end(const Candidate& c, const GradientOperands& o, int taps) {
-  (void)o;
+// What a block does beside its boxes.
+double item_end(const Candidate& c, int taps) {
   return kStart + double(c.tile_k) * c.tile_c * taps * kSquare * kSquare * sizeof(float) / kSumRate;
 }
 
+// How the boxes of each tap set are split among blocks.
+struct Split {
+  std::vector<int> splits;  // of each tap set
+  double cycles = std::numeric_limits<double>::infinity();
+};
+
+// Whether a block that is the only one of its squares has whole rows of dW.
+bool can_be_direct(const Problem& p, const Candidate& c) {
+  return c.sets.size() == 1 && int64_t(c.sets[0].taps.size()) == p.filter.taps() && c.tile_k == 1 && c.tile_c == 1;
+}
+
+struct Items {
+  double cycles;
+  int64_t count;
+};
+
+// Until the last of the items is done, dealt longest first to the block that is free first.
+double deal(std::vector<Items> items, int blocks) {
+  std::ranges::sort(items, std::greater<>{}, &Items::cycles);
+  std::priority_queue<double, std::vector<double>, std::greater<>> loads;
+  double last = 0;
+  for (const Items& i : items) {
+    for (int64_t n = 0; n < i.count; ++n) {
+      double load = 0;
+      if (int(loads.size()) == blocks) load = loads.top(), loads.pop();
+      loads.push(load + i.cycles);
+      last = std::max(last, load + i.cycles);
+    }
+  }
+  return last;
+}
+
+// The same, roughly, without dealing them.
+double deal_roughly(const std::vector<Items>& items, int blocks) {
+  double all = 0, longest = 0, count = 0;
+  for (const Items& i : items) {
+    all += i.cycles * double(i.count), count += double(i.count);
+    longest = std::max(longest, i.cycles);
+  }
+  return std::max(longest, std::ceil(count / blocks) * all / count);
+}
+
+Split choose_split(const Problem& p, const Candidate& c, const GradientMachine& m, bool roughly) {
+  const double all = std::accumulate(c.set_cycles.begin(), c.set_cycles.end(), 0.0);
+  Split best;
+  for (int waves = 0; waves <= 4; ++waves) {
+    // The tap sets share the blocks of `waves` waves by their length, rounded down; 0: no set is split.
+    Split s;
+    const double shares = double(waves) * m.multiprocessors / double(c.tiles);
+    std::vector<Items> items;
+    double squares = 0;
+    for (size_t i = 0; i < c.sets.size(); ++i) {
+      const int64_t n = std::clamp<int64_t>(int64_t(shares * c.set_cycles[i] / all), 1, c.set_boxes[i]);
+      const int taps = int(c.sets[i].taps.size());
+      s.splits.push_back(int(n));
+      items.push_back({c.set_cycles[i] / double(n) + item_end(c, taps), n * c.tiles});
+      squares += double(n * c.tiles) * taps * c.tile_k * c.tile_c;
+    }
+    s.cycles = roughly ? deal_roughly(items, m.multiprocessors) : deal(items, m.multiprocessors);
+    if (s.splits[0] > 1 || !can_be_direct(p, c))
+      s.cycles += kSumStart + squares * kSquare * kSquare * sizeof(float) / kSumRate / m.multiprocessors;
+    if (s.cycles < best.cycles) best = std::move(s);
+  }
+  return best;
+}
+
+double idle_teams(const TapSet& set, int tile_k) {
+  const size_t busy = set.groups.size() * size_t(tile_k);
+  return busy == 1 ? kOneTeam : busy == 2 ? kTwoTeams : 1;
+}
+
 void consider(const Problem& p, const GradientOperands& o, const GradientMachine& m, const Frame& f, const Axes& box,
-              const std::array<bool, 4>& margins, std::vector<Candidate>& candidates) {
-  const Covering covering = cover(f, box, margins);
+              const std::array<bool, 4>& margins, bool joined, std::vector<Candidate>& candidates) {
+  const Covering covering = cover(f, box, margins, !joined);
   if (!fits_tensor_map(f, covering.x_box)) return;
   const int k_squares = int(ceil_div(p.filter.K, kSquare)), c_squares = int(ceil_div(p.filter.C, kSquare));
   const Axes step = step_of(box);
@@ -181,23 +353,31 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
     for (int a = 0; a < 4; ++a) all *= double(pieces(t.begin[a], t.end[a], step[a]));
     steps.push_back(all);
   }
+  // No tile takes fewer cycles than the products alone.
+  double least = 0;
+  for (const double n : steps) least += n;
+  least *= kJoinedProduct * o.products() * double(k_squares * c_squares) / m.multiprocessors;
+  for (const Candidate& c : candidates)
+    if (c.estimate < least) return;
   const int a_bytes = aligned_box_bytes(box), b_bytes = aligned_box_bytes(covering.x_box);
-  for (int tile_k = 1; tile_k <= std::min(4, k_squares); ++tile_k) {
-    for (int tile_c = 1; tile_c <= std::min(4, c_squares); ++tile_c) {
-      const int most = o.squares() / (tile_k * tile_c);
-      if (most == 0) continue;
-      Candidate c{&f, box, margins, tile_k, tile_c, covering.x_box, make_tap_sets(covering, most), {}, 0, 0, 0, 0, 0};
+  for (int tile_k = 1; tile_k <= std::min(kGradientTeams, k_squares); ++tile_k) {
+    for (int tile_c = 1; tile_c <= std::min(o.slots(), c_squares); ++tile_c) {
+      if (joined && tile_c > 1) continue;  // the squares of one tap can always be joined
+      Candidate c{&f, box, margins, joined, tile_k, tile_c, covering.x_box, make_tap_sets(f, covering, o.slots(), tile_k, tile_c, joined), {}, {}, 0, 0, 0, 0, 0};
       for (const TapSet& set : c.sets) c.max_parts = std::max(c.max_parts, int(set.parts.size()));
       c.stage_bytes = o.planes * (tile_k * a_bytes + c.max_parts * tile_c * b_bytes);
       c.stages = std::min(kMaxGradientStages, (m.shared_bytes - kFixedSharedBytes) / c.stage_bytes);
-      if (c.stages < 2) continue;
+      if (c.stages < 3) continue;
       c.tiles = ceil_div(k_squares, tile_k) * ceil_div(c_squares, tile_c);
-      double all = 0, taps = 0;
       for (const TapSet& set : c.sets) {
-        Axes begin = covering.taps[set.first].begin, end = covering.taps[set.first].end;
+        Axes begin = covering.taps[set.taps[0]].begin, end = covering.taps[set.taps[0]].end;
         double products = 0;
-        for (int t = set.first; t < set.first + set.count; ++t) {
-          products += steps[t];
+        for (const Group& g : set.groups) {
+          double most = 0;
+          for (const int t : g.taps) most = std::max(most, steps[t]);
+          for (const int t : g.taps) products += g.joined ? most * kJoinedProduct : steps[t] * kProduct;
+        }
+        for (const int t : set.taps) {
           for (int a = 0; a < 4; ++a) {
             begin[a] = std::min(begin[a], covering.taps[t].begin[a]);
             end[a] = std::max(end[a], covering.taps[t].end[a]);
@@ -205,69 +385,16 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
         }
         double boxes = 1;
         for (int a = 0; a < 4; ++a) boxes *= double(pieces(begin[a], end[a], box[a]));
-        products *= tile_k * tile_c * o.products();
+        products *= tile_k * tile_c * o.products() * idle_teams(set, tile_k);
         const double bytes = o.planes * (double(tile_k) * a_bytes + double(set.parts.size()) * tile_c * b_bytes);
-        // A short ring does not cover the latency of a load.
-        const double latency = 1400.0 / c.stages;
-        c.set_cycles.push_back(boxes * std::max(latency, box_cycles(products / boxes, bytes)));
-        all += c.set_cycles.back() * double(c.tiles), taps += set.count;
+        c.set_cycles.push_back(boxes * box_cycles(o, products / boxes, bytes, c.stages, c.tiles > 1));
+        c.set_boxes.push_back(int64_t(boxes));
       }
-      c.estimate = all / m.multiprocessors + item_end(c, o, int(ceil_div(int64_t(taps), int64_t(c.sets.size()))));
+      c.estimate = choose_split(p, c, m, true).cycles;
       candidates.push_back(std::move(c));
     }
   }
 }
-
-// How the boxes of each tap set are split among blocks.
-struct Split {
-  std::vector<int> splits;  // of each tap set
-  double cycles = std::numeric_limits<double>::infinity();
-};
-
-double makespan(std::vector<std::pair<double, int64_t>> items, int blocks) {  // {cycles, how many}
-  std::ranges::sort(items, std::greater<>{});
-  std::priority_queue<double, std::vector<double>, std::greater<>> loads;
-  double longest = 0;
-  for (const auto& [cycles, count] : items) {
-    for (int64_t i = 0; i < count; ++i) {
-      double load = 0;
-      if (int(loads.size()) == blocks) load = loads.top(), loads.pop();
-      loads.push(load + cycles);
-      longest = std::max(longest, load + cycles);
-    }
-  }
-  return longest;
-}
-
-Split choose_split(const Candidate& c, const GradientOperands& o, const GradientMachine& m,
-                   const std::vector<int64_t>& boxes) {
-  double all = 0;
-  for (const double cycles : c.set_cycles) all += cycles;
-  Split best;
-  for (int waves = 0; waves <= 4; ++waves) {
-    // The tap sets share the blocks of `waves` waves by their length, rounded down; 0: no set is split.
-    Split s;
-    const double shares = double(waves) * m.multiprocessors / double(c.tiles);
-    std::vector<std::pair<double, int64_t>> items;
-    double squares = 0;
-    for (size_t i = 0; i < c.sets.size(); ++i) {
-      const int64_t n = std::clamp<int64_t>(int64_t(shares * c.set_cycles[i] / all), 1, boxes[i]);
-      s.splits.push_back(int(n));
-      items.push_back({c.set_cycles[i] / double(n) + item_end(c, o, c.sets[i].count), n * c.tiles});
-      squares += double(n * c.tiles) * c.sets[i].count * c.tile_k * c.tile_c;
-    }
-    double count = 0;
-    for (const auto& item : items) count += double(item.second);
-    const double even = all * double(c.tiles) / m.multiprocessors;
-    s.cycles = (count > 8.0 * m.multiprocessors ? even * 1.05 + items[0].first : makespan(items, m.multiprocessors)) +
-               kSumStart + squares * kSquare * kSquare * sizeof(float) / kSumRate / m.multiprocessors;
-    if (s.cycles < best.cycles) best = s;
-  }
-  return best;
-}
-
-// Where k-steps lie in a box of which each axis has `pitch` pixels between neighbours.
-Axes pitches(const Axes& box) { return {1, box[0], box[0] * box[1], box[0] * box[1] * box[2]}; }
 
 constexpr int kPixelUnits = kPixelBytes / 16;  // of the slots' offsets
 
@@ -288,9 +415,24 @@ struct PlaceList {
   std::vector<double> cycles;
 };
 
+// The k-steps of the box at `at` with a pixel that is live for the tap.
+uint32_t live_steps(const FrameTap& tap, const Axes& box, const Axes& at) {
+  const Axes step = step_of(box);
+  uint32_t mask = 0;
+  int bit = 0;
+  for_steps(box, [&](const Axes& first) {
+    bool live = true;
+    for (int a = 0; a < 4; ++a) {
+      const int32_t from = at[a] + first[a];
+      live = live && from < tap.end[a] && from + step[a] > tap.begin[a];
+    }
+    mask |= uint32_t(live) << bit++;
+  });
+  return mask;
+}
+
 PlaceList make_places(const Candidate& c, const Covering& covering, const TapSet& set, const GradientOperands& o) {
   const Frame& f = *c.frame;
-  const Axes step = step_of(c.box);
   Axes count;
   for (int a = 0; a < 4; ++a) count[a] = f.logical[a] == kImages ? 1 : int32_t(ceil_div(f.out[a], c.box[a]));
   const double bytes = o.planes * (double(c.tile_k) * aligned_box_bytes(c.box) +
@@ -303,27 +445,25 @@ PlaceList make_places(const Candidate& c, const Covering& covering, const TapSet
         for (i[0] = 0; i[0] < count[0]; ++i[0]) {
           Axes at;
           for (int a = 0; a < 4; ++a) at[a] = i[a] * c.box[a];
-          std::vector<uint32_t> masks;
-          int products = 0;
-          for (int t = set.first; t < set.first + set.count; ++t) {
-            const FrameTap& tap = covering.taps[t];
-            uint32_t mask = 0;
-            int bit = 0;
-            for_steps(c.box, [&](const Axes& first) {
-              bool live = true;
-              for (int a = 0; a < 4; ++a) {
-                const int32_t from = at[a] + first[a];
-                live = live && from < tap.end[a] && from + step[a] > tap.begin[a];
-              }
-              mask |= uint32_t(live) << bit++;
-              products += live;
-            });
-            masks.push_back(mask);
+          std::vector<uint32_t> masks(set.taps.size());
+          double products = 0;
+          size_t next = 0;
+          for (const Group& g : set.groups) {
+            uint32_t any = 0;
+            const size_t first = next;
+            for (const int t : g.taps) {
+              masks[next] = live_steps(covering.taps[t], c.box, at);
+              any |= masks[next++];
+            }
+            for (size_t j = first; j < next; ++j) {
+              if (g.joined) masks[j] = any;
+              products += std::popcount(masks[j]) * (g.joined ? kJoinedProduct : kProduct);
+            }
           }
           if (products == 0) continue;
           list.places.push_back(at);
           list.masks.push_back(std::move(masks));
-          list.cycles.push_back(box_cycles(double(products) * c.tile_k * c.tile_c * o.products(), bytes));
+          list.cycles.push_back(box_cycles(o, products * idle_teams(set, c.tile_k) * c.tile_k * c.tile_c * o.products(), bytes, c.stages, c.tiles > 1));
         }
   return list;
 }
@@ -335,9 +475,9 @@ GradientPlace place_of(const Frame& f, const Axes& at) {
 }
 
 // The schedule of a candidate with its tables.
-GradientSchedule finish(const Problem& p, const GradientOperands& o, const GradientMachine& m, const Candidate& c) {
+GradientSchedule finish(const Problem& p, const GradientOperands& o, const GradientMachine& m, Candidate c) {
   const Frame& f = *c.frame;
-  const Covering covering = cover(f, c.box, c.margins);
+  const Covering covering = cover(f, c.box, c.margins, !c.joined);
   GradientSchedule s;
   s.layout = {f.images_inner, c.box};
   s.x_box = c.x_box, s.tile_k = c.tile_k, s.tile_c = c.tile_c;
@@ -352,15 +492,15 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
   s.group_a = (next == 0 ? 8 : pitch_a[1]) * kPixelBytes, s.group_b = (next == 0 ? 8 : pitch_b[1]) * kPixelBytes;
 
   std::vector<PlaceList> lists;
-  std::vector<int64_t> boxes;
   const int images_axis = f.images_inner ? 0 : 3;
   const int64_t image_blocks = ceil_div(p.N, c.box[images_axis]);
   for (const TapSet& set : c.sets) {
     lists.push_back(make_places(c, covering, set, o));
-    boxes.push_back(int64_t(lists.back().places.size()) * image_blocks);
+    c.set_boxes[lists.size() - 1] = int64_t(lists.back().places.size()) * image_blocks;
   }
-  const Split split = choose_split(c, o, m, boxes);
+  const Split split = choose_split(p, c, m, false);
   s.cycles = split.cycles;
+  s.direct = can_be_direct(p, c) && split.splits[0] == 1;
 
   const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, kSquare);
   s.sums.assign(size_t(p.filter.taps()), GradientSums{0, 0});
@@ -374,35 +514,37 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
     const PlaceList& list = lists[i];
     const int first_place = int(s.places.size()), places = int(list.places.size());
     // Tables.
-    std::vector<GradientSlot> slots(o.squares(), GradientSlot{0, 0, -1, -1, 0, {}});
+    std::vector<GradientSlot> slots(o.squares(), GradientSlot{0, 0, -1, -1, 0, 0, 0, 0});
     s.num_parts.push_back(int(set.parts.size()));
     for (int part = 0; part < c.max_parts; ++part) {
       const Axes base = part < int(set.parts.size()) ? covering.parts[set.parts[part]].base : Axes{};
       s.parts.push_back(place_of(f, base));
     }
-    // Neighbouring squares go to different teams: each has about as many k-steps as the others.
-    int square = 0;
     std::vector<int> tap_of(o.squares(), -1);
-    for (int t = 0; t < set.count; ++t) {
-      const FrameTap& tap = covering.taps[set.first + t];
-      s.sums[tap.filter] = {int32_t(s.partial_squares), split.splits[i]};
-      const int part_index = covering.part_of[set.first + t];
-      const Part& part = covering.parts[part_index];
-      const int part_at = int(std::ranges::find(set.parts, part_index) - set.parts.begin());
-      int32_t offset = 0;
-      for (int a = 0; a < 4; ++a) offset += (tap.offset[a] - part.base[a]) / f.stride[a] * pitch_b[a];
-      for (int k = 0; k < c.tile_k; ++k) {
-        for (int cc = 0; cc < c.tile_c; ++cc, ++square) {
-          const int at = square % kGradientTeams * o.slots() + square / kGradientTeams;
-          GradientSlot& slot = slots[at];
-          slot.k = k, slot.c = cc, slot.partial = int32_t(s.partial_squares);
-          slot.a = k * s.a_bytes() / 16;
-          slot.b = o.planes * c.tile_k * s.a_bytes() / 16 + (part_at * c.tile_c + cc) * s.b_bytes() / 16 +
-                   offset * kPixelUnits;
-          tap_of[at] = t;
+    for (int g = 0; g < int(set.groups.size()); ++g) {
+      const Group& group = set.groups[g];
+      for (int j = 0; j < int(group.taps.size()); ++j) {
+        const int t = group.taps[j], part = covering.part_of[t];
+        s.sums[covering.taps[t].filter] = {int32_t(s.partial_squares), split.splits[i]};
+        const int part_at = int(std::ranges::find(set.parts, part) - set.parts.begin());
+        for (int k = 0; k < c.tile_k; ++k) {
+          for (int cc = 0; cc < c.tile_c; ++cc) {
+            const int at = (k * int(set.groups.size()) + g) * o.slots() + j + cc;
+            GradientSlot& slot = slots[at];
+            slot.k = k, slot.c = cc, slot.partial = int32_t(s.partial_squares);
+            slot.tap = covering.taps[t].filter;
+            slot.a = k * s.a_bytes() / 16;
+            slot.b = o.planes * c.tile_k * s.a_bytes() / 16 + (part_at * c.tile_c + cc) * s.b_bytes() / 16 +
+                     pixel_offset(f, covering, t) * kPixelUnits;
+            tap_of[at] = int(std::ranges::find(set.taps, t) - set.taps.begin());
+          }
         }
+        s.partial_squares += int64_t(split.splits[i]) * k_squares * c_squares;
       }
-      s.partial_squares += int64_t(split.splits[i]) * k_squares * c_squares;
+      for (int k = 0; k < c.tile_k; ++k) {
+        GradientSlot* const first = &slots[(k * int(set.groups.size()) + g) * o.slots()];
+        if (group.joined) first->apart = first[1].b - first[0].b;
+      }
     }
     s.slots.insert(s.slots.end(), slots.begin(), slots.end());
     for (int place = 0; place < places; ++place) {
@@ -422,7 +564,7 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
     int64_t begin = 0, end;
     for (int part = 0; part < split.splits[i]; ++part, begin = end) {
       const int left = split.splits[i] - 1 - part;  // parts, which want a box each
-      end = left == 0 ? boxes[i] : std::clamp(box_at(all * (part + 1) / split.splits[i]), begin + 1, boxes[i] - left);
+      end = left == 0 ? c.set_boxes[i] : std::clamp(box_at(all * (part + 1) / split.splits[i]), begin + 1, c.set_boxes[i] - left);
       GradientItem item{};
       item.tap_set = int(i), item.first_place = first_place, item.num_places = places;
       item.place = int32_t(begin % places), item.image = int32_t(begin / places * c.box[images_axis]);
@@ -468,7 +610,8 @@ void consider_box(const Problem& p, const GradientOperands& o, const GradientMac
                   const Axes& box, std::vector<Candidate>& candidates) {
   std::array<bool, 4> all, none{}, row{};
   for (int a = 0; a < 4; ++a) all[a] = f.logical[a] != kImages, row[a] = f.logical[a] == 2;
-  for (const auto& margins : {all, row, none}) consider(p, o, m, f, box, margins, candidates);
+  for (const auto& margins : {all, row, none})
+    for (const bool joined : {false, true}) consider(p, o, m, f, box, margins, joined, candidates);
 }
 
 std::optional<GradientSchedule> best_of(const Problem& p, const GradientOperands& o, const GradientMachine& m,
@@ -487,6 +630,10 @@ std::optional<GradientSchedule> best_of(const Problem& p, const GradientOperands
 }  // namespace
 
 int GradientSchedule::a_bytes() const { return aligned_box_bytes(layout.box); }
+size_t GradientSchedule::shared_bytes(size_t element_bytes) const {
+  const size_t rows = direct ? kSquare * (kSquare * sums.size() * element_bytes + 16) : 0;
+  return std::max(size_t(stages) * size_t(stage_bytes), rows) + 1024;
+}
 int GradientSchedule::b_bytes() const { return aligned_box_bytes(x_box); }
 
 bool can_implement_gradient(const Problem& p) {

@@ -43,7 +43,10 @@ struct GradientSlot {
                     // before the stage
   int32_t k, c;     // its square in the block's tile; k < 0: none
   int32_t partial;  // where the tap's partial squares begin, counted in squares
-  int32_t padding[3];
+  int32_t apart;    // of a team's first slot: all its squares share dY's operand, and X's lie so far apart (in 16 bytes),
+                    // so that one wgmma does them; 0: it does not
+  int32_t tap;      // of the filter
+  int32_t padding;
 };
 static_assert(sizeof(GradientSlot) == 32);
 // What a block does: `boxes` boxes of a tap set, starting with place `place` of its list and image `image`.
@@ -76,10 +79,12 @@ struct GradientSchedule {
   std::vector<int32_t> num_parts;    // [tap set]
   std::vector<GradientSums> sums;    // [filter tap]
   int64_t partial_squares = 0;
+  bool direct = false;                   // every block has the whole sum of its squares, of all taps
   double cycles = 0;  // what the model expects
 
   int a_bytes() const;  // of a box of dY, 64 channels
   int b_bytes() const;
+  size_t shared_bytes(size_t element_bytes) const;  // of dW
 };
 
 struct GradientMachine {

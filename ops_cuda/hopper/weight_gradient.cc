@@ -154,10 +154,14 @@ class HopperGradient : public WeightGradientKernel {
             int(ceil_div(f.C, kSquare))};
     int splits = 0;
     for (const GradientSums& sums : s.sums) splits = std::max(splits, sums.splits);
-    sum_groups_ = splits >= 2 * kSumGroups || sum_shared_bytes(1, sum_.taps) > kSumSharedBytes ? kSumGroups : 1;
-    const int rounds = (sum_.taps + kSumThreads / 32 - 1) / (kSumThreads / 32);
-    sum_threads_ = std::max(4, (sum_.taps + rounds - 1) / rounds) * 32;
-    partials_at_ = layout_.take(size_t(s.partial_squares) * kSquare * kSquare * sizeof(float));
+    sum_groups_ = splits >= 32 ? 8 : splits >= 8 ? 4 : 1;
+    while (sum_shared_bytes(sum_groups_, sum_.taps) > kSumSharedBytes) sum_groups_ = sum_groups_ == 1 ? 4 : 8;
+    // Few splits: each warp has several taps' loads in flight. Many: a warp for each tap.
+    const int taps_at_once = sum_groups_ == 1 ? 3 : 1, most = kSumThreads / 32;
+    const int warps = std::min((sum_.taps + taps_at_once - 1) / taps_at_once, most);
+    sum_threads_ = std::max(2, warps) * 32;
+    direct_ = s.direct;
+    if (!direct_) partials_at_ = layout_.take(size_t(s.partial_squares) * kSquare * kSquare * sizeof(float));
     if (blocks_ == 0) return;
 
     if (type == DataType::kFloat) {
@@ -188,6 +192,8 @@ class HopperGradient : public WeightGradientKernel {
     tables_.point(params_);
     params_.stride = to_int3(p.stride);
     params_.images_inner = s.layout.images_inner, params_.box_images = s.layout.box[s.layout.images_inner ? 0 : 3];
+    params_.direct = s.direct, params_.dw_is_float = type == DataType::kFloat;
+    params_.K = int(f.K), params_.C = int(f.C), params_.taps = int(f.taps());
     params_.k_squares = sum_.k_squares, params_.c_squares = sum_.c_squares;
     params_.tile_k = s.tile_k, params_.tile_c = s.tile_c, params_.max_parts = s.max_parts;
     params_.stages = s.stages, params_.stage_bytes = s.stage_bytes;
@@ -200,7 +206,7 @@ class HopperGradient : public WeightGradientKernel {
       params_.step_a[i] = uint16_t(s.step_a[i]), params_.step_b[i] = uint16_t(s.step_b[i]);
 
     function_ = type == DataType::kBFloat16 ? bfloat16_gradient() : half_gradient(planes_);
-    shared_bytes_ = size_t(s.stages) * size_t(s.stage_bytes) + 1024;
+    shared_bytes_ = s.shared_bytes(size_of(type));
     // The limit is the function's, and other gradients launch the same function with more stages or fewer.
     cudaFuncAttributes attributes;
     check(cudaFuncGetAttributes(&attributes, function_), "loading the Hopper weight gradient");
@@ -213,7 +219,7 @@ class HopperGradient : public WeightGradientKernel {
   const char* name() const override { return "hopper wgmma"; }
 
   void run(const void* x, const void* dy, void* dw, void* workspace, Stream stream) const override {
-    require_aligned(x, "X"), require_aligned(dy, "dY");
+    require_aligned(x, "X"), require_aligned(dy, "dY"), require_aligned(dw, "dW");
     char* const scratch = static_cast<char*>(workspace);
     GradientParams params = params_;
     SumParams sum = sum_;
@@ -239,9 +245,11 @@ class HopperGradient : public WeightGradientKernel {
         sum.k_exponents = scale.tensors[0].exponents, sum.c_exponents = scale.tensors[1].exponents;
       }
       params.dy = dy_->map(dy), params.x = x_->map(x);
+      params.dw = dw, params.k_exponents = sum.k_exponents, params.c_exponents = sum.c_exponents;
       launch_after("launching the Hopper weight gradient", function_, blocks_, kGradientBlockThreads, shared_bytes_,
                    stream, params);
     }
+    if (direct_) return;
     const int64_t sum_blocks = int64_t(sum.k_squares) * sum.c_squares * sum_blocks_of_square(sum_groups_);
     launch_after("launching the sum of the weight gradient's parts", sum_kernel(type_, sum_groups_), sum_blocks,
                  sum_threads_, size_t(sum_shared_bytes(sum_groups_, sum.taps)), stream, sum);
@@ -260,6 +268,7 @@ class HopperGradient : public WeightGradientKernel {
   size_t partials_at_ = 0, scaled_at_[2] = {}, largest_at_[2] = {}, exponents_at_[2] = {};
   const void* function_ = nullptr;
   size_t shared_bytes_ = 0;
+  bool direct_;
   int sum_groups_, sum_threads_;
 };
 

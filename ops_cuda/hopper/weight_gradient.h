@@ -18,6 +18,10 @@ struct GradientParams {
   const GradientPlace* parts;  // [tap set][max_parts]
   const int32_t* num_parts;    // [tap set]
   float4* partials;            // squares, in accumulator order
+  void* dw;                    // where the squares go at once, if `direct`
+  const int32_t *k_exponents, *c_exponents;  // of scaled floats; null: no scale
+  int direct, dw_is_float;
+  int K, C, taps;
   Int3 stride;
   int images_inner, box_images;  // how many images a box has
   int k_squares, c_squares;      // of dW
