@@ -7,6 +7,7 @@
 // with real pixels of the other operand: an infinity among those gives NaN also for taps that do not meet it.
 #pragma once
 #include "ops_cuda/element.cuh"
+#include "ops_cuda/hopper/gradient_passes.h"
 #include "ops_cuda/hopper/gradient_wgmma.cuh"
 #include "ops_cuda/hopper/weight_gradient.h"
 
@@ -18,6 +19,18 @@ __device__ inline void store_element(uint32_t address, float v) {
 template <class Half>
 __device__ void store_element(uint32_t address, Half v) {
   asm volatile("st.shared.b16 [%0], %1;" ::"r"(address), "h"(*reinterpret_cast<const uint16_t*>(&v)) : "memory");
+}
+template <class Out>
+__device__ Out load_element(uint32_t address) {
+  if constexpr (sizeof(Out) == 4) {
+    Out v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(address));
+    return v;
+  } else {
+    uint16_t v;
+    asm volatile("ld.shared.b16 %0, [%1];" : "=h"(v) : "r"(address));
+    return *reinterpret_cast<Out*>(&v);
+  }
 }
 __device__ inline float4 load_chunk(uint32_t address) {
   float4 v;
@@ -54,6 +67,7 @@ struct GradientKernel {
     };
     Walk walk(item);
     int4 place = __ldg(places + walk.place);
+    wait_for_previous_grid();  // what is read up to here is older
     for (int i = 0, stage = 0, parity = 1; i < item.boxes; ++i) {
       const int4 o = place;  // {d, h, w}
       const int n = walk.image;
@@ -135,29 +149,29 @@ struct GradientKernel {
       fetch(walk.place);
       barrier_wait(shared_address(&bars.full[stage]), parity);
       const uint32_t offset = stage * (p.stage_bytes >> 4);
-      uint32_t begun = kPlanes == 1 ? ~0u : 0;  // squares whose sum goes on
-      wgmma_fence();
+      const auto for_steps = [&](auto multiply) {
 #pragma unroll 1
-      for (; any; any &= any - 1) {
-        const int step = __ffs(any) - 1;
-        const uint32_t at_a = offset + p.step_a[step], at_b = offset + p.step_b[step];
+        for (uint32_t left = any; left; left &= left - 1) {
+          const int step = __ffs(left) - 1;
 #pragma unroll
-        for (int s = 0; s < kSlots; s += kCount) {
-          if (kJoined || mask[s] >> step & 1) {
-            const uint32_t low_a = team.a[s] + at_a, low_b = team.b[s] + at_b;
-            const uint64_t a = transposed_descriptor(p.high_a, low_a),
-                           b = transposed_descriptor(p.high_b, low_b, apart);
-            if constexpr (kPlanes == 2) {
-              wgmma_transposed<T, kCount>(acc, s, transposed_descriptor(p.high_a, low_a + (p.a_plane >> 4)), b,
-                                          begun >> s & 1);
-              wgmma_transposed<T, kCount>(acc, s, a,
-                                          transposed_descriptor(p.high_b, low_b + (p.b_plane >> 4), apart), 1);
-              begun |= 1u << s;
-            }
-            wgmma_transposed<T, kCount>(acc, s, a, b, 1);
-          }
+          for (int s = 0; s < kSlots; s += kCount)
+            if (kJoined || mask[s] >> step & 1)
+              multiply(s, team.a[s] + offset + p.step_a[step], team.b[s] + offset + p.step_b[step]);
         }
+      };
+      const auto a = [&](uint32_t low) { return transposed_descriptor(p.high_a, low); };
+      const auto b = [&](uint32_t low) { return transposed_descriptor(p.high_b, low, apart); };
+      wgmma_fence();
+      if constexpr (kPlanes == 2) {
+        // The small products first: added to a large sum they would lose digits each time.
+        uint32_t begun = 0;  // squares whose sum goes on
+        for_steps([&](int s, uint32_t at_a, uint32_t at_b) {
+          wgmma_transposed<T, kCount>(acc, s, a(at_a + (p.a_plane >> 4)), b(at_b), begun >> s & 1);
+          wgmma_transposed<T, kCount>(acc, s, a(at_a), b(at_b + (p.b_plane >> 4)), 1);
+          begun |= 1u << s;
+        });
       }
+      for_steps([&](int s, uint32_t at_a, uint32_t at_b) { wgmma_transposed<T, kCount>(acc, s, a(at_a), b(at_b), 1); });
       wgmma_commit();
       if constexpr (kPlanes == 1) {
         wgmma_wait<1>();
@@ -210,33 +224,50 @@ struct GradientKernel {
     }
   }
 
-  // A block that has all of its squares' sum, of all taps: dW's rows, side by side in shared memory, go out whole.
+  // Whole sums go to dW through shared memory, where the set's taps lie side by side.
   template <class Out>
   static __device__ void store_squares(const GradientParams& p, const GradientItem& item, const Team& team,
                                        const float (&sums)[kSlots * 32], uint32_t shared) {
+    __shared__ int filter_tap[kSquares];
     const int first_k = item.k * kSquare, first_c = item.c * kSquare, lane = threadIdx.x % 32;
-    const int row_bytes = kSquare * p.taps * int(sizeof(Out)), pitch = row_bytes + 16;  // rows begin at other banks
+    const int pitch = kSquare * item.taps * int(sizeof(Out)) + 16;  // rows begin at other banks
     const int row = threadIdx.x % 128 / 32 * 16 + lane / 4, column = lane % 4 * 2;
+    int k_exponent[2] = {}, c_exponent[16] = {};
+    if (p.k_exponents) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) k_exponent[i] = __ldcg(p.k_exponents + min(first_k + row + i * 8, p.K - 1));
+#pragma unroll
+      for (int i = 0; i < 16; ++i)
+        c_exponent[i] = __ldcg(p.c_exponents + min(first_c + i / 2 * 8 + column + i % 2, p.C - 1));
+    }
     named_barrier(1, kGradientMathThreads);  // nobody reads boxes any more
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
       if (!team.used[s]) continue;
+      const int order = team.slot[s].order;
+      if (threadIdx.x % 128 == 0) filter_tap[order] = team.slot[s].tap;
 #pragma unroll
       for (int i = 0; i < 32; ++i) {
         const int k = row + i % 4 / 2 * 8, c = i / 4 * 8 + column + i % 2;
         float v = sums[s * 32 + i];
-        if (p.k_exponents)
-          v = ldexpf(v, -__ldcg(p.k_exponents + min(first_k + k, p.K - 1)) -
-                            __ldcg(p.c_exponents + min(first_c + c, p.C - 1)));
-        store_element(shared + k * pitch + (c * p.taps + team.slot[s].tap) * int(sizeof(Out)), from_float<Out>(v));
+        if (p.k_exponents) v = times_power(v, -k_exponent[i % 4 / 2] - c_exponent[i / 4 * 2 + i % 2]);
+        store_element(shared + k * pitch + (c * item.taps + order) * int(sizeof(Out)), from_float<Out>(v));
       }
     }
     named_barrier(1, kGradientMathThreads);
-    const int chunks = min(kSquare, p.C - first_c) * p.taps * int(sizeof(Out)) / 16;
+    const int run = min(kSquare, p.C - first_c) * item.taps;
+    const int ninth = (65536 + item.taps - 1) / item.taps;  // e * ninth >> 16 is e / item.taps for all e here
     for (int k = threadIdx.x / 32; k < min(kSquare, p.K - first_k); k += kGradientMathThreads / 32) {
       Out* const to = static_cast<Out*>(p.dw) + (int64_t(first_k + k) * p.C + first_c) * p.taps;
-      for (int i = lane; i < chunks; i += 32)
-        reinterpret_cast<float4*>(to)[i] = load_chunk(shared + k * pitch + i * 16);
+      if (item.taps == p.taps) {  // in the filter's order
+        for (int i = lane; i < run * int(sizeof(Out)) / 16; i += 32)
+          reinterpret_cast<float4*>(to)[i] = load_chunk(shared + k * pitch + i * 16);
+      } else {
+        for (int e = lane; e < run; e += 32) {
+          const int c = e * ninth >> 16;
+          to[c * p.taps + filter_tap[e - c * item.taps]] = load_element<Out>(shared + k * pitch + e * int(sizeof(Out)));
+        }
+      }
     }
   }
 };
@@ -259,16 +290,14 @@ __global__ void __launch_bounds__(kGradientBlockThreads, 1) hopper_gradient(cons
     prefetch_map(&p.x);
   }
   __syncthreads();
-  // The next grid may set itself up while this one runs; this one touches nothing that the previous one wrote before it
-  // ended.
-  launch_dependents();
-  wait_for_previous_grid();
+  launch_dependents();  // the next grid may set itself up while this one runs
   if (warp >= kGradientMathThreads / 32) {
     give_registers<32>();
     if (threadIdx.x == kGradientMathThreads) Kernel::produce(p, item, stages, bars);
   } else {
     take_registers<160>();
-    const typename Kernel::Team team(p, item, stages);
+    const typename Kernel::Team team(p, item, stages);  // tables older than the previous grid
+    wait_for_previous_grid();
     if (team.joined()) {
       Kernel::template consume<true>(p, item, team, stages, bars);
     } else {

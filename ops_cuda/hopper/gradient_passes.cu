@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(kSumThreads) sum_squares(const __grid_constant
       for (int i = 0; i < 4; ++i) {
 #pragma unroll
         for (int peers = kLanes; peers < 32; peers *= 2) sum[t][i] += __shfl_xor_sync(0xffffffff, sum[t][i], peers);
-        if (p.k_exponents) sum[t][i] = ldexpf(sum[t][i], exponent[i]);
+        if (p.k_exponents) sum[t][i] = times_power(sum[t][i], exponent[i]);
         if (group == 0 && tap < p.taps) tile[((row + i / 2 * kHalf) * 8 + channel + i % 2) * p.taps + tap] = sum[t][i];
       }
     }

@@ -35,6 +35,14 @@ inline constexpr int kSumSharedBytes = 48 << 10;  // what a block gets without a
 constexpr int sum_blocks_of_square(int groups) { return 32 * groups; }
 constexpr int sum_shared_bytes(int groups, int taps) { return 16 / groups * 8 * taps * int(sizeof(float)); }
 
+#ifdef __CUDACC__
+// v * 2^exponent for what two scales add up to, which one float may not hold.
+__device__ inline float times_power(float v, int exponent) {
+  const int half = exponent / 2;
+  return v * __int_as_float((127 + half) << 23) * __int_as_float((127 + exponent - half) << 23);
+}
+#endif
+
 // __global__ functions: of one ScaleParams, a block for each range and slice of both tensors, and of one SumParams.
 const void* largest_kernel();
 const void* scale_kernel(int planes);

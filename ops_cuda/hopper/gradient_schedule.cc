@@ -16,7 +16,8 @@ constexpr int kMaxBox = 256, kMaxElementStride = 8;  // of a tensor map, element
 constexpr int kPixelBytes = 2 * kSquare;
 constexpr int kImages = 3;                        // the logical axes: 0, 1, 2 are d, h, w
 constexpr int kFixedSharedBytes = 2048;           // beside the stages: barriers, and what aligning the stages costs
-constexpr int kMaxPixels = 256, kMinPixels = 16;  // of a box
+constexpr int kMaxPixels = 256, kFewPixels = 32;  // of a box: no more, and no fewer where there are more
+constexpr int kMaxPromotedPixels = 64;            // where its sum is promoted
 
 // What one thing costs a block, in cycles.
 constexpr double kProduct = 33;       // a product of 64 x 64 x 16, by itself
@@ -29,8 +30,9 @@ constexpr double kLatency = 1000;     // of a load
 constexpr double kDrain = 150;        // of products, until their sums can be read
 constexpr double kBoxOverhead = 180;  // barriers
 constexpr double kStart = 2000;       // until the first box is there, and the end
-constexpr double kSumRate = 50;       // bytes of partial squares, written or read
-constexpr double kSumStart = 5000;    // the kernel that adds them
+constexpr double kSumRate = 50;       // bytes of partial squares, written,
+constexpr double kReadRate = 14;      // and read by the kernel that adds them
+constexpr double kSumStart = 4000;    // that kernel
 constexpr double kTwoTeams = 1.15, kOneTeam = 1.6;  // products take so much longer where a team or two have none
 
 // A live tap; axes in the order of the layout.
@@ -180,7 +182,7 @@ int32_t pixel_offset(const Frame& f, const Covering& c, int tap) {
 }
 
 // Groups of taps equally far apart, as many as `slots` each: rows of taps, then columns, then what is left.
-std::vector<Group> make_groups(const Frame& f, const Covering& c, int slots) {
+std::vector<Group> make_groups(const Frame& f, const Covering& c, int slots, bool joined) {
   const int taps = int(c.taps.size());
   std::vector<int32_t> offset(taps);
   for (int t = 0; t < taps; ++t) offset[t] = pixel_offset(f, c, t);
@@ -203,7 +205,7 @@ std::vector<Group> make_groups(const Frame& f, const Covering& c, int slots) {
         if (all) apart = d;
       }
       if (apart == std::numeric_limits<int32_t>::max()) continue;
-      Group g{{}, count == slots};
+      Group g{{}, joined && count == slots};
       for (int i = 0; i < count; ++i) {
         g.taps.push_back(unused(c.part_of[t], offset[t] + i * apart));
         taken[g.taps.back()] = true;
@@ -230,12 +232,12 @@ std::vector<Group> make_groups(const Frame& f, const Covering& c, int slots) {
   return groups;
 }
 
-std::vector<TapSet> make_tap_sets(const Frame& f, const Covering& c, int slots, int tile_k, int tile_c, bool joined) {
-  std::vector<Group> groups;
-  if (tile_c == 1) {
-    groups = make_groups(f, c, slots);
-    for (Group& g : groups) g.joined = g.joined && joined;
-  } else {
+// The groups of a tile, `apart` those of a tile one square wide, dealt to tap sets.
+std::vector<TapSet> make_tap_sets(const Covering& c, const std::vector<Group>& apart, int slots, int tile_k,
+                                  int tile_c) {
+  std::vector<Group> groups = apart;
+  if (tile_c > 1) {
+    groups.clear();
     for (int t = 0; t < int(c.taps.size()); ++t) groups.push_back({{t}, tile_c == slots});
   }
   const int at_once = kGradientTeams / tile_k, sets = int(ceil_div(int64_t(groups.size()), at_once));
@@ -276,9 +278,11 @@ struct Split {
   double cycles = std::numeric_limits<double>::infinity();
 };
 
-// Whether a block that is the only one of its squares has whole rows of dW.
+// Whether blocks can write dW themselves where no sum is split: a dead tap has no block that would write its zeros.
 bool can_be_direct(const Problem& p, const Candidate& c) {
-  return c.sets.size() == 1 && int64_t(c.sets[0].taps.size()) == p.filter.taps() && c.tile_k == 1 && c.tile_c == 1;
+  int64_t live = 0;
+  for (const TapSet& set : c.sets) live += int64_t(set.taps.size());
+  return live == p.filter.taps() && c.tile_k == 1 && c.tile_c == 1;
 }
 
 struct Items {
@@ -329,8 +333,8 @@ Split choose_split(const Problem& p, const Candidate& c, const GradientMachine& 
       squares += double(n * c.tiles) * taps * c.tile_k * c.tile_c;
     }
     s.cycles = roughly ? deal_roughly(items, m.multiprocessors) : deal(items, m.multiprocessors);
-    if (s.splits[0] > 1 || !can_be_direct(p, c))
-      s.cycles += kSumStart + squares * kSquare * kSquare * sizeof(float) / kSumRate / m.multiprocessors;
+    if (std::ranges::max(s.splits) > 1 || !can_be_direct(p, c))
+      s.cycles += kSumStart + squares * kSquare * kSquare * sizeof(float) / kReadRate / m.multiprocessors;
     if (s.cycles < best.cycles) best = std::move(s);
   }
   return best;
@@ -341,29 +345,41 @@ double idle_teams(const TapSet& set, int tile_k) {
   return busy == 1 ? kOneTeam : busy == 2 ? kTwoTeams : 1;
 }
 
+struct Search {
+  std::vector<Candidate> candidates;
+  double best = std::numeric_limits<double>::infinity();  // of their estimates
+};
+
+// How many k-steps of all boxes have a pixel that is live for the tap.
+double k_steps(const FrameTap& t, const Axes& box) {
+  const Axes step = step_of(box);
+  double all = 1;
+  for (int a = 0; a < 4; ++a) all *= double(pieces(t.begin[a], t.end[a], step[a]));
+  return all;
+}
+
+// `slots`: squares of a team. With fewer than it has room for, more blocks share the taps, so that the pixels need less
+// splitting.
 void consider(const Problem& p, const GradientOperands& o, const GradientMachine& m, const Frame& f, const Axes& box,
-              const std::array<bool, 4>& margins, bool joined, std::vector<Candidate>& candidates) {
+              const std::array<bool, 4>& margins, int slots, bool joined, Search& search) {
+  if (o.planes == 2 && pixels_of(box) > kMaxPromotedPixels) return;
   const Covering covering = cover(f, box, margins, !joined);
   if (!fits_tensor_map(f, covering.x_box)) return;
   const int k_squares = int(ceil_div(p.filter.K, kSquare)), c_squares = int(ceil_div(p.filter.C, kSquare));
-  const Axes step = step_of(box);
   std::vector<double> steps;
-  for (const FrameTap& t : covering.taps) {
-    double all = 1;
-    for (int a = 0; a < 4; ++a) all *= double(pieces(t.begin[a], t.end[a], step[a]));
-    steps.push_back(all);
-  }
+  for (const FrameTap& t : covering.taps) steps.push_back(k_steps(t, box));
   // No tile takes fewer cycles than the products alone.
   double least = 0;
   for (const double n : steps) least += n;
   least *= kJoinedProduct * o.products() * double(k_squares * c_squares) / m.multiprocessors;
-  for (const Candidate& c : candidates)
-    if (c.estimate < least) return;
+  if (search.best < least) return;
   const int a_bytes = aligned_box_bytes(box), b_bytes = aligned_box_bytes(covering.x_box);
+  const std::vector<Group> groups = make_groups(f, covering, slots, joined);
   for (int tile_k = 1; tile_k <= std::min(kGradientTeams, k_squares); ++tile_k) {
     for (int tile_c = 1; tile_c <= std::min(o.slots(), c_squares); ++tile_c) {
-      if (joined && tile_c > 1) continue;  // the squares of one tap can always be joined
-      Candidate c{&f, box, margins, joined, tile_k, tile_c, covering.x_box, make_tap_sets(f, covering, o.slots(), tile_k, tile_c, joined), {}, {}, 0, 0, 0, 0, 0};
+      // The squares of one tap can always be joined.
+      if ((joined || slots < o.slots()) && tile_c > 1) continue;
+      Candidate c{&f, box, margins, joined, tile_k, tile_c, covering.x_box, make_tap_sets(covering, groups, slots, tile_k, tile_c), {}, {}, 0, 0, 0, 0, 0};
       for (const TapSet& set : c.sets) c.max_parts = std::max(c.max_parts, int(set.parts.size()));
       c.stage_bytes = o.planes * (tile_k * a_bytes + c.max_parts * tile_c * b_bytes);
       c.stages = std::min(kMaxGradientStages, (m.shared_bytes - kFixedSharedBytes) / c.stage_bytes);
@@ -390,8 +406,12 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
         c.set_cycles.push_back(boxes * box_cycles(o, products / boxes, bytes, c.stages, c.tiles > 1));
         c.set_boxes.push_back(int64_t(boxes));
       }
+      // Nor can their boxes be dealt more evenly than evenly.
+      const double even = std::accumulate(c.set_cycles.begin(), c.set_cycles.end(), 0.0) * double(c.tiles);
+      if (search.best < even / m.multiprocessors) continue;
       c.estimate = choose_split(p, c, m, true).cycles;
-      candidates.push_back(std::move(c));
+      search.best = std::min(search.best, c.estimate);
+      search.candidates.push_back(std::move(c));
     }
   }
 }
@@ -500,7 +520,7 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
   }
   const Split split = choose_split(p, c, m, false);
   s.cycles = split.cycles;
-  s.direct = can_be_direct(p, c) && split.splits[0] == 1;
+  s.direct = can_be_direct(p, c) && std::ranges::max(split.splits) == 1;
 
   const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, kSquare);
   s.sums.assign(size_t(p.filter.taps()), GradientSums{0, 0});
@@ -533,10 +553,12 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
             GradientSlot& slot = slots[at];
             slot.k = k, slot.c = cc, slot.partial = int32_t(s.partial_squares);
             slot.tap = covering.taps[t].filter;
+            const int at_set = int(std::ranges::find(set.taps, t) - set.taps.begin());
+            slot.order = int64_t(set.taps.size()) == p.filter.taps() ? slot.tap : at_set;
             slot.a = k * s.a_bytes() / 16;
             slot.b = o.planes * c.tile_k * s.a_bytes() / 16 + (part_at * c.tile_c + cc) * s.b_bytes() / 16 +
                      pixel_offset(f, covering, t) * kPixelUnits;
-            tap_of[at] = int(std::ranges::find(set.taps, t) - set.taps.begin());
+            tap_of[at] = at_set;
           }
         }
         s.partial_squares += int64_t(split.splits[i]) * k_squares * c_squares;
@@ -568,7 +590,7 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
       GradientItem item{};
       item.tap_set = int(i), item.first_place = first_place, item.num_places = places;
       item.place = int32_t(begin % places), item.image = int32_t(begin / places * c.box[images_axis]);
-      item.boxes = int32_t(end - begin), item.split = part;
+      item.boxes = int32_t(end - begin), item.split = part, item.taps = int(set.taps.size());
       const double cycles = all / split.splits[i];
       for (item.k = 0; item.k < k_squares; item.k += c.tile_k)
         for (item.c = 0; item.c < c_squares; item.c += c.tile_c) timed.push_back({cycles, item});
@@ -590,33 +612,38 @@ std::vector<int32_t> extents_of(int32_t out, int32_t least) {
 
 std::vector<Axes> boxes_of(const Frame& f) {
   std::vector<Axes> boxes;
+  int64_t most = 0;
   for (const int32_t e0 : extents_of(f.out[0], 8)) {
-    if (e0 % kStepPixels && e0 != 8) continue;
     for (int32_t e1 : extents_of(f.out[1], 1)) {
       if (e0 == 8) e1 = int32_t(round_up(e1, 2));
-      for (const int32_t e2 : extents_of(f.out[2], 1))
+      for (const int32_t e2 : extents_of(f.out[2], 1)) {
         for (const int32_t e3 : extents_of(f.out[3], 1)) {
           const Axes box{e0, e1, e2, e3};
-          const int64_t pixels = pixels_of(box);
-          if (pixels < kMinPixels || pixels > kMaxPixels || !fits_tensor_map(f, box)) continue;
+          if (pixels_of(box) > kMaxPixels || !fits_tensor_map(f, box)) continue;
           if (std::ranges::find(boxes, box) == boxes.end()) boxes.push_back(box);
+          most = std::max(most, pixels_of(box));
         }
+      }
     }
   }
+  std::erase_if(boxes, [&](const Axes& box) { return pixels_of(box) < std::min<int64_t>(kFewPixels, most); });
   return boxes;
 }
 
 void consider_box(const Problem& p, const GradientOperands& o, const GradientMachine& m, const Frame& f,
-                  const Axes& box, std::vector<Candidate>& candidates) {
+                  const Axes& box, Search& search) {
   std::array<bool, 4> all, none{}, row{};
   for (int a = 0; a < 4; ++a) all[a] = f.logical[a] != kImages, row[a] = f.logical[a] == 2;
   for (const auto& margins : {all, row, none})
-    for (const bool joined : {false, true}) consider(p, o, m, f, box, margins, joined, candidates);
+    for (const bool joined : {false, true})
+      for (int slots = o.slots(); slots > (joined ? o.slots() - 1 : 0); --slots)
+        consider(p, o, m, f, box, margins, slots, joined, search);
 }
 
 std::optional<GradientSchedule> best_of(const Problem& p, const GradientOperands& o, const GradientMachine& m,
-                                        std::vector<Candidate>& candidates) {
+                                        Search& search) {
   constexpr size_t kFinalists = 4;
+  std::vector<Candidate>& candidates = search.candidates;
   const size_t count = std::min(kFinalists, candidates.size());
   std::ranges::partial_sort(candidates, candidates.begin() + int64_t(count), {}, &Candidate::estimate);
   std::optional<GradientSchedule> best;
@@ -631,7 +658,9 @@ std::optional<GradientSchedule> best_of(const Problem& p, const GradientOperands
 
 int GradientSchedule::a_bytes() const { return aligned_box_bytes(layout.box); }
 size_t GradientSchedule::shared_bytes(size_t element_bytes) const {
-  const size_t rows = direct ? kSquare * (kSquare * sums.size() * element_bytes + 16) : 0;
+  int taps = 0;
+  for (const GradientItem& item : items) taps = std::max(taps, item.taps);
+  const size_t rows = direct ? kSquare * (kSquare * size_t(taps) * element_bytes + 16) : 0;
   return std::max(size_t(stages) * size_t(stage_bytes), rows) + 1024;
 }
 int GradientSchedule::b_bytes() const { return aligned_box_bytes(x_box); }
@@ -653,9 +682,9 @@ std::vector<BoxLayout> gradient_layouts(const Problem& p) {
 GradientSchedule make_gradient_schedule(const Problem& p, const GradientOperands& o, const GradientMachine& m,
                                         const BoxLayout& layout) {
   const Frame f = make_frame(p, weight_gradient_taps(p), layout.images_inner);
-  std::vector<Candidate> candidates;
-  if (!f.taps.empty()) consider_box(p, o, m, f, layout.box, candidates);
-  return best_of(p, o, m, candidates).value_or(GradientSchedule{});
+  Search search;
+  if (!f.taps.empty()) consider_box(p, o, m, f, layout.box, search);
+  return best_of(p, o, m, search).value_or(GradientSchedule{});
 }
 
 GradientSchedule choose_gradient_schedule(const Problem& p, const GradientOperands& o, const GradientMachine& m) {
@@ -666,10 +695,24 @@ GradientSchedule choose_gradient_schedule(const Problem& p, const GradientOperan
     s.sums.assign(size_t(p.filter.taps()), GradientSums{0, 0});
     return s;
   }
-  std::vector<Candidate> candidates;
-  for (const Frame& f : frames)
-    for (const Axes& box : boxes_of(f)) consider_box(p, o, m, f, box, candidates);
-  std::optional<GradientSchedule> best = best_of(p, o, m, candidates);
+  // Those with the fewest products first: most of the others need not be looked at in full.
+  struct FramedBox {
+    const Frame* frame;
+    Axes box;
+    double steps;
+  };
+  std::vector<FramedBox> boxes;
+  for (const Frame& f : frames) {
+    for (const Axes& box : boxes_of(f)) {
+      double steps = 0;
+      for (const FrameTap& t : f.taps) steps += k_steps(t, box);
+      boxes.push_back({&f, box, steps});
+    }
+  }
+  std::ranges::stable_sort(boxes, {}, &FramedBox::steps);
+  Search search;
+  for (const FramedBox& b : boxes) consider_box(p, o, m, *b.frame, b.box, search);
+  std::optional<GradientSchedule> best = best_of(p, o, m, search);
   if (!best) throw Error("no box of the Hopper weight gradient fits the shared memory of this device");
   return *std::move(best);
 }
