@@ -120,6 +120,32 @@ struct GradientKernel {
     }
   };
 
+  // Calls body(where the operands of a k-step begin) for each k-step of the mask; several in a row, so that their
+  // addresses are there before they are needed.
+  template <class F>
+  static __device__ void for_steps(const GradientParams& p, uint32_t mask, F body) {
+    constexpr int kAtOnce = 4;
+    int left = __popc(mask);
+    const auto next = [&] {
+      const uint32_t step = p.steps[__ffs(mask) - 1];
+      mask &= mask - 1;
+      return step;
+    };
+#pragma unroll 1
+    for (; left >= kAtOnce; left -= kAtOnce) {
+      uint32_t step[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) step[i] = next();
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) body(step[i] & 0xffff, step[i] >> 16);
+    }
+#pragma unroll 1
+    for (; left > 0; --left) {
+      const uint32_t step = next();
+      body(step & 0xffff, step >> 16);
+    }
+  }
+
   template <bool kJoined>
   static __device__ void consume(const GradientParams& p, const GradientItem& item, const Team& team, uint32_t stages,
                                  const Barriers& bars) {
@@ -142,36 +168,31 @@ struct GradientKernel {
     };
 #pragma unroll 1
     for (int i = 0; i < item.boxes; ++i) {
-      uint32_t any = 0;
 #pragma unroll
-      for (int s = 0; s < kSlots; s += kCount) mask[s] = __shfl_sync(0xffffffff, next[s], 0), any |= mask[s];
+      for (int s = 0; s < kSlots; s += kCount) mask[s] = __shfl_sync(0xffffffff, next[s], 0);
       walk.advance(p, item);
       fetch(walk.place);
       barrier_wait(shared_address(&bars.full[stage]), parity);
       const uint32_t offset = stage * (p.stage_bytes >> 4);
-      const auto for_steps = [&](auto multiply) {
-#pragma unroll 1
-        for (uint32_t left = any; left; left &= left - 1) {
-          const int step = __ffs(left) - 1;
-#pragma unroll
-          for (int s = 0; s < kSlots; s += kCount)
-            if (kJoined || mask[s] >> step & 1)
-              multiply(s, team.a[s] + offset + p.step_a[step], team.b[s] + offset + p.step_b[step]);
-        }
-      };
       const auto a = [&](uint32_t low) { return transposed_descriptor(p.high_a, low); };
       const auto b = [&](uint32_t low) { return transposed_descriptor(p.high_b, low, apart); };
       wgmma_fence();
-      if constexpr (kPlanes == 2) {
-        // The small products first: added to a large sum they would lose digits each time.
-        uint32_t begun = 0;  // squares whose sum goes on
-        for_steps([&](int s, uint32_t at_a, uint32_t at_b) {
-          wgmma_transposed<T, kCount>(acc, s, a(at_a + (p.a_plane >> 4)), b(at_b), begun >> s & 1);
-          wgmma_transposed<T, kCount>(acc, s, a(at_a), b(at_b + (p.b_plane >> 4)), 1);
-          begun |= 1u << s;
+#pragma unroll
+      for (int s = 0; s < kSlots; s += kCount) {
+        const uint32_t at_a = team.a[s] + offset, at_b = team.b[s] + offset;
+        if constexpr (kPlanes == 2) {
+          // The small products first: added to a large sum they would lose digits each time.
+          int begun = 0;
+          for_steps(p, mask[s], [&](uint32_t step_a, uint32_t step_b) {
+            wgmma_transposed<T, kCount>(acc, s, a(at_a + step_a + (p.a_plane >> 4)), b(at_b + step_b), begun);
+            wgmma_transposed<T, kCount>(acc, s, a(at_a + step_a), b(at_b + step_b + (p.b_plane >> 4)), 1);
+            begun = 1;
+          });
+        }
+        for_steps(p, mask[s], [&](uint32_t step_a, uint32_t step_b) {
+          wgmma_transposed<T, kCount>(acc, s, a(at_a + step_a), b(at_b + step_b), 1);
         });
       }
-      for_steps([&](int s, uint32_t at_a, uint32_t at_b) { wgmma_transposed<T, kCount>(acc, s, a(at_a), b(at_b), 1); });
       wgmma_commit();
       if constexpr (kPlanes == 1) {
         wgmma_wait<1>();
@@ -213,8 +234,8 @@ struct GradientKernel {
     for (int s = 0; s < kSlots; ++s) {
       if (!team.used[s]) continue;
       const GradientSlot& slot = team.slot[s];
-      const int64_t square = slot.partial + (int64_t(item.split) * p.k_squares + item.k + slot.k) * p.c_squares +
-                             item.c + slot.c;
+      const int64_t square =
+          slot.partial + (int64_t(item.split) * p.k_squares + item.k + slot.k) * p.c_squares + item.c + slot.c;
       float4* const to = p.partials + square * (kSquare * kSquare / 4) + threadIdx.x % 128;
 #pragma unroll
       for (int j = 0; j < 8; ++j) {

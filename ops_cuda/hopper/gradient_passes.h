@@ -30,7 +30,7 @@ struct SumParams {
   void* dw;
   int K, C, taps, k_squares, c_squares;
 };
-inline constexpr int kSumThreads = 384;  // at most
+inline constexpr int kSumThreads = 384;           // at most
 inline constexpr int kSumSharedBytes = 48 << 10;  // what a block gets without asking
 constexpr int sum_blocks_of_square(int groups) { return 32 * groups; }
 constexpr int sum_shared_bytes(int groups, int taps) { return 16 / groups * 8 * taps * int(sizeof(float)); }

@@ -20,19 +20,19 @@ constexpr int kMaxPixels = 256, kFewPixels = 32;  // of a box: no more, and no f
 constexpr int kMaxPromotedPixels = 64;            // where its sum is promoted
 
 // What one thing costs a block, in cycles.
-constexpr double kProduct = 33;       // a product of 64 x 64 x 16, by itself
-constexpr double kJoinedProduct = 31; // beside others
-constexpr double kLoadRate = 42;      // bytes, all SMs at work on the same pixels
-constexpr double kOwnLoadRate = 26;   // likewise, each on its own
-constexpr double kLoadShare = 0.18;   // of a load, while products run
-constexpr double kAloneRate = 60;     // likewise, what one SM can have
-constexpr double kLatency = 1000;     // of a load
-constexpr double kDrain = 150;        // of products, until their sums can be read
-constexpr double kBoxOverhead = 180;  // barriers
-constexpr double kStart = 2000;       // until the first box is there, and the end
-constexpr double kSumRate = 50;       // bytes of partial squares, written,
-constexpr double kReadRate = 14;      // and read by the kernel that adds them
-constexpr double kSumStart = 4000;    // that kernel
+constexpr double kProduct = 33;                     // a product of 64 x 64 x 16, by itself
+constexpr double kJoinedProduct = 31;               // beside others
+constexpr double kLoadRate = 42;                    // bytes, all SMs at work on the same pixels
+constexpr double kOwnLoadRate = 26;                 // likewise, each on its own
+constexpr double kLoadShare = 0.18;                 // of a load, while products run
+constexpr double kAloneRate = 60;                   // likewise, what one SM can have
+constexpr double kLatency = 1000;                   // of a load
+constexpr double kDrain = 150;                      // of products, until their sums can be read
+constexpr double kBoxOverhead = 180;                // barriers
+constexpr double kStart = 2000;                     // until the first box is there, and the end
+constexpr double kSumRate = 50;                     // bytes of partial squares, written,
+constexpr double kReadRate = 14;                    // and read by the kernel that adds them
+constexpr double kSumStart = 4000;                  // that kernel
 constexpr double kTwoTeams = 1.15, kOneTeam = 1.6;  // products take so much longer where a team or two have none
 
 // A live tap; axes in the order of the layout.
@@ -379,7 +379,21 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
     for (int tile_c = 1; tile_c <= std::min(o.slots(), c_squares); ++tile_c) {
       // The squares of one tap can always be joined.
       if ((joined || slots < o.slots()) && tile_c > 1) continue;
-      Candidate c{&f, box, margins, joined, tile_k, tile_c, covering.x_box, make_tap_sets(covering, groups, slots, tile_k, tile_c), {}, {}, 0, 0, 0, 0, 0};
+      Candidate c{&f,
+                  box,
+                  margins,
+                  joined,
+                  tile_k,
+                  tile_c,
+                  covering.x_box,
+                  make_tap_sets(covering, groups, slots, tile_k, tile_c),
+                  {},
+                  {},
+                  0,
+                  0,
+                  0,
+                  0,
+                  0};
       for (const TapSet& set : c.sets) c.max_parts = std::max(c.max_parts, int(set.parts.size()));
       c.stage_bytes = o.planes * (tile_k * a_bytes + c.max_parts * tile_c * b_bytes);
       c.stages = std::min(kMaxGradientStages, (m.shared_bytes - kFixedSharedBytes) / c.stage_bytes);
@@ -483,7 +497,8 @@ PlaceList make_places(const Candidate& c, const Covering& covering, const TapSet
           if (products == 0) continue;
           list.places.push_back(at);
           list.masks.push_back(std::move(masks));
-          list.cycles.push_back(box_cycles(o, products * idle_teams(set, c.tile_k) * c.tile_k * c.tile_c * o.products(), bytes, c.stages, c.tiles > 1));
+          list.cycles.push_back(box_cycles(o, products * idle_teams(set, c.tile_k) * c.tile_k * c.tile_c * o.products(),
+                                           bytes, c.stages, c.tiles > 1));
         }
   return list;
 }
@@ -586,7 +601,8 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
     int64_t begin = 0, end;
     for (int part = 0; part < split.splits[i]; ++part, begin = end) {
       const int left = split.splits[i] - 1 - part;  // parts, which want a box each
-      end = left == 0 ? c.set_boxes[i] : std::clamp(box_at(all * (part + 1) / split.splits[i]), begin + 1, c.set_boxes[i] - left);
+      end = left == 0 ? c.set_boxes[i]
+                      : std::clamp(box_at(all * (part + 1) / split.splits[i]), begin + 1, c.set_boxes[i] - left);
       GradientItem item{};
       item.tap_set = int(i), item.first_place = first_place, item.num_places = places;
       item.place = int32_t(begin % places), item.image = int32_t(begin / places * c.box[images_axis]);

@@ -43,10 +43,10 @@ struct GradientSlot {
                     // before the stage
   int32_t k, c;     // its square in the block's tile; k < 0: none
   int32_t partial;  // where the tap's partial squares begin, counted in squares
-  int32_t apart;    // of a team's first slot: all its squares share dY's operand, and X's lie so far apart (in 16 bytes),
-                    // so that one wgmma does them; 0: it does not
-  int32_t tap;      // of the filter
-  int32_t order;    // of the tap among its set's; in a set of all taps the filter's order
+  int32_t apart;  // of a team's first slot: all its squares share dY's operand, and X's lie so far apart (in 16 bytes),
+                  // so that one wgmma does them; 0: it does not
+  int32_t tap;    // of the filter
+  int32_t order;  // of the tap among its set's; in a set of all taps the filter's order
 };
 static_assert(sizeof(GradientSlot) == 32);
 // What a block does: `boxes` boxes of a tap set, starting with place `place` of its list and image `image`.
@@ -55,7 +55,7 @@ struct GradientItem {
   int32_t first_place, num_places;  // the tap set's list
   int32_t place, image, boxes;
   int32_t split;  // which part of the sum over pixels
-  int32_t taps;                     // of the set
+  int32_t taps;   // of the set
   int32_t padding[2];
 };
 static_assert(sizeof(GradientItem) == 48);
@@ -81,7 +81,7 @@ struct GradientSchedule {
   std::vector<GradientSums> sums;    // [filter tap]
   int64_t partial_squares = 0;
   bool direct = false;  // no sum is split: blocks write dW themselves
-  double cycles = 0;  // what the model expects
+  double cycles = 0;    // what the model expects
 
   int a_bytes() const;  // of a box of dY, 64 channels
   int b_bytes() const;

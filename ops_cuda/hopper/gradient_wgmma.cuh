@@ -6,11 +6,11 @@
 
 namespace cks::cuda::hopper {
 
-// A transposed operand's descriptor: `low` is its address in 16 bytes, `high` (made on the host) says how far its groups
-// of 8 pixels lie apart, `square` how far the next square's operand does, in 16 bytes. The 128-byte swizzle goes by the
-// address, so that an operand may begin at any pixel of a box: squares one pixel apart are neighbouring taps.
+// A transposed operand's descriptor: `low` is its address in 16 bytes, `high` (made on the host) says how far its
+// groups of 8 pixels lie apart, `square` how far the next square's operand does, in 16 bytes. The 128-byte swizzle goes
+// by the address, so that an operand may begin at any pixel of a box: squares one pixel apart are neighbouring taps.
 __device__ inline uint64_t transposed_descriptor(uint32_t high, uint32_t low, uint32_t square = 0) {
-  return uint64_t(high) << 32 | square << 16 | (low & 0x3FFF);
+  return uint64_t(high) << 32 | square << 16 | low;
 }
 
 // Registers of every thread of a warpgroup from here on.
@@ -26,7 +26,7 @@ __device__ void give_registers() {
 #define CKS_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define CKS_D16(i) CKS_D4(i), CKS_D4(i + 4), CKS_D4(i + 8), CKS_D4(i + 12)
 #define CKS_D32(i) CKS_D16(i), CKS_D16(i + 16)
-#define CKS_R32                                                                                                   \
+#define CKS_R32                                                                                                    \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29," \
   "%30,%31"
 #define CKS_R64                                                                                                       \
@@ -37,15 +37,14 @@ __device__ void give_registers() {
   CKS_R64                                                                                                             \
   ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91," \
   "%92,%93,%94,%95"
-#define CKS_WGMMA(n, type, registers, a_at, b_at, accumulate_at, ...)                                             \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #accumulate_at                                                \
-               ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers "}, %" #a_at  \
-               ", %" #b_at ", p, 1, 1, 1, 1;\n}"                                                                  \
-               : __VA_ARGS__                                                                                      \
+#define CKS_WGMMA(n, type, registers, a_at, b_at, accumulate_at, ...)                                           \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #accumulate_at ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n \
+               "k16.f32." type "." type " {" registers "}, %" #a_at ", %" #b_at ", p, 1, 1, 1, 1;\n}"           \
+               : __VA_ARGS__                                                                                    \
                : "l"(a), "l"(b), "r"(accumulate))
-#define CKS_WGMMA_ALL_N(type)                                                                                   \
-  if constexpr (kSquares == 1) CKS_WGMMA(64, type, CKS_R32, 32, 33, 34, CKS_D32(0));                            \
-  if constexpr (kSquares == 2) CKS_WGMMA(128, type, CKS_R64, 64, 65, 66, CKS_D32(0), CKS_D32(32));              \
+#define CKS_WGMMA_ALL_N(type)                                                                      \
+  if constexpr (kSquares == 1) CKS_WGMMA(64, type, CKS_R32, 32, 33, 34, CKS_D32(0));               \
+  if constexpr (kSquares == 2) CKS_WGMMA(128, type, CKS_R64, 64, 65, 66, CKS_D32(0), CKS_D32(32)); \
   if constexpr (kSquares == 3) CKS_WGMMA(192, type, CKS_R96, 96, 97, 98, CKS_D32(0), CKS_D32(32), CKS_D32(64));
 
 // kSquares squares side by side, from `first` on. accumulate 0: D = A^T * B.

@@ -202,8 +202,7 @@ class HopperGradient : public WeightGradientKernel {
     params_.a_copied = copied(s.layout.box), params_.b_copied = copied(s.x_box);
     params_.a_plane = s.tile_k * s.a_bytes(), params_.b_plane = s.max_parts * s.tile_c * s.b_bytes();
     params_.high_a = descriptor_high(s.group_a), params_.high_b = descriptor_high(s.group_b);
-    for (size_t i = 0; i < s.step_a.size(); ++i)
-      params_.step_a[i] = uint16_t(s.step_a[i]), params_.step_b[i] = uint16_t(s.step_b[i]);
+    for (size_t i = 0; i < s.step_a.size(); ++i) params_.steps[i] = uint32_t(s.step_a[i]) | uint32_t(s.step_b[i]) << 16;
 
     function_ = type == DataType::kBFloat16 ? bfloat16_gradient() : half_gradient(planes_);
     shared_bytes_ = s.shared_bytes(size_of(type));

@@ -13,12 +13,12 @@ struct GradientParams {
   CUtensorMap dy, x;
   const GradientItem* items;
   const GradientPlace* places;
-  const uint32_t* masks;       // [place][square]
-  const GradientSlot* slots;   // [tap set][square]
-  const GradientPlace* parts;  // [tap set][max_parts]
-  const int32_t* num_parts;    // [tap set]
-  float4* partials;            // squares, in accumulator order
-  void* dw;                    // where the squares go at once, if `direct`
+  const uint32_t* masks;                     // [place][square]
+  const GradientSlot* slots;                 // [tap set][square]
+  const GradientPlace* parts;                // [tap set][max_parts]
+  const int32_t* num_parts;                  // [tap set]
+  float4* partials;                          // squares, in accumulator order
+  void* dw;                                  // where the squares go at once, if `direct`
   const int32_t *k_exponents, *c_exponents;  // of scaled floats; null: no scale
   int direct, dw_is_float;
   int K, C, taps;
@@ -27,12 +27,12 @@ struct GradientParams {
   int k_squares, c_squares;      // of dW
   int tile_k, tile_c, max_parts;
   int stages, stage_bytes;
-  int a_bytes, b_bytes;     // of a box in shared memory
-  int a_copied, b_copied;   // what a copy of it moves
-  int a_plane, b_plane;     // from a stage's first half of an operand to the second, in bytes
-  int dy_plane, x_plane;    // likewise in the tensors, in channels
-  uint32_t high_a, high_b;  // of descriptors
-  uint16_t step_a[kMaxSteps], step_b[kMaxSteps];
+  int a_bytes, b_bytes;       // of a box in shared memory
+  int a_copied, b_copied;     // what a copy of it moves
+  int a_plane, b_plane;       // from a stage's first half of an operand to the second, in bytes
+  int dy_plane, x_plane;      // likewise in the tensors, in channels
+  uint32_t high_a, high_b;    // of descriptors
+  uint32_t steps[kMaxSteps];  // where a k-step begins in the boxes of dY (low half) and X, in 16 bytes
 };
 
 // __global__ functions of one GradientParams, a block for each item.
