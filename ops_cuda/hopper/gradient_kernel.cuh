@@ -1,42 +1,20 @@
-// The Hopper weight gradient: each block sums its squares of dW over its boxes of pixels and leaves them in a
-// workspace, from where a second kernel adds the parts, in order (gradient_passes.cu).
+// The Hopper weight gradient: each block sums its squares of dW over its boxes of pixels. Where no other block has a
+// part of these sums they go to dW at once; else to a workspace, from where a second kernel adds the parts, in order
+// (gradient_passes.cu).
 //
 // A producer lane copies dY's and X's boxes to a ring of stages by TMA; what lies outside a tensor is filled with
-// zeros, so that a box may hang over. Three math warpgroups multiply k-step by k-step: for each of its squares a team
-// moves the descriptor of X by the tap's offset in the box. A box that hangs over an image's edge pairs the zeros there
-// with real pixels of the other operand: an infinity among those gives NaN also for taps that do not meet it.
+// zeros, so that a box may hang over. Three math warpgroups, the teams, multiply k-step by k-step: for each of its
+// squares a team moves the descriptor of X by the tap's offset in the box. A box that hangs over an image's edge pairs
+// the zeros there with real pixels of the other operand: an infinity among those gives NaN also for taps that do not
+// meet it.
 #pragma once
 #include "ops_cuda/element.cuh"
 #include "ops_cuda/hopper/gradient_passes.h"
+#include "ops_cuda/hopper/gradient_ptx.cuh"
 #include "ops_cuda/hopper/gradient_wgmma.cuh"
 #include "ops_cuda/hopper/weight_gradient.h"
 
 namespace cks::cuda::hopper {
-
-__device__ inline void store_element(uint32_t address, float v) {
-  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
-}
-template <class Half>
-__device__ void store_element(uint32_t address, Half v) {
-  asm volatile("st.shared.b16 [%0], %1;" ::"r"(address), "h"(*reinterpret_cast<const uint16_t*>(&v)) : "memory");
-}
-template <class Out>
-__device__ Out load_element(uint32_t address) {
-  if constexpr (sizeof(Out) == 4) {
-    Out v;
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(address));
-    return v;
-  } else {
-    uint16_t v;
-    asm volatile("ld.shared.b16 %0, [%1];" : "=h"(v) : "r"(address));
-    return *reinterpret_cast<Out*>(&v);
-  }
-}
-__device__ inline float4 load_chunk(uint32_t address) {
-  float4 v;
-  asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address));
-  return v;
-}
 
 template <class T, int kPlanes>
 struct GradientKernel {
@@ -146,6 +124,7 @@ struct GradientKernel {
     }
   }
 
+  // kJoined: all squares of the team at once.
   template <bool kJoined>
   static __device__ void consume(const GradientParams& p, const GradientItem& item, const Team& team, uint32_t stages,
                                  const Barriers& bars) {
@@ -312,6 +291,7 @@ __global__ void __launch_bounds__(kGradientBlockThreads, 1) hopper_gradient(cons
   }
   __syncthreads();
   launch_dependents();  // the next grid may set itself up while this one runs
+  // Four warpgroups have 128 registers a thread; the sums want more.
   if (warp >= kGradientMathThreads / 32) {
     give_registers<32>();
     if (threadIdx.x == kGradientMathThreads) Kernel::produce(p, item, stages, bars);

@@ -19,21 +19,22 @@ constexpr int kFixedSharedBytes = 2048;           // beside the stages: barriers
 constexpr int kMaxPixels = 256, kFewPixels = 32;  // of a box: no more, and no fewer where there are more
 constexpr int kMaxPromotedPixels = 64;            // where its sum is promoted
 
-// What one thing costs a block, in cycles.
-constexpr double kProduct = 33;                     // a product of 64 x 64 x 16, by itself
-constexpr double kJoinedProduct = 31;               // beside others
-constexpr double kLoadRate = 42;                    // bytes, all SMs at work on the same pixels
+// What one thing costs a block, in cycles (of 1.7 GHz): fitted to the layouts of three problems timed on an H200
+// (docs/notebook.md).
+constexpr double kProduct = 48;                     // a product of 64 x 64 x 16, by itself,
+constexpr double kJoinedProduct = 33;               // and beside others
+constexpr double kLoadRate = 38;                    // bytes, all SMs at work on the same pixels
 constexpr double kOwnLoadRate = 26;                 // likewise, each on its own
-constexpr double kLoadShare = 0.18;                 // of a load, while products run
-constexpr double kAloneRate = 60;                   // likewise, what one SM can have
+constexpr double kLoadShare = 0.2;                  // of a load, while products run
+constexpr double kAloneRate = 60;                   // bytes, what one SM can have
 constexpr double kLatency = 1000;                   // of a load
 constexpr double kDrain = 150;                      // of products, until their sums can be read
-constexpr double kBoxOverhead = 180;                // barriers
+constexpr double kBoxOverhead = 1000;               // tables are read and barriers passed meanwhile
+constexpr double kTwoTeams = 1.08, kOneTeam = 1.6;  // times as long: products where a team or two have none
 constexpr double kStart = 2000;                     // until the first box is there, and the end
-constexpr double kSumRate = 50;                     // bytes of partial squares, written,
+constexpr double kWriteRate = 50;                   // bytes of partial squares, written,
 constexpr double kReadRate = 14;                    // and read by the kernel that adds them
 constexpr double kSumStart = 4000;                  // that kernel
-constexpr double kTwoTeams = 1.15, kOneTeam = 1.6;  // products take so much longer where a team or two have none
 
 // A live tap; axes in the order of the layout.
 struct FrameTap {
@@ -269,7 +270,7 @@ double box_cycles(const GradientOperands& o, double products, double bytes, int 
 
 // What a block does beside its boxes.
 double item_end(const Candidate& c, int taps) {
-  return kStart + double(c.tile_k) * c.tile_c * taps * kSquare * kSquare * sizeof(float) / kSumRate;
+  return kStart + double(c.tile_k) * c.tile_c * taps * kSquare * kSquare * sizeof(float) / kWriteRate;
 }
 
 // How the boxes of each tap set are split among blocks.
@@ -340,6 +341,7 @@ Split choose_split(const Problem& p, const Candidate& c, const GradientMachine& 
   return best;
 }
 
+// How much longer products take where teams have none.
 double idle_teams(const TapSet& set, int tile_k) {
   const size_t busy = set.groups.size() * size_t(tile_k);
   return busy == 1 ? kOneTeam : busy == 2 ? kTwoTeams : 1;
@@ -509,6 +511,81 @@ GradientPlace place_of(const Frame& f, const Axes& at) {
   return {logical[0], logical[1], logical[2], 0};
 }
 
+// Where k-steps begin, and where the taps of a tap set do: what the kernel adds up to addresses.
+void place_steps(const Candidate& c, GradientSchedule& s) {
+  const Axes pitch_a = pitches(c.box), pitch_b = pitches(c.x_box);
+  for_steps(c.box, [&](const Axes& at) {
+    int32_t a = 0, b = 0;
+    for (int i = 0; i < 4; ++i) a += at[i] * pitch_a[i], b += at[i] * pitch_b[i];
+    s.step_a.push_back(a * kPixelUnits), s.step_b.push_back(b * kPixelUnits);
+  });
+  const bool one_row = c.box[0] % kStepPixels == 0;  // else a k-step's second 8 pixels are next along the second axis
+  s.group_a = (one_row ? 8 : pitch_a[1]) * kPixelBytes, s.group_b = (one_row ? 8 : pitch_b[1]) * kPixelBytes;
+}
+
+// The squares of a tap set's blocks, and room for their partial sums. Returns which of the set's taps each has, or -1.
+std::vector<int> place_squares(const Problem& p, const GradientOperands& o, const Candidate& c,
+                               const Covering& covering, const TapSet& set, int splits, GradientSchedule& s) {
+  std::vector<GradientSlot> slots(o.squares(), GradientSlot{0, 0, -1, -1, 0, 0, 0, 0});
+  std::vector<int> tap_of(o.squares(), -1);
+  const int groups = int(set.groups.size());
+  int order = 0;
+  for (int g = 0; g < groups; ++g) {
+    const Group& group = set.groups[g];
+    for (int j = 0; j < int(group.taps.size()); ++j, ++order) {
+      const int t = group.taps[j];
+      const int filter_tap = covering.taps[t].filter;
+      const int part = int(std::ranges::find(set.parts, covering.part_of[t]) - set.parts.begin());
+      for (int k = 0; k < c.tile_k; ++k) {
+        for (int x = 0; x < c.tile_c; ++x) {
+          const int at = (k * groups + g) * o.slots() + j + x;
+          GradientSlot& slot = slots[at];
+          slot.k = k, slot.c = x, slot.partial = int32_t(s.partial_squares), slot.tap = filter_tap;
+          slot.order = int64_t(set.taps.size()) == p.filter.taps() ? filter_tap : order;
+          slot.a = k * s.a_bytes() / 16;
+          slot.b = o.planes * c.tile_k * s.a_bytes() / 16 + (part * c.tile_c + x) * s.b_bytes() / 16 +
+                   pixel_offset(*c.frame, covering, t) * kPixelUnits;
+          tap_of[at] = order;
+        }
+      }
+      s.sums[filter_tap] = {int32_t(s.partial_squares), splits};
+      s.partial_squares += splits * ceil_div(p.filter.K, kSquare) * ceil_div(p.filter.C, kSquare);
+    }
+    for (int k = 0; k < c.tile_k && group.joined; ++k) {
+      GradientSlot* const first = &slots[(k * groups + g) * o.slots()];
+      first->apart = first[1].b - first[0].b;
+    }
+  }
+  s.slots.insert(s.slots.end(), slots.begin(), slots.end());
+  s.num_parts.push_back(int(set.parts.size()));
+  for (int part = 0; part < c.max_parts; ++part) {
+    const Axes base = part < int(set.parts.size()) ? covering.parts[set.parts[part]].base : Axes{};
+    s.parts.push_back(place_of(*c.frame, base));
+  }
+  return tap_of;
+}
+
+// Where to cut a tap set's boxes, images slowest, into `splits` ranges that take equally long: the first box of each,
+// and the end.
+std::vector<int64_t> cut_boxes(const PlaceList& list, int64_t image_blocks, int splits) {
+  const int64_t places = int64_t(list.places.size());
+  std::vector<double> until(1, 0);  // each place, of one block of images
+  for (const double cycles : list.cycles) until.push_back(until.back() + cycles);
+  const double one = until.back();
+  std::vector<int64_t> cuts(1, 0);
+  for (int i = 1; i < splits; ++i) {
+    const double cycles = one * double(image_blocks) * i / splits;
+    const int64_t block = std::min(image_blocks - 1, int64_t(cycles / one));
+    const double rest = cycles - double(block) * one;
+    const int64_t place = std::ranges::lower_bound(until, rest - 1e-6 * one) - until.begin();
+    // Every range wants a box.
+    cuts.push_back(
+        std::clamp(block * places + std::min(place, places), cuts.back() + 1, image_blocks * places - (splits - i)));
+  }
+  cuts.push_back(image_blocks * places);
+  return cuts;
+}
+
 // The schedule of a candidate with its tables.
 GradientSchedule finish(const Problem& p, const GradientOperands& o, const GradientMachine& m, Candidate c) {
   const Frame& f = *c.frame;
@@ -517,27 +594,19 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
   s.layout = {f.images_inner, c.box};
   s.x_box = c.x_box, s.tile_k = c.tile_k, s.tile_c = c.tile_c;
   s.max_parts = c.max_parts, s.stages = c.stages, s.stage_bytes = c.stage_bytes;
-  const Axes pitch_a = pitches(c.box), pitch_b = pitches(c.x_box);
-  for_steps(c.box, [&](const Axes& at) {
-    int32_t a = 0, b = 0;
-    for (int i = 0; i < 4; ++i) a += at[i] * pitch_a[i], b += at[i] * pitch_b[i];
-    s.step_a.push_back(a * kPixelUnits), s.step_b.push_back(b * kPixelUnits);
-  });
-  const int next = c.box[0] % kStepPixels == 0 ? 0 : 1;  // the axis of a k-step's second 8 pixels
-  s.group_a = (next == 0 ? 8 : pitch_a[1]) * kPixelBytes, s.group_b = (next == 0 ? 8 : pitch_b[1]) * kPixelBytes;
+  place_steps(c, s);
 
   std::vector<PlaceList> lists;
   const int images_axis = f.images_inner ? 0 : 3;
   const int64_t image_blocks = ceil_div(p.N, c.box[images_axis]);
-  for (const TapSet& set : c.sets) {
-    lists.push_back(make_places(c, covering, set, o));
-    c.set_boxes[lists.size() - 1] = int64_t(lists.back().places.size()) * image_blocks;
+  for (size_t i = 0; i < c.sets.size(); ++i) {
+    lists.push_back(make_places(c, covering, c.sets[i], o));
+    c.set_boxes[i] = int64_t(lists[i].places.size()) * image_blocks;
   }
   const Split split = choose_split(p, c, m, false);
   s.cycles = split.cycles;
   s.direct = can_be_direct(p, c) && std::ranges::max(split.splits) == 1;
 
-  const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, kSquare);
   s.sums.assign(size_t(p.filter.taps()), GradientSums{0, 0});
   struct Timed {
     double cycles;
@@ -545,71 +614,22 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
   };
   std::vector<Timed> timed;
   for (size_t i = 0; i < c.sets.size(); ++i) {
-    const TapSet& set = c.sets[i];
     const PlaceList& list = lists[i];
-    const int first_place = int(s.places.size()), places = int(list.places.size());
-    // Tables.
-    std::vector<GradientSlot> slots(o.squares(), GradientSlot{0, 0, -1, -1, 0, 0, 0, 0});
-    s.num_parts.push_back(int(set.parts.size()));
-    for (int part = 0; part < c.max_parts; ++part) {
-      const Axes base = part < int(set.parts.size()) ? covering.parts[set.parts[part]].base : Axes{};
-      s.parts.push_back(place_of(f, base));
+    const int splits = split.splits[i], places = int(list.places.size());
+    const std::vector<int> tap_of = place_squares(p, o, c, covering, c.sets[i], splits, s);
+    const std::vector<int64_t> cuts = cut_boxes(list, image_blocks, splits);
+    const double cycles = std::accumulate(list.cycles.begin(), list.cycles.end(), 0.0) / splits;
+    for (int part = 0; part < splits; ++part) {
+      GradientItem item{};
+      item.tap_set = int(i), item.first_place = int(s.places.size()), item.num_places = places;
+      item.place = int32_t(cuts[part] % places), item.image = int32_t(cuts[part] / places * c.box[images_axis]);
+      item.boxes = int32_t(cuts[part + 1] - cuts[part]), item.split = part, item.taps = int(c.sets[i].taps.size());
+      for (item.k = 0; item.k < ceil_div(p.filter.K, kSquare); item.k += c.tile_k)
+        for (item.c = 0; item.c < ceil_div(p.filter.C, kSquare); item.c += c.tile_c) timed.push_back({cycles, item});
     }
-    std::vector<int> tap_of(o.squares(), -1);
-    for (int g = 0; g < int(set.groups.size()); ++g) {
-      const Group& group = set.groups[g];
-      for (int j = 0; j < int(group.taps.size()); ++j) {
-        const int t = group.taps[j], part = covering.part_of[t];
-        s.sums[covering.taps[t].filter] = {int32_t(s.partial_squares), split.splits[i]};
-        const int part_at = int(std::ranges::find(set.parts, part) - set.parts.begin());
-        for (int k = 0; k < c.tile_k; ++k) {
-          for (int cc = 0; cc < c.tile_c; ++cc) {
-            const int at = (k * int(set.groups.size()) + g) * o.slots() + j + cc;
-            GradientSlot& slot = slots[at];
-            slot.k = k, slot.c = cc, slot.partial = int32_t(s.partial_squares);
-            slot.tap = covering.taps[t].filter;
-            const int at_set = int(std::ranges::find(set.taps, t) - set.taps.begin());
-            slot.order = int64_t(set.taps.size()) == p.filter.taps() ? slot.tap : at_set;
-            slot.a = k * s.a_bytes() / 16;
-            slot.b = o.planes * c.tile_k * s.a_bytes() / 16 + (part_at * c.tile_c + cc) * s.b_bytes() / 16 +
-                     pixel_offset(f, covering, t) * kPixelUnits;
-            tap_of[at] = at_set;
-          }
-        }
-        s.partial_squares += int64_t(split.splits[i]) * k_squares * c_squares;
-      }
-      for (int k = 0; k < c.tile_k; ++k) {
-        GradientSlot* const first = &slots[(k * int(set.groups.size()) + g) * o.slots()];
-        if (group.joined) first->apart = first[1].b - first[0].b;
-      }
-    }
-    s.slots.insert(s.slots.end(), slots.begin(), slots.end());
     for (int place = 0; place < places; ++place) {
       s.places.push_back(place_of(f, list.places[place]));
-      for (int at = 0; at < o.squares(); ++at) s.masks.push_back(tap_of[at] < 0 ? 0 : list.masks[place][tap_of[at]]);
-    }
-    // Boxes, images slowest, cut where their cycles are even.
-    std::vector<double> until(1, 0);
-    for (const double cycles : list.cycles) until.push_back(until.back() + cycles);
-    const auto box_at = [&](double cycles) {
-      const int64_t block = std::min(image_blocks - 1, int64_t(cycles / until.back()));
-      const double rest = cycles - double(block) * until.back();
-      const int64_t place = std::ranges::lower_bound(until, rest - 1e-6 * until.back()) - until.begin();
-      return block * places + std::min<int64_t>(place, places);
-    };
-    const double all = until.back() * double(image_blocks);
-    int64_t begin = 0, end;
-    for (int part = 0; part < split.splits[i]; ++part, begin = end) {
-      const int left = split.splits[i] - 1 - part;  // parts, which want a box each
-      end = left == 0 ? c.set_boxes[i]
-                      : std::clamp(box_at(all * (part + 1) / split.splits[i]), begin + 1, c.set_boxes[i] - left);
-      GradientItem item{};
-      item.tap_set = int(i), item.first_place = first_place, item.num_places = places;
-      item.place = int32_t(begin % places), item.image = int32_t(begin / places * c.box[images_axis]);
-      item.boxes = int32_t(end - begin), item.split = part, item.taps = int(set.taps.size());
-      const double cycles = all / split.splits[i];
-      for (item.k = 0; item.k < k_squares; item.k += c.tile_k)
-        for (item.c = 0; item.c < c_squares; item.c += c.tile_c) timed.push_back({cycles, item});
+      for (const int tap : tap_of) s.masks.push_back(tap < 0 ? 0 : list.masks[place][tap]);
     }
   }
   std::ranges::stable_sort(timed, std::greater<>{}, &Timed::cycles);

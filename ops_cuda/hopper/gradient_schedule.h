@@ -14,15 +14,13 @@ inline constexpr int kGradientTeams = 3;  // math warpgroups of a block
 inline constexpr int kMaxSteps = 32;      // k-steps of a box: bits of a mask
 inline constexpr int kStepPixels = 16;    // what one wgmma sums up
 inline constexpr int kMaxGradientStages = 8;
-inline constexpr int kMaxGradientTaps = 384;
+inline constexpr int kMaxGradientTaps = 384;  // of a filter
 
 // How operands are multiplied: as they are, or as two halves each (three products), for strict fp32.
 struct GradientOperands {
   int planes;  // 1 or 2
-  int slots() const {
-    return planes == 1 ? 3 : 2;
-  }  // squares of a team; sums of two halves are promoted, which
-     // takes twice the registers
+  // Squares of a team. Sums of two planes are promoted, which takes twice the registers.
+  int slots() const { return planes == 1 ? 3 : 2; }
   int squares() const { return kGradientTeams * slots(); }
   int products() const { return planes == 1 ? 1 : 3; }
 };

@@ -13,16 +13,6 @@ __device__ inline uint64_t transposed_descriptor(uint32_t high, uint32_t low, ui
   return uint64_t(high) << 32 | square << 16 | low;
 }
 
-// Registers of every thread of a warpgroup from here on.
-template <int kRegisters>
-__device__ void take_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-template <int kRegisters>
-__device__ void give_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-
 #define CKS_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define CKS_D16(i) CKS_D4(i), CKS_D4(i + 4), CKS_D4(i + 8), CKS_D4(i + 12)
 #define CKS_D32(i) CKS_D16(i), CKS_D16(i + 16)

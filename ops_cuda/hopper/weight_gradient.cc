@@ -6,27 +6,13 @@
 
 #include "ops_cuda/error.h"
 #include "ops_cuda/hopper/gradient_passes.h"
+#include "ops_cuda/hopper/tensor_map.h"
 #include "ops_cuda/kernel.h"
 
 namespace cks::cuda {
 namespace {
 
 using namespace hopper;
-
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-// From the driver that is loaded: the library itself links to none.
-Encode encoder() {
-  static const Encode encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
-          "looking for cuTensorMapEncodeTiled in the driver");
-    if (!function) throw Error("the CUDA driver is too old for tensor maps: it must support CUDA 12.0");
-    return reinterpret_cast<Encode>(function);
-  }();
-  return encode;
-}
 
 // A channels-last tensor of 16-bit elements, whose pixels a map has in the order of a BoxLayout, and the box of 64
 // channels that a copy moves: every `step`-th pixel along each axis.
@@ -55,13 +41,7 @@ struct BoxedPixels {
   }
 
   CUtensorMap map(const void* base) const {
-    CUtensorMap map;
-    const CUresult status = encoder()(&map, type, 5, const_cast<void*>(base), extent.data(), pitch.data(), span.data(),
-                                      step.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (status != CUDA_SUCCESS)
-      throw Error("the CUDA driver refused a tensor map (error " + std::to_string(status) + ")");
-    return map;
+    return make_tensor_map(type, CU_TENSOR_MAP_SWIZZLE_128B, base, extent, pitch, span, step);
   }
 };
 

@@ -8,13 +8,14 @@
 #include <cstdlib>
 #include <map>
 #include <random>
+#include <set>
 
 namespace {
 
 using namespace cks;
 using namespace cks::cuda::hopper;
 
-int64_t schedules = 0, pairs = 0, split_sums = 0;
+int64_t schedules = 0, pairs = 0, split_sums = 0, joined_teams = 0, direct_schedules = 0;
 
 void require(bool holds, const char* what, const Problem& p, const GradientSchedule& s) {
   if (holds) return;
@@ -44,6 +45,47 @@ bool decode(const BoxLayout& layout, const Axes& box, int64_t row, Pixel& pixel)
   return row == 0;
 }
 
+// What one wgmma does together: the same k-steps of one operand of dY, and operands of X equally far apart.
+void check_joined(const Problem& p, const GradientOperands& o, const GradientSchedule& s) {
+  const auto holds = [&](bool x, const char* what) { require(x, what, p, s); };
+  for (size_t first = 0; first < s.slots.size(); first += size_t(o.slots())) {
+    const int32_t apart = s.slots[first].apart;
+    if (apart == 0) continue;
+    ++joined_teams;
+    holds(apart > 0 && apart < 1 << 14, "a distance that no descriptor holds");
+    for (int i = 0; i < o.slots(); ++i) {
+      const GradientSlot& slot = s.slots[first + size_t(i)];
+      holds(slot.k >= 0 && slot.a == s.slots[first].a && slot.b == s.slots[first].b + i * apart, "a joined square");
+    }
+    const int tap_set = int(first) / o.squares(), at = int(first) % o.squares();
+    for (const GradientItem& item : s.items) {
+      for (int place = 0; item.tap_set == tap_set && place < item.num_places; ++place) {
+        const uint32_t* masks = &s.masks[size_t((item.first_place + place) * o.squares() + at)];
+        for (int i = 1; i < o.slots(); ++i) holds(masks[i] == masks[0], "joined squares with other k-steps");
+      }
+    }
+  }
+}
+
+// Blocks that write dW themselves: each tap in one tap set, which no other block has a part of.
+void check_direct(const Problem& p, const GradientOperands& o, const GradientSchedule& s) {
+  const auto holds = [&](bool x, const char* what) { require(x, what, p, s); };
+  std::set<int> taps;
+  for (size_t tap_set = 0; tap_set < s.num_parts.size(); ++tap_set) {
+    std::set<int> orders;
+    for (int at = 0; at < o.squares(); ++at) {
+      const GradientSlot& slot = s.slots[tap_set * size_t(o.squares()) + size_t(at)];
+      if (slot.k < 0) continue;
+      holds(taps.insert(slot.tap).second, "a tap in two tap sets");
+      holds(orders.insert(slot.order).second, "two taps at one place");
+    }
+    holds(*orders.begin() == 0 && *orders.rbegin() == int(orders.size()) - 1, "a gap among a set's taps");
+  }
+  holds(int64_t(taps.size()) == p.filter.taps(), "a tap that nobody writes");
+  for (const GradientSums& sums : s.sums) holds(sums.splits == 1, "a sum that is split");
+  ++direct_schedules;
+}
+
 void check(const Problem& p, const GradientOperands& o, const GradientMachine& m, const GradientSchedule& s) {
   const auto holds = [&](bool x, const char* what) { require(x, what, p, s); };
   const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, kSquare);
@@ -63,6 +105,7 @@ void check(const Problem& p, const GradientOperands& o, const GradientMachine& m
     if (s.sums[t].splits > 0) tap_of_sums[s.sums[t].first] = t;
     split_sums += s.sums[t].splits > 1;
   }
+  check_joined(p, o, s);
   for (const GradientItem& item : s.items) {
     holds(item.boxes > 0, "an empty item");
     for (int at = 0; at < o.squares(); ++at) {
@@ -134,6 +177,7 @@ void check(const Problem& p, const GradientOperands& o, const GradientMachine& m
       holds(written[s.sums[tap].first + i] == 1, "a partial square is missing, or written twice");
   }
   holds(int64_t(written.size()) <= s.partial_squares, "partial squares");
+  if (s.direct) check_direct(p, o, s);
   ++schedules;
 }
 
@@ -171,6 +215,7 @@ int main() {
       }
     }
   }
-  std::printf("%ld schedules, %ld live pairs, %ld split sums\n", long(schedules), long(pairs), long(split_sums));
-  return split_sums > 0 ? 0 : 1;
+  std::printf("%ld schedules, %ld live pairs, %ld split sums, %ld joined teams, %ld direct schedules\n",
+              long(schedules), long(pairs), long(split_sums), long(joined_teams), long(direct_schedules));
+  return split_sums > 0 && joined_teams > 0 && direct_schedules > 0 ? 0 : 1;
 }
