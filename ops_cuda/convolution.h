@@ -60,6 +60,7 @@ class WeightGradient {
   ~WeightGradient();
   size_t workspace_bytes() const;
   void run(const void* x, const void* dy, void* dw, void* workspace, Stream) const;
+  const char* kernel_name() const;
 
  private:
   struct Impl;

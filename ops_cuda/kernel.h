@@ -51,4 +51,17 @@ std::unique_ptr<ConvolutionKernel> make_depthwise_conv(const ConvolutionSpec&, c
 std::unique_ptr<ConvolutionKernel> make_portable_conv(const ConvolutionSpec&, const Device&);
 std::unique_ptr<ConvolutionKernel> make_direct_conv(const ConvolutionSpec&, const Device&);
 
+// A planned weight gradient on one kernel; the members mean what WeightGradient's do.
+class WeightGradientKernel {
+ public:
+  virtual ~WeightGradientKernel() = default;
+  virtual size_t workspace_bytes() const = 0;
+  virtual void run(const void* x, const void* dy, void* dw, void* workspace, Stream) const = 0;
+  virtual const char* name() const = 0;
+};
+
+// sm_90a: TMA and wgmma, for NHWC tensors whose channels fill 16 bytes.
+bool hopper_takes_gradient(const Problem&, DataType, Layout, const Device&);
+std::unique_ptr<WeightGradientKernel> make_hopper_gradient(const Problem&, DataType, Precision);
+
 }  // namespace cks::cuda

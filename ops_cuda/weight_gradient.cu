@@ -80,142 +80,169 @@ bool is_narrow(const Filter& f) { return (f.C / f.groups) * (f.K / f.groups) < 6
 
 size_t aligned(size_t bytes) { return size_t(round_up(int64_t(bytes), kWorkspaceAlignment)); }
 
-}  // namespace
+class PortableGradient : public WeightGradientKernel {
+ public:
+  PortableGradient(const Problem&, DataType, Layout, Precision);
+  size_t workspace_bytes() const override { return partial_bytes() + x_bytes() + dy_bytes(); }
+  void run(const void* x, const void* dy, void* dw, void* workspace, Stream) const override;
+  const char* name() const override { return direct_ ? "direct" : "portable"; }
 
-struct WeightGradient::Impl {
-  DataType type;
-  bool direct;
-  PixelMajor x, dy;  // how the operands are packed, where they are
-  bool pack_x, pack_dy;
-  bool chunks = true;  // operands are read by chunks of 16 bytes
-  const void* kernel = nullptr;
-  WeightGradientArgs args{};
-  std::optional<DeviceCopy> taps;
-  int64_t blocks = 0, matrix = 0;
+ private:
+  DataType type_;
+  bool direct_;
+  PixelMajor x_form_, dy_form_;  // how the operands are packed, where they are
+  bool pack_x_, pack_dy_;
+  bool chunks_ = true;  // operands are read by chunks of 16 bytes
+  const void* kernel_ = nullptr;
+  WeightGradientArgs args_{};
+  std::optional<DeviceCopy> taps_;
+  int64_t blocks_ = 0, matrix_ = 0;
 
-  Impl(const Problem&, DataType, Layout, Precision);
   void choose_kernel(Precision, const Device&);
   template <class T>
   void choose_direct_kernel();
-  size_t partial_bytes() const { return aligned(size_t(args.slices) * size_t(args.num_taps * matrix) * sizeof(float)); }
-  size_t x_bytes() const { return pack_x ? aligned(x.bytes()) : 0; }
-  size_t dy_bytes() const { return pack_dy ? aligned(dy.bytes()) : 0; }
+  size_t partial_bytes() const {
+    return aligned(size_t(args_.slices) * size_t(args_.num_taps * matrix_) * sizeof(float));
+  }
+  size_t x_bytes() const { return pack_x_ ? aligned(x_form_.bytes()) : 0; }
+  size_t dy_bytes() const { return pack_dy_ ? aligned(dy_form_.bytes()) : 0; }
   template <class T>
   void launch_sum(const WeightGradientArgs&, void* dw, Stream) const;
 };
 
 template <class T>
-void WeightGradient::Impl::choose_direct_kernel() {
-  chunks = args.group_k == 1 && args.group_c == 1 && args.dy.pitch % kChunk<T> == 0 && args.x.pitch % kChunk<T> == 0 &&
-           args.K % kChunk<T> == 0;
-  kernel = chunks ? reinterpret_cast<const void*>(&direct_gradient<T, kChunk<T>>)
-                  : reinterpret_cast<const void*>(&direct_gradient<T, 1>);
-  const int64_t columns = chunks ? matrix / kChunk<T> : matrix;
-  args.row_tiles = int(ceil_div(columns, 64));
-  args.columns = int(ceil_div(columns, args.row_tiles));
+void PortableGradient::choose_direct_kernel() {
+  chunks_ = args_.group_k == 1 && args_.group_c == 1 && args_.dy.pitch % kChunk<T> == 0 &&
+            args_.x.pitch % kChunk<T> == 0 && args_.K % kChunk<T> == 0;
+  kernel_ = chunks_ ? reinterpret_cast<const void*>(&direct_gradient<T, kChunk<T>>)
+                    : reinterpret_cast<const void*>(&direct_gradient<T, 1>);
+  const int64_t columns = chunks_ ? matrix_ / kChunk<T> : matrix_;
+  args_.row_tiles = int(ceil_div(columns, 64));
+  args_.columns = int(ceil_div(columns, args_.row_tiles));
 }
 
-void WeightGradient::Impl::choose_kernel(Precision precision, const Device& device) {
+void PortableGradient::choose_kernel(Precision precision, const Device& device) {
   const bool ampere = device.capability >= 80;
-  switch (type) {
+  switch (type_) {
     case DataType::kHalf:
-      if (direct) return choose_direct_kernel<__half>();
-      kernel = gradient_gemm_kernel(GradientMath::kHalfMma);
+      if (direct_) return choose_direct_kernel<__half>();
+      kernel_ = gradient_gemm_kernel(GradientMath::kHalfMma);
       break;
     case DataType::kBFloat16:
-      if (direct) return choose_direct_kernel<__nv_bfloat16>();
-      kernel = gradient_gemm_kernel(ampere ? GradientMath::kBFloat16Mma : GradientMath::kBFloat16Fma);
+      if (direct_) return choose_direct_kernel<__nv_bfloat16>();
+      kernel_ = gradient_gemm_kernel(ampere ? GradientMath::kBFloat16Mma : GradientMath::kBFloat16Fma);
       break;
     case DataType::kFloat:
-      if (direct) return choose_direct_kernel<float>();
-      kernel = gradient_gemm_kernel(ampere && precision == Precision::kTF32 ? GradientMath::kTf32Mma
-                                                                            : GradientMath::kFloatFma);
+      if (direct_) return choose_direct_kernel<float>();
+      kernel_ = gradient_gemm_kernel(ampere && precision == Precision::kTF32 ? GradientMath::kTf32Mma
+                                                                             : GradientMath::kFloatFma);
       break;
   }
-  args.row_tiles = int(ceil_div(args.group_k, kGradientTile));
-  args.column_tiles = int(ceil_div(args.group_c, kGradientTile));
+  args_.row_tiles = int(ceil_div(args_.group_k, kGradientTile));
+  args_.column_tiles = int(ceil_div(args_.group_c, kGradientTile));
 }
 
 // The direct kernel reads single channels, in any number, all groups side by side; the product whole chunks of a group.
-WeightGradient::Impl::Impl(const Problem& p, DataType type, Layout layout, Precision precision)
-    : type(type), direct(is_narrow(p.filter)) {
+PortableGradient::PortableGradient(const Problem& p, DataType type, Layout layout, Precision precision)
+    : type_(type), direct_(is_narrow(p.filter)) {
   const Filter& f = p.filter;
-  const int64_t pack_groups = direct ? 1 : f.groups;
-  x = {p.N, volume(p.input), pack_groups, f.C / pack_groups, type, layout};
-  dy = {p.N, volume(p.output), pack_groups, f.K / pack_groups, type, layout};
+  const int64_t pack_groups = direct_ ? 1 : f.groups;
+  x_form_ = {p.N, volume(p.input), pack_groups, f.C / pack_groups, type, layout};
+  dy_form_ = {p.N, volume(p.output), pack_groups, f.K / pack_groups, type, layout};
   const auto must_pack = [&](const PixelMajor& v) {
-    return !v.is_already() && !(direct && (layout == Layout::kNHWC || v.pixels == 1));
+    return !v.is_already() && !(direct_ && (layout == Layout::kNHWC || v.pixels == 1));
   };
-  pack_x = must_pack(x), pack_dy = must_pack(dy);
+  pack_x_ = must_pack(x_form_), pack_dy_ = must_pack(dy_form_);
   const auto operand = [](const PixelMajor& v, const Dims& size, bool packed) {
     const int64_t group = packed ? v.group_pitch() : v.group_channels;
     return GradientOperand{nullptr, to_int3(size), v.groups * group, int(group), int(v.group_channels)};
   };
-  args.x = operand(x, p.input, pack_x), args.dy = operand(dy, p.output, pack_dy);
-  args.images = p.N, args.stride = to_int3(p.stride);
-  args.K = int(f.K), args.group_k = int(f.K / f.groups), args.group_c = int(f.C / f.groups);
-  args.groups = int(pack_groups), args.row_tiles = args.column_tiles = 1;
-  matrix = f.K * (f.C / f.groups);
+  args_.x = operand(x_form_, p.input, pack_x_), args_.dy = operand(dy_form_, p.output, pack_dy_);
+  args_.images = p.N, args_.stride = to_int3(p.stride);
+  args_.K = int(f.K), args_.group_k = int(f.K / f.groups), args_.group_c = int(f.C / f.groups);
+  args_.groups = int(pack_groups), args_.row_tiles = args_.column_tiles = 1;
+  matrix_ = f.K * (f.C / f.groups);
 
   const std::vector<LiveTap> live = live_taps(p);
-  args.num_taps = int(live.size());
-  taps.emplace(live.data(), live.size() * sizeof(LiveTap));
-  args.taps = reinterpret_cast<const LiveTap*>(taps->data());
+  args_.num_taps = int(live.size());
+  taps_.emplace(live.data(), live.size() * sizeof(LiveTap));
+  args_.taps = reinterpret_cast<const LiveTap*>(taps_->data());
 
   const Device device = current_device();
   choose_kernel(precision, device);
-  const int64_t products = int64_t(args.num_taps) * args.groups * args.row_tiles * args.column_tiles;
+  const int64_t products = int64_t(args_.num_taps) * args_.groups * args_.row_tiles * args_.column_tiles;
   // Slices to fill the device about twice, but none shorter than 256 pixels.
   int64_t longest = 0;
   for (const LiveTap& tap : live) longest = std::max(longest, p.N * tap.extent.d * tap.extent.h * tap.extent.w);
-  args.slices = int(std::clamp<int64_t>((8 * device.multiprocessors + products - 1) / products, 1,
-                                        std::max<int64_t>(1, longest / 256)));
-  blocks = products * args.slices;
-  if (blocks > INT32_MAX) throw Error("the weight gradient is too large: it has more than 2^31 tiles");
+  args_.slices = int(std::clamp<int64_t>((8 * device.multiprocessors + products - 1) / products, 1,
+                                         std::max<int64_t>(1, longest / 256)));
+  blocks_ = products * args_.slices;
+  if (blocks_ > INT32_MAX) throw Error("the weight gradient is too large: it has more than 2^31 tiles");
 }
 
 template <class T>
-void WeightGradient::Impl::launch_sum(const WeightGradientArgs& args, void* dw, Stream stream) const {
-  const int64_t count = matrix * args.num_taps;
+void PortableGradient::launch_sum(const WeightGradientArgs& args, void* dw, Stream stream) const {
+  const int64_t count = matrix_ * args.num_taps;
   const dim3 grid(unsigned(std::min<int64_t>((count + 255) / 256, 1 << 16)));
   launch("launching the sum of a weight gradient's slices", sum_slices<T>, grid, 256, stream, args.partial, args.taps,
-         args.slices, args.num_taps, matrix, static_cast<T*>(dw));
+         args.slices, args.num_taps, matrix_, static_cast<T*>(dw));
 }
 
+void PortableGradient::run(const void* x, const void* dy, void* dw, void* workspace, Stream stream) const {
+  WeightGradientArgs args = args_;
+  char* free = static_cast<char*>(workspace);
+  args.partial = reinterpret_cast<float*>(free);
+  free += partial_bytes();
+  args.x.data = x, args.dy.data = dy;
+  if (pack_x_) {
+    pack_pixel_major(x_form_, x, free, stream);
+    args.x.data = free;
+    free += x_bytes();
+  }
+  if (pack_dy_) {
+    pack_pixel_major(dy_form_, dy, free, stream);
+    args.dy.data = free;
+  }
+  if (chunks_) require_aligned(args.x.data, "X"), require_aligned(args.dy.data, "dY");
+  void* parameters[] = {&args};
+  check(cudaLaunchKernel(kernel_, dim3(unsigned(blocks_)), dim3(kGradientThreads), parameters, 0, stream),
+        "launching the weight gradient");
+  switch (type_) {
+    case DataType::kFloat:
+      return launch_sum<float>(args, dw, stream);
+    case DataType::kHalf:
+      return launch_sum<__half>(args, dw, stream);
+    case DataType::kBFloat16:
+      return launch_sum<__nv_bfloat16>(args, dw, stream);
+  }
+}
+
+std::unique_ptr<WeightGradientKernel> make_gradient(const Problem& p, DataType type, Layout layout,
+                                                    Precision precision) {
+#ifdef ORT_CKS_HOPPER
+  if (!is_narrow(p.filter) && hopper_takes_gradient(p, type, layout, current_device()))
+    return make_hopper_gradient(p, type, precision);
+#endif
+  return std::make_unique<PortableGradient>(p, type, layout, precision);
+}
+
+}  // namespace
+
+struct WeightGradient::Impl {
+  std::unique_ptr<WeightGradientKernel> kernel;
+};
+
 WeightGradient::WeightGradient(const Problem& problem, DataType type, Layout layout, Precision precision)
-    : impl_(std::make_unique<Impl>(problem, type, layout, precision)) {}
+    : impl_(new Impl{make_gradient(problem, type, layout, precision)}) {}
 
 WeightGradient::~WeightGradient() = default;
 
-size_t WeightGradient::workspace_bytes() const { return impl_->partial_bytes() + impl_->x_bytes() + impl_->dy_bytes(); }
+size_t WeightGradient::workspace_bytes() const { return impl_->kernel->workspace_bytes(); }
 
 void WeightGradient::run(const void* x, const void* dy, void* dw, void* workspace, Stream stream) const {
-  WeightGradientArgs args = impl_->args;
-  char* free = static_cast<char*>(workspace);
-  args.partial = reinterpret_cast<float*>(free);
-  free += impl_->partial_bytes();
-  args.x.data = x, args.dy.data = dy;
-  if (impl_->pack_x) {
-    pack_pixel_major(impl_->x, x, free, stream);
-    args.x.data = free;
-    free += impl_->x_bytes();
-  }
-  if (impl_->pack_dy) {
-    pack_pixel_major(impl_->dy, dy, free, stream);
-    args.dy.data = free;
-  }
-  if (impl_->chunks) require_aligned(args.x.data, "X"), require_aligned(args.dy.data, "dY");
-  void* parameters[] = {&args};
-  check(cudaLaunchKernel(impl_->kernel, dim3(unsigned(impl_->blocks)), dim3(kGradientThreads), parameters, 0, stream),
-        "launching the weight gradient");
-  switch (impl_->type) {
-    case DataType::kFloat:
-      return impl_->launch_sum<float>(args, dw, stream);
-    case DataType::kHalf:
-      return impl_->launch_sum<__half>(args, dw, stream);
-    case DataType::kBFloat16:
-      return impl_->launch_sum<__nv_bfloat16>(args, dw, stream);
-  }
+  impl_->kernel->run(x, dy, dw, workspace, stream);
 }
+
+const char* WeightGradient::kernel_name() const { return impl_->kernel->name(); }
 
 }  // namespace cks::cuda

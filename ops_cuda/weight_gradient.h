@@ -1,4 +1,4 @@
-// The weight gradient on the GPU: tap by tap, dW[k][c] is a product of dY and X summed over the tap's live pixels. The
+// The portable weight gradient: tap by tap, dW[k][c] is a product of dY and X summed over the tap's live pixels. The
 // pixels of a tap are cut into slices; each gives a partial sum, and a last kernel adds the slices in order, so that
 // results repeat bit by bit.
 #pragma once

@@ -4,10 +4,11 @@
 #include <algorithm>
 #include <mutex>
 
-#include "ops_cuda/error.h"
 #include "ops_cuda/hopper/pack_halves.h"
+#include "ops_cuda/hopper/tensor_map.h"
 #include "ops_cuda/kernel.h"
 #include "ops_cuda/pack.h"
+#include "ops_cuda/shared_memory.h"
 
 namespace cks::cuda {
 namespace {
@@ -16,34 +17,6 @@ using hopper::Config;
 using hopper::Params;
 using hopper::Schedule;
 using hopper::WorkItem;
-
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-// From the driver that is loaded: the library itself links to none.
-Encode encoder() {
-  static const Encode encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
-          "looking for cuTensorMapEncodeTiled in the driver");
-    if (!function) throw Error("the CUDA driver is too old for tensor maps: it must support CUDA 12.0");
-    return reinterpret_cast<Encode>(function);
-  }();
-  return encode;
-}
-
-// The limit is the function's, and other convolutions launch the same function with more stages or fewer: it is set to
-// the most that any of them may use.
-void allow_all_shared_memory(const void* function) {
-  int device, most;
-  cudaFuncAttributes attributes;
-  check(cudaGetDevice(&device), "looking for a GPU");
-  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "asking what the GPU is");
-  check(cudaFuncGetAttributes(&attributes, function), "loading the Hopper kernel");
-  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             most - int(attributes.sharedSizeBytes)),
-        "preparing the Hopper kernel");
-}
 
 // A tensor of `rank` contiguous dimensions, innermost first, and the box of it that one copy moves: every `step`-th
 // element.
@@ -55,17 +28,11 @@ struct BoxedTensor {
   std::array<cuuint32_t, kRank> box, step;
 
   CUtensorMap map(const void* base, size_t element_bytes) const {
-    CUtensorMap map;
     std::array<cuuint64_t, kRank - 1> pitch;
     std::array<cuuint32_t, kRank> span;
     for (size_t i = 0; i + 1 < kRank; ++i) pitch[i] = extent[i] * (i ? pitch[i - 1] : element_bytes);
     for (size_t i = 0; i < kRank; ++i) span[i] = box[i] * step[i];
-    const CUresult status = encoder()(&map, type, kRank, const_cast<void*>(base), extent.data(), pitch.data(),
-                                      span.data(), step.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
-                                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (status != CUDA_SUCCESS)
-      throw Error("the CUDA driver refused a tensor map (error " + std::to_string(status) + ")");
-    return map;
+    return hopper::make_tensor_map(type, swizzle, base, extent, pitch, span, step);
   }
 };
 
@@ -122,7 +89,8 @@ class HopperConv : public ConvolutionKernel {
     const Filter& f = p.filter;
     const hopper::TileShape& shape = s.config.shape;
     const bool conv = f.op == Operator::kConv;
-    const cuuint32_t bk = cuuint32_t(128 / element_bytes_), bn = cuuint32_t(shape.bn), slab = cuuint32_t(shape.slab(int(element_bytes_)));
+    const cuuint32_t bk = cuuint32_t(128 / element_bytes_), bn = cuuint32_t(shape.bn),
+                     slab = cuuint32_t(shape.slab(int(element_bytes_)));
     const auto steps = [&](bool strided) -> std::array<cuuint32_t, 5> {
       if (!strided) return {1, 1, 1, 1, 1};
       return {1, cuuint32_t(p.stride[2]), cuuint32_t(p.stride[1]), cuuint32_t(p.stride[0]), 1};
@@ -213,10 +181,10 @@ class HopperConv : public ConvolutionKernel {
       return s.team == shape.team && s.row_blocks == shape.row_blocks && s.bn == shape.bn && s.curve == shape.curve;
     };
     const int index = int(std::ranges::find_if(hopper::kTileShapes, same) - std::begin(hopper::kTileShapes));
-    return use.type == DataType::kHalf               ? hopper::half_kernel(index)
-           : use.type == DataType::kBFloat16         ? hopper::bfloat16_kernel(index)
+    return use.type == DataType::kHalf         ? hopper::half_kernel(index)
+           : use.type == DataType::kBFloat16   ? hopper::bfloat16_kernel(index)
            : use.precision == Precision::kTF32 ? hopper::tf32_kernel(index)
-                                                     : hopper::fp32_kernel(index);
+                                               : hopper::fp32_kernel(index);
   }
   // Taps, then items.
   static std::vector<char> serialize(const Schedule& s) {

@@ -19,7 +19,7 @@ struct Params {
   float4* partials;            // of cut tiles, in accumulator order
   unsigned* counters;          // of cut tiles
   int channel_blocks;          // k-blocks of a tap
-  int box_bytes;       // of A: the box may have fewer pixels than the tile has rows
+  int box_bytes;               // of A: the box may have fewer pixels than the tile has rows
   int clusters, stages, splits;
   int N, K;
   Int3 output, out_step, box;

@@ -1,7 +1,6 @@
-#include "ops_cuda/hopper/pack_halves.h"
-
 #include <cuda_fp16.h>
 
+#include "ops_cuda/hopper/pack_halves.h"
 #include "ops_cuda/hopper/schedule.h"
 #include "ops_cuda/launch.cuh"
 
@@ -55,9 +54,7 @@ __global__ void __launch_bounds__(kThreads) pack_halves_kernel(PackArgs p) {
 
 }  // namespace
 
-int64_t HalvesFilter::row_elements() const {
-  return ceil_div(filter.C, kBlock) * filter_row(sizeof(float), products);
-}
+int64_t HalvesFilter::row_elements() const { return ceil_div(filter.C, kBlock) * filter_row(sizeof(float), products); }
 
 size_t HalvesFilter::scales_at() const {
   return size_t(round_up(filter.taps() * filter.K * row_elements() * 2, kWorkspaceAlignment));

@@ -12,6 +12,7 @@
 
 #ifdef ORT_CKS_HOPPER
 #include "ops_cuda/hopper/hopper_conv.h"
+#include "ops_cuda/hopper/weight_gradient.h"
 #endif
 #include "ops_cuda/kernel_choice.h"
 #include "ops_cuda/pack.h"
@@ -367,31 +368,6 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   return false;
 }
 
-template <class T>
-bool check_gradient_case(const Case& c, std::mt19937& random) {
-  const Problem& p = c.problem;
-  const Filter& f = p.filter;
-  const DataType type = data_type(static_cast<T*>(nullptr));
-  Buffer x(size_t(p.N * f.C * volume(p.input)) * sizeof(T)), dy(size_t(p.N * f.K * volume(p.output)) * sizeof(T)),
-      dw(size_t(f.elements()) * sizeof(T));
-  fill<T>(x, c.coarse, random), fill<T>(dy, c.coarse, random);
-  const cuda::WeightGradient gradient(p, type, c.layout, c.precision);
-  Buffer workspace(gradient.workspace_bytes());
-  gradient.run(x.data(), dy.data(), dw.data(), workspace.data(), nullptr);
-  must(cudaDeviceSynchronize());
-  const auto first = dw.read();
-  dw.poison(), workspace.poison();
-  gradient.run(x.data(), dy.data(), dw.data(), workspace.data(), nullptr);
-
-  const DeviceReport report;
-  check_gradient<<<1024, 128>>>(to_shapes(p, c.layout), tolerance_of<T>(c), reinterpret_cast<const T*>(x.data()),
-                                reinterpret_cast<const T*>(dy.data()), reinterpret_cast<const T*>(dw.data()),
-                                f.elements(), report.device());
-  if (report.passed(dw.guards_intact() && workspace.guards_intact(), first == dw.read())) return true;
-  describe(c, type_name(static_cast<T*>(nullptr)), "weight gradient", "-");
-  return false;
-}
-
 Case random_case(std::mt19937& random, Operator op) {
   Case c;
   c.problem = random_problem(random, op);
@@ -407,6 +383,70 @@ Case random_case(std::mt19937& random, Operator op) {
   c.bias = pick(random, {0, 1}), c.residual = pick(random, {0, 1}), c.coarse = pick(random, {0, 1});
   c.constant = pick(random, {0, 1});
   return c;
+}
+
+// A schedule of the Hopper weight gradient that the library might not choose, where the kernel takes the problem at
+// all.
+std::unique_ptr<cuda::WeightGradientKernel> forced_gradient(const Problem& p, DataType type, const Case& c) {
+#ifdef ORT_CKS_HOPPER
+  namespace hopper = cuda::hopper;
+  if (!cuda::hopper_takes_gradient(p, type, c.layout, cuda::current_device())) return nullptr;
+  const auto operands = hopper::gradient_operands(type, c.precision);
+  auto machine = hopper::current_gradient_machine();
+  machine.multiprocessors = c.multiprocessors * 16;
+  const auto layouts = hopper::gradient_layouts(p);
+  for (size_t i = 0; i < layouts.size(); ++i) {
+    const auto schedule =
+        hopper::make_gradient_schedule(p, operands, machine, layouts[(c.config + i) % layouts.size()]);
+    if (schedule.stages > 0) return hopper::make_scheduled_gradient(p, type, c.precision, schedule);
+  }
+#endif
+  return nullptr;
+}
+
+// Half of the problems are such that the Hopper kernel takes them.
+Case random_gradient_case(std::mt19937& random) {
+  Case c = random_case(random, Operator::kConv);
+  if (pick(random, {0, 1})) {
+    Filter& f = c.problem.filter;
+    c.layout = Layout::kNHWC;
+    f.groups = 1, f.C = pick(random, {8, 16, 64, 72, 136}), f.K = pick(random, {8, 64, 128, 200});
+    while (double(c.problem.N) * double(volume(c.problem.output)) * double(f.elements()) > 4e8)
+      f.C = f.K = 8, c.problem.N /= 2;
+  }
+  return c;
+}
+
+template <class T>
+bool check_gradient_case(const Case& c, std::mt19937& random) {
+  const Problem& p = c.problem;
+  const Filter& f = p.filter;
+  const DataType type = data_type(static_cast<T*>(nullptr));
+  Buffer x(size_t(p.N * f.C * volume(p.input)) * sizeof(T)), dy(size_t(p.N * f.K * volume(p.output)) * sizeof(T)),
+      dw(size_t(f.elements()) * sizeof(T));
+  fill<T>(x, c.coarse, random), fill<T>(dy, c.coarse, random);
+  const cuda::WeightGradient gradient(p, type, c.layout, c.precision);
+  const auto forced = c.multiprocessors == 0 ? nullptr : forced_gradient(p, type, c);
+  Buffer workspace(forced ? forced->workspace_bytes() : gradient.workspace_bytes());
+  const auto run = [&] {
+    if (forced)
+      forced->run(x.data(), dy.data(), dw.data(), workspace.data(), nullptr);
+    else
+      gradient.run(x.data(), dy.data(), dw.data(), workspace.data(), nullptr);
+  };
+  run();
+  must(cudaDeviceSynchronize());
+  const auto first = dw.read();
+  dw.poison(), workspace.poison();
+  run();
+
+  const DeviceReport report;
+  check_gradient<<<1024, 128>>>(to_shapes(p, c.layout), tolerance_of<T>(c), reinterpret_cast<const T*>(x.data()),
+                                reinterpret_cast<const T*>(dy.data()), reinterpret_cast<const T*>(dw.data()),
+                                f.elements(), report.device());
+  if (report.passed(dw.guards_intact() && workspace.guards_intact(), first == dw.read())) return true;
+  describe(c, type_name(static_cast<T*>(nullptr)), "weight gradient", forced ? forced->name() : gradient.kernel_name());
+  return false;
 }
 
 }  // namespace
@@ -431,7 +471,7 @@ int main(int argc, char** argv) {
       done += 3;
     }
     for (int i = 0; i < problems / 2 && failed < 10; ++i) {
-      Case c = random_case(random, Operator::kConv);
+      Case c = random_gradient_case(random);
       if (as_capability > 0) c.precision = Precision::kFP32;  // the gradient asks the device, which may know tf32
       failed += !check_gradient_case<float>(c, random);
       failed += !check_gradient_case<__half>(c, random);

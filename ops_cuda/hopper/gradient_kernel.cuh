@@ -1,0 +1,310 @@
+// The Hopper weight gradient: each block sums its squares of dW over its boxes of pixels. Where no other block has a
+// part of these sums they go to dW at once; else to a workspace, from where a second kernel adds the parts, in order
+// (gradient_passes.cu).
+//
+// A producer lane copies dY's and X's boxes to a ring of stages by TMA; what lies outside a tensor is filled with
+// zeros, so that a box may hang over. Three math warpgroups, the teams, multiply k-step by k-step: for each of its
+// squares a team moves the descriptor of X by the tap's offset in the box. A box that hangs over an image's edge pairs
+// the zeros there with real pixels of the other operand: an infinity among those gives NaN also for taps that do not
+// meet it.
+#pragma once
+#include "ops_cuda/element.cuh"
+#include "ops_cuda/hopper/gradient_passes.h"
+#include "ops_cuda/hopper/gradient_ptx.cuh"
+#include "ops_cuda/hopper/gradient_wgmma.cuh"
+#include "ops_cuda/hopper/weight_gradient.h"
+
+namespace cks::cuda::hopper {
+
+template <class T, int kPlanes>
+struct GradientKernel {
+  static constexpr int kSlots = kPlanes == 1 ? 3 : 2, kSquares = kGradientTeams * kSlots;
+
+  struct Barriers {
+    uint64_t full[kMaxGradientStages], empty[kMaxGradientStages];
+  };
+
+  // The place and the image of a block's boxes, in turn.
+  struct Walk {
+    int place, image;
+    __device__ Walk(const GradientItem& item) : place(item.place), image(item.image) {}
+    __device__ void advance(const GradientParams& p, const GradientItem& item) {
+      if (++place == item.num_places) place = 0, image += p.box_images;
+    }
+  };
+
+  static __device__ void produce(const GradientParams& p, const GradientItem& item, uint32_t stages,
+                                 const Barriers& bars) {
+    const int num_k = min(p.tile_k, p.k_squares - item.k), num_c = min(p.tile_c, p.c_squares - item.c);
+    const int num_parts = __ldg(p.num_parts + item.tap_set);
+    const int bytes = kPlanes * (num_k * p.a_copied + num_parts * num_c * p.b_copied);
+    const int4* const places = reinterpret_cast<const int4*>(p.places) + item.first_place;
+    const int4* const parts = reinterpret_cast<const int4*>(p.parts) + item.tap_set * p.max_parts;
+    const auto at = [&](int c, int d, int h, int w, int n) {
+      return p.images_inner ? Coordinates{c, n, w, h, d} : Coordinates{c, w, h, d, n};
+    };
+    Walk walk(item);
+    int4 place = __ldg(places + walk.place);
+    wait_for_previous_grid();  // what is read up to here is older
+    for (int i = 0, stage = 0, parity = 1; i < item.boxes; ++i) {
+      const int4 o = place;  // {d, h, w}
+      const int n = walk.image;
+      walk.advance(p, item);
+      place = __ldg(places + walk.place);
+      const uint32_t full = shared_address(&bars.full[stage]);
+      uint32_t to = stages + stage * p.stage_bytes;
+      barrier_wait(shared_address(&bars.empty[stage]), parity);
+      barrier_expect(full, bytes);
+      for (int plane = 0; plane < kPlanes; ++plane)
+        for (int k = 0; k < num_k; ++k)
+          copy_box(to + plane * p.a_plane + k * p.a_bytes, &p.dy, full,
+                   at((item.k + k) * kSquare + plane * p.dy_plane, o.x, o.y, o.z, n));
+      to += kPlanes * p.a_plane;
+      for (int part = 0; part < num_parts; ++part) {
+        const int4 first = __ldg(parts + part);
+        for (int plane = 0; plane < kPlanes; ++plane)
+          for (int c = 0; c < num_c; ++c)
+            copy_box(to + plane * p.b_plane + (part * p.tile_c + c) * p.b_bytes, &p.x, full,
+                     at((item.c + c) * kSquare + plane * p.x_plane, o.x * p.stride.d + first.x,
+                        o.y * p.stride.h + first.y, o.z * p.stride.w + first.z, n));
+      }
+      if (++stage == p.stages) stage = 0, parity ^= 1;
+    }
+  }
+
+  // A team's squares: where their operands begin, which of them are squares of dW at all.
+  struct Team {
+    GradientSlot slot[kSlots];
+    uint32_t a[kSlots], b[kSlots];  // in 16 bytes
+    bool used[kSlots];
+    int index;
+    __device__ Team(const GradientParams& p, const GradientItem& item, uint32_t stages)
+        : index(__shfl_sync(0xffffffff, threadIdx.x / 128, 0)) {
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) {
+        const int4* from = reinterpret_cast<const int4*>(p.slots + item.tap_set * kSquares + index * kSlots + s);
+        int4* to = reinterpret_cast<int4*>(&slot[s]);
+        to[0] = __ldg(from), to[1] = __ldg(from + 1);
+        used[s] = slot[s].k >= 0 && item.k + slot[s].k < p.k_squares && item.c + slot[s].c < p.c_squares;
+        a[s] = (stages >> 4) + slot[s].a, b[s] = (stages >> 4) + slot[s].b;
+      }
+    }
+    // Whether one wgmma does all of them.
+    __device__ bool joined() const {
+      bool all = slot[0].apart > 0;
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) all = all && used[s];
+      return __shfl_sync(0xffffffff, all, 0);
+    }
+  };
+
+  // Calls body(where the operands of a k-step begin) for each k-step of the mask; several in a row, so that their
+  // addresses are there before they are needed.
+  template <class F>
+  static __device__ void for_steps(const GradientParams& p, uint32_t mask, F body) {
+    constexpr int kAtOnce = 4;
+    int left = __popc(mask);
+    const auto next = [&] {
+      const uint32_t step = p.steps[__ffs(mask) - 1];
+      mask &= mask - 1;
+      return step;
+    };
+#pragma unroll 1
+    for (; left >= kAtOnce; left -= kAtOnce) {
+      uint32_t step[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) step[i] = next();
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) body(step[i] & 0xffff, step[i] >> 16);
+    }
+#pragma unroll 1
+    for (; left > 0; --left) {
+      const uint32_t step = next();
+      body(step & 0xffff, step >> 16);
+    }
+  }
+
+  // kJoined: all squares of the team at once.
+  template <bool kJoined>
+  static __device__ void consume(const GradientParams& p, const GradientItem& item, const Team& team, uint32_t stages,
+                                 const Barriers& bars) {
+    constexpr int kCount = kJoined ? kSlots : 1;  // squares of a wgmma
+    const int lane = threadIdx.x % 32;
+    const uint32_t apart = kJoined ? __shfl_sync(0xffffffff, team.slot[0].apart, 0) : 0;
+    float acc[kSlots * 32] = {};
+    float total[kPlanes == 1 ? 1 : kSlots * 32] = {};  // what was promoted
+    const uint32_t* const masks = p.masks + int64_t(item.first_place) * kSquares + team.index * kSlots;
+    uint32_t mask[kSlots], next[kSlots];
+    const auto fetch = [&](int place) {
+#pragma unroll
+      for (int s = 0; s < kSlots; s += kCount) next[s] = team.used[s] ? __ldg(masks + place * kSquares + s) : 0;
+    };
+    Walk walk(item);
+    fetch(walk.place);
+    int stage = 0, parity = 0, last = -1;
+    const auto release = [&](int which) {
+      if (lane == 0) barrier_arrive(shared_address(&bars.empty[which]));
+    };
+#pragma unroll 1
+    for (int i = 0; i < item.boxes; ++i) {
+#pragma unroll
+      for (int s = 0; s < kSlots; s += kCount) mask[s] = __shfl_sync(0xffffffff, next[s], 0);
+      walk.advance(p, item);
+      fetch(walk.place);
+      barrier_wait(shared_address(&bars.full[stage]), parity);
+      const uint32_t offset = stage * (p.stage_bytes >> 4);
+      const auto a = [&](uint32_t low) { return transposed_descriptor(p.high_a, low); };
+      const auto b = [&](uint32_t low) { return transposed_descriptor(p.high_b, low, apart); };
+      wgmma_fence();
+#pragma unroll
+      for (int s = 0; s < kSlots; s += kCount) {
+        const uint32_t at_a = team.a[s] + offset, at_b = team.b[s] + offset;
+        if constexpr (kPlanes == 2) {
+          // The small products first: added to a large sum they would lose digits each time.
+          int begun = 0;
+          for_steps(p, mask[s], [&](uint32_t step_a, uint32_t step_b) {
+            wgmma_transposed<T, kCount>(acc, s, a(at_a + step_a + (p.a_plane >> 4)), b(at_b + step_b), begun);
+            wgmma_transposed<T, kCount>(acc, s, a(at_a + step_a), b(at_b + step_b + (p.b_plane >> 4)), 1);
+            begun = 1;
+          });
+        }
+        for_steps(p, mask[s], [&](uint32_t step_a, uint32_t step_b) {
+          wgmma_transposed<T, kCount>(acc, s, a(at_a + step_a), b(at_b + step_b), 1);
+        });
+      }
+      wgmma_commit();
+      if constexpr (kPlanes == 1) {
+        wgmma_wait<1>();
+        if (last >= 0) release(last);
+        last = stage;
+      } else {
+        // Tensor cores cut off what a sum cannot hold: short sums, and rounded additions of them, keep that small.
+        wgmma_wait<0>();
+        release(stage);
+        accumulators_changed(acc);
+#pragma unroll
+        for (int s = 0; s < kSlots; ++s) {
+          if (mask[kJoined ? 0 : s]) {
+#pragma unroll
+            for (int j = 0; j < 32; ++j) total[s * 32 + j] += acc[s * 32 + j];
+          }
+        }
+      }
+      if (++stage == p.stages) stage = 0, parity ^= 1;
+    }
+    wgmma_wait<0>();
+    accumulators_changed(acc);
+    const float (&sums)[kSlots * 32] = *reinterpret_cast<const float (*)[kSlots * 32]>(kPlanes == 1 ? acc : total);
+    if (p.direct) {
+      if (kPlanes == 2 || p.dw_is_float) {
+        store_squares<float>(p, item, team, sums, stages);
+      } else {
+        store_squares<T>(p, item, team, sums, stages);
+      }
+    } else {
+      leave_squares(p, item, team, sums);
+    }
+  }
+
+  // The block's part of the sums, in accumulator order.
+  static __device__ void leave_squares(const GradientParams& p, const GradientItem& item, const Team& team,
+                                       const float (&sums)[kSlots * 32]) {
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      if (!team.used[s]) continue;
+      const GradientSlot& slot = team.slot[s];
+      const int64_t square =
+          slot.partial + (int64_t(item.split) * p.k_squares + item.k + slot.k) * p.c_squares + item.c + slot.c;
+      float4* const to = p.partials + square * (kSquare * kSquare / 4) + threadIdx.x % 128;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const float* const v = sums + s * 32 + j * 4;
+        __stcg(to + j * 128, make_float4(v[0], v[1], v[2], v[3]));
+      }
+    }
+  }
+
+  // Whole sums go to dW through shared memory, where the set's taps lie side by side.
+  template <class Out>
+  static __device__ void store_squares(const GradientParams& p, const GradientItem& item, const Team& team,
+                                       const float (&sums)[kSlots * 32], uint32_t shared) {
+    __shared__ int filter_tap[kSquares];
+    const int first_k = item.k * kSquare, first_c = item.c * kSquare, lane = threadIdx.x % 32;
+    const int pitch = kSquare * item.taps * int(sizeof(Out)) + 16;  // rows begin at other banks
+    const int row = threadIdx.x % 128 / 32 * 16 + lane / 4, column = lane % 4 * 2;
+    int k_exponent[2] = {}, c_exponent[16] = {};
+    if (p.k_exponents) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) k_exponent[i] = __ldcg(p.k_exponents + min(first_k + row + i * 8, p.K - 1));
+#pragma unroll
+      for (int i = 0; i < 16; ++i)
+        c_exponent[i] = __ldcg(p.c_exponents + min(first_c + i / 2 * 8 + column + i % 2, p.C - 1));
+    }
+    named_barrier(1, kGradientMathThreads);  // nobody reads boxes any more
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      if (!team.used[s]) continue;
+      const int order = team.slot[s].order;
+      if (threadIdx.x % 128 == 0) filter_tap[order] = team.slot[s].tap;
+#pragma unroll
+      for (int i = 0; i < 32; ++i) {
+        const int k = row + i % 4 / 2 * 8, c = i / 4 * 8 + column + i % 2;
+        float v = sums[s * 32 + i];
+        if (p.k_exponents) v = times_power(v, -k_exponent[i % 4 / 2] - c_exponent[i / 4 * 2 + i % 2]);
+        store_element(shared + k * pitch + (c * item.taps + order) * int(sizeof(Out)), from_float<Out>(v));
+      }
+    }
+    named_barrier(1, kGradientMathThreads);
+    const int run = min(kSquare, p.C - first_c) * item.taps;
+    const int ninth = (65536 + item.taps - 1) / item.taps;  // e * ninth >> 16 is e / item.taps for all e here
+    for (int k = threadIdx.x / 32; k < min(kSquare, p.K - first_k); k += kGradientMathThreads / 32) {
+      Out* const to = static_cast<Out*>(p.dw) + (int64_t(first_k + k) * p.C + first_c) * p.taps;
+      if (item.taps == p.taps) {  // in the filter's order
+        for (int i = lane; i < run * int(sizeof(Out)) / 16; i += 32)
+          reinterpret_cast<float4*>(to)[i] = load_shared(shared + k * pitch + i * 16);
+      } else {
+        for (int e = lane; e < run; e += 32) {
+          const int c = e * ninth >> 16;
+          to[c * p.taps + filter_tap[e - c * item.taps]] = load_element<Out>(shared + k * pitch + e * int(sizeof(Out)));
+        }
+      }
+    }
+  }
+};
+
+template <class T, int kPlanes>
+__global__ void __launch_bounds__(kGradientBlockThreads, 1) hopper_gradient(const __grid_constant__ GradientParams p) {
+  using Kernel = GradientKernel<T, kPlanes>;
+  extern __shared__ uint8_t dynamic[];
+  __shared__ __align__(8) typename Kernel::Barriers bars;
+  const uint32_t stages = (shared_address(dynamic) + 1023) & ~1023u;  // what the 128-byte swizzle wants
+  const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);
+  const GradientItem item = p.items[blockIdx.x];
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < p.stages; ++i) {
+      barrier_init(shared_address(&bars.full[i]), 1);
+      barrier_init(shared_address(&bars.empty[i]), kGradientMathThreads / 32);
+    }
+    barrier_init_fence();
+    prefetch_map(&p.dy);
+    prefetch_map(&p.x);
+  }
+  __syncthreads();
+  launch_dependents();  // the next grid may set itself up while this one runs
+  // Four warpgroups have 128 registers a thread; the sums want more.
+  if (warp >= kGradientMathThreads / 32) {
+    give_up_registers<32>();
+    if (threadIdx.x == kGradientMathThreads) Kernel::produce(p, item, stages, bars);
+  } else {
+    take_registers<160>();
+    const typename Kernel::Team team(p, item, stages);  // tables older than the previous grid
+    wait_for_previous_grid();
+    if (team.joined()) {
+      Kernel::template consume<true>(p, item, team, stages, bars);
+    } else {
+      Kernel::template consume<false>(p, item, team, stages, bars);
+    }
+  }
+}
+
+}  // namespace cks::cuda::hopper

@@ -1,0 +1,51 @@
+// The passes around the Hopper weight gradient: their arguments, and where to find them.
+#pragma once
+#include <vector_types.h>
+
+#include "ops_cuda/hopper/gradient_schedule.h"
+
+namespace cks::cuda::hopper {
+
+// Floats become halves, scaled by a power of two for each channel so that its largest finite magnitude lies in [2^14,
+// 2^15): as many digits as TF32 has. With two planes the second holds what the first leaves, and together they have 22.
+// A value 2^-29 (two planes: 2^-17) of its channel's largest or smaller loses digits.
+struct ScaledTensor {
+  const float* from;
+  void* to;            // [pixels][planes][pitch]
+  float* largest;      // [ranges][pitch]
+  int32_t* exponents;  // [pitch]: the powers
+  int64_t pixels;
+  int channels, pitch;  // of floats, of halves; multiples of 4
+  int ranges, slices;   // of pixels, of 64 channels: one block for each pair
+};
+struct ScaleParams {
+  ScaledTensor tensors[2];
+};
+inline constexpr int kScaleThreads = 768;
+
+struct SumParams {
+  const float4* partials;
+  const GradientSums* sums;                  // [tap]
+  const int32_t *k_exponents, *c_exponents;  // null: no scale
+  void* dw;
+  int K, C, taps, k_squares, c_squares;
+};
+inline constexpr int kSumThreads = 384;           // at most
+inline constexpr int kSumSharedBytes = 48 << 10;  // what a block gets without asking
+constexpr int sum_blocks_of_square(int groups) { return 32 * groups; }
+constexpr int sum_shared_bytes(int groups, int taps) { return 16 / groups * 8 * taps * int(sizeof(float)); }
+
+#ifdef __CUDACC__
+// v * 2^exponent for what two scales add up to, which one float may not hold.
+__device__ inline float times_power(float v, int exponent) {
+  const int half = exponent / 2;
+  return v * __int_as_float((127 + half) << 23) * __int_as_float((127 + exponent - half) << 23);
+}
+#endif
+
+// __global__ functions: of one ScaleParams, a block for each range and slice of both tensors, and of one SumParams.
+const void* largest_kernel();
+const void* scale_kernel(int planes);
+const void* sum_kernel(DataType, int groups);  // groups: 1, 4 or 8
+
+}  // namespace cks::cuda::hopper

@@ -1,0 +1,287 @@
+// The host's half of the Hopper weight gradient: tensor maps and launches.
+#include "ops_cuda/hopper/weight_gradient.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "ops_cuda/error.h"
+#include "ops_cuda/hopper/gradient_passes.h"
+#include "ops_cuda/hopper/tensor_map.h"
+#include "ops_cuda/kernel.h"
+
+namespace cks::cuda {
+namespace {
+
+using namespace hopper;
+
+// A channels-last tensor of 16-bit elements, whose pixels a map has in the order of a BoxLayout, and the box of 64
+// channels that a copy moves: every `step`-th pixel along each axis.
+struct BoxedPixels {
+  CUtensorMapDataType type;
+  std::array<cuuint64_t, 5> extent;  // channels first
+  std::array<cuuint64_t, 4> pitch;   // bytes, of the axes after the channels
+  std::array<cuuint32_t, 5> span, step;
+
+  BoxedPixels(CUtensorMapDataType type, int64_t channels, const Dims& size, int64_t images, bool images_inner,
+              const Axes& box, const Dims& stride)
+      : type(type) {
+    const uint64_t w = uint64_t(channels) * 2, h = w * uint64_t(size[2]), d = h * uint64_t(size[1]),
+                   n = d * uint64_t(size[0]);
+    const auto ordered = [&](auto images_value, auto of_d, auto of_h, auto of_w) {
+      using T = decltype(images_value);
+      return images_inner ? std::array<T, 4>{images_value, T(of_w), T(of_h), T(of_d)}
+                          : std::array<T, 4>{T(of_w), T(of_h), T(of_d), images_value};
+    };
+    const auto sizes = ordered(uint64_t(images), size[0], size[1], size[2]);
+    pitch = ordered(cuuint64_t(n), d, h, w);
+    const auto steps = ordered(cuuint32_t(1), stride[0], stride[1], stride[2]);
+    extent[0] = cuuint64_t(channels), span[0] = kSquare, step[0] = 1;
+    for (int a = 0; a < 4; ++a)
+      extent[a + 1] = sizes[a], step[a + 1] = steps[a], span[a + 1] = cuuint32_t(box[a]) * steps[a];
+  }
+
+  CUtensorMap map(const void* base) const {
+    return make_tensor_map(type, CU_TENSOR_MAP_SWIZZLE_128B, base, extent, pitch, span, step);
+  }
+};
+
+// Pieces of one allocation, each aligned.
+class Layouter {
+ public:
+  size_t take(size_t bytes) {
+    const size_t at = end_;
+    end_ += size_t(round_up(int64_t(bytes), kWorkspaceAlignment));
+    return at;
+  }
+  size_t bytes() const { return end_; }
+
+ private:
+  size_t end_ = 0;
+};
+
+// The schedule's tables, copied to the device together.
+class GradientTables {
+ public:
+  explicit GradientTables(const GradientSchedule& s)
+      : items_(add(s.items)),
+        places_(add(s.places)),
+        masks_(add(s.masks)),
+        slots_(add(s.slots)),
+        parts_(add(s.parts)),
+        num_parts_(add(s.num_parts)),
+        sums_(add(s.sums)),
+        copy_(bytes_.data(), bytes_.size()) {
+    bytes_.clear();
+  }
+  void point(GradientParams& p) const {
+    p.items = at<GradientItem>(items_), p.places = at<GradientPlace>(places_), p.masks = at<uint32_t>(masks_);
+    p.slots = at<GradientSlot>(slots_), p.parts = at<GradientPlace>(parts_), p.num_parts = at<int32_t>(num_parts_);
+  }
+  const GradientSums* sums() const { return at<GradientSums>(sums_); }
+
+ private:
+  template <class T>
+  size_t add(const std::vector<T>& v) {
+    const size_t begin = size_t(round_up(int64_t(bytes_.size()), kWorkspaceAlignment));
+    bytes_.resize(begin + v.size() * sizeof(T));
+    std::copy_n(reinterpret_cast<const char*>(v.data()), v.size() * sizeof(T), bytes_.begin() + int64_t(begin));
+    return begin;
+  }
+  template <class T>
+  const T* at(size_t begin) const {
+    return reinterpret_cast<const T*>(copy_.data() + begin);
+  }
+  std::vector<char> bytes_;
+  size_t items_, places_, masks_, slots_, parts_, num_parts_, sums_;
+  DeviceCopy copy_;
+};
+
+template <class Params>
+void launch_after(const char* doing, const void* function, int64_t blocks, int threads, size_t shared_bytes,
+                  Stream stream, Params& params) {
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = dim3(unsigned(blocks)), launch.blockDim = dim3(unsigned(threads));
+  launch.dynamicSmemBytes = shared_bytes, launch.stream = stream, launch.attrs = &attribute, launch.numAttrs = 1;
+  void* arguments[] = {&params};
+  check(cudaLaunchKernelExC(&launch, function, arguments), doing);
+}
+
+// The high word of the descriptors of an operand whose groups of 8 pixels lie `group` bytes apart: rows of 128 bytes in
+// the 128-byte swizzle.
+uint32_t descriptor_high(int group) { return uint32_t(group) >> 4 | 1u << 30; }
+
+int planes_of(DataType type, Precision precision) {
+  return type == DataType::kFloat && precision == Precision::kFP32 ? 2 : 1;
+}
+
+class HopperGradient : public WeightGradientKernel {
+ public:
+  HopperGradient(const Problem& p, DataType type, const GradientOperands& o, const GradientSchedule& s)
+      : type_(type), planes_(o.planes), tables_(s), blocks_(int(s.items.size())) {
+    const Filter& f = p.filter;
+    sum_ = {nullptr,
+            tables_.sums(),
+            nullptr,
+            nullptr,
+            nullptr,
+            int(f.K),
+            int(f.C),
+            int(f.taps()),
+            int(ceil_div(f.K, kSquare)),
+            int(ceil_div(f.C, kSquare))};
+    int splits = 0;
+    for (const GradientSums& sums : s.sums) splits = std::max(splits, sums.splits);
+    sum_groups_ = splits >= 32 ? 8 : splits >= 8 ? 4 : 1;
+    while (sum_shared_bytes(sum_groups_, sum_.taps) > kSumSharedBytes) sum_groups_ = sum_groups_ == 1 ? 4 : 8;
+    // Few splits: each warp has several taps' loads in flight. Many: a warp for each tap.
+    const int taps_at_once = sum_groups_ == 1 ? 3 : 1, most = kSumThreads / 32;
+    const int warps = std::min((sum_.taps + taps_at_once - 1) / taps_at_once, most);
+    sum_threads_ = std::max(2, warps) * 32;
+    direct_ = s.direct;
+    if (!direct_) partials_at_ = layout_.take(size_t(s.partial_squares) * kSquare * kSquare * sizeof(float));
+    if (blocks_ == 0) return;
+
+    if (type == DataType::kFloat) {
+      const int multiprocessors = current_device().multiprocessors;
+      const int64_t pixels[2] = {p.N * volume(p.output), p.N * volume(p.input)}, channels[2] = {f.K, f.C};
+      const double elements = double(pixels[0] * channels[0]) + double(pixels[1] * channels[1]);
+      for (int i = 0; i < 2; ++i) {
+        ScaledTensor& t = scale_.tensors[i];
+        t.pixels = pixels[i], t.channels = int(channels[i]), t.pitch = int(round_up(channels[i], 8));
+        t.slices = int(ceil_div(t.pitch, kSquare));
+        // Two blocks on every multiprocessor, shared by size; no block with less than a few rounds of its threads.
+        const double share = 2.0 * multiprocessors * double(pixels[i] * channels[i]) / elements;
+        t.ranges = int(std::clamp<int64_t>(int64_t(share / t.slices + 0.5), 1, std::max<int64_t>(1, pixels[i] / 64)));
+        scaled_at_[i] = layout_.take(size_t(t.pixels) * size_t(t.pitch * planes_) * sizeof(uint16_t));
+        largest_at_[i] = layout_.take(size_t(t.ranges) * size_t(t.pitch) * sizeof(float));
+        exponents_at_[i] = layout_.take(size_t(t.pitch) * sizeof(int32_t));
+      }
+      params_.dy_plane = scale_.tensors[0].pitch, params_.x_plane = scale_.tensors[1].pitch;
+    }
+    const CUtensorMapDataType element =
+        type == DataType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+    const auto width = [&](int64_t channels) {
+      return type == DataType::kFloat ? planes_ * round_up(channels, 8) : channels;
+    };
+    dy_.emplace(element, width(f.K), p.output, p.N, s.layout.images_inner, s.layout.box, Dims{1, 1, 1});
+    x_.emplace(element, width(f.C), p.input, p.N, s.layout.images_inner, s.x_box, p.stride);
+
+    tables_.point(params_);
+    params_.stride = to_int3(p.stride);
+    params_.images_inner = s.layout.images_inner, params_.box_images = s.layout.box[s.layout.images_inner ? 0 : 3];
+    params_.direct = s.direct, params_.dw_is_float = type == DataType::kFloat;
+    params_.K = int(f.K), params_.C = int(f.C), params_.taps = int(f.taps());
+    params_.k_squares = sum_.k_squares, params_.c_squares = sum_.c_squares;
+    params_.tile_k = s.tile_k, params_.tile_c = s.tile_c, params_.max_parts = s.max_parts;
+    params_.stages = s.stages, params_.stage_bytes = s.stage_bytes;
+    params_.a_bytes = s.a_bytes(), params_.b_bytes = s.b_bytes();
+    const auto copied = [](const Axes& box) { return box[0] * box[1] * box[2] * box[3] * kSquare * 2; };
+    params_.a_copied = copied(s.layout.box), params_.b_copied = copied(s.x_box);
+    params_.a_plane = s.tile_k * s.a_bytes(), params_.b_plane = s.max_parts * s.tile_c * s.b_bytes();
+    params_.high_a = descriptor_high(s.group_a), params_.high_b = descriptor_high(s.group_b);
+    for (size_t i = 0; i < s.step_a.size(); ++i) params_.steps[i] = uint32_t(s.step_a[i]) | uint32_t(s.step_b[i]) << 16;
+
+    function_ = type == DataType::kBFloat16 ? bfloat16_gradient() : half_gradient(planes_);
+    shared_bytes_ = s.shared_bytes(size_of(type));
+    // The limit is the function's, and other gradients launch the same function with more stages or fewer.
+    cudaFuncAttributes attributes;
+    check(cudaFuncGetAttributes(&attributes, function_), "loading the Hopper weight gradient");
+    check(cudaFuncSetAttribute(function_, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               current_gradient_machine().shared_bytes - int(attributes.sharedSizeBytes)),
+          "preparing the Hopper weight gradient");
+  }
+
+  size_t workspace_bytes() const override { return layout_.bytes(); }
+  const char* name() const override { return "hopper wgmma"; }
+
+  void run(const void* x, const void* dy, void* dw, void* workspace, Stream stream) const override {
+    require_aligned(x, "X"), require_aligned(dy, "dY"), require_aligned(dw, "dW");
+    char* const scratch = static_cast<char*>(workspace);
+    GradientParams params = params_;
+    SumParams sum = sum_;
+    params.partials = reinterpret_cast<float4*>(scratch + partials_at_);
+    sum.partials = params.partials, sum.dw = dw;
+    if (blocks_ > 0) {
+      if (type_ == DataType::kFloat) {
+        ScaleParams scale = scale_;
+        const void* const from[2] = {dy, x};
+        int blocks = 0;
+        for (int i = 0; i < 2; ++i) {
+          ScaledTensor& t = scale.tensors[i];
+          t.from = static_cast<const float*>(from[i]), t.to = scratch + scaled_at_[i];
+          t.largest = reinterpret_cast<float*>(scratch + largest_at_[i]);
+          t.exponents = reinterpret_cast<int32_t*>(scratch + exponents_at_[i]);
+          blocks += t.ranges * t.slices;
+        }
+        launch_after("launching the search for the largest values", largest_kernel(), blocks, kScaleThreads, 0, stream,
+                     scale);
+        launch_after("launching the conversion to halves", scale_kernel(planes_), blocks, kScaleThreads, 0, stream,
+                     scale);
+        dy = scale.tensors[0].to, x = scale.tensors[1].to;
+        sum.k_exponents = scale.tensors[0].exponents, sum.c_exponents = scale.tensors[1].exponents;
+      }
+      params.dy = dy_->map(dy), params.x = x_->map(x);
+      params.dw = dw, params.k_exponents = sum.k_exponents, params.c_exponents = sum.c_exponents;
+      launch_after("launching the Hopper weight gradient", function_, blocks_, kGradientBlockThreads, shared_bytes_,
+                   stream, params);
+    }
+    if (direct_) return;
+    const int64_t sum_blocks = int64_t(sum.k_squares) * sum.c_squares * sum_blocks_of_square(sum_groups_);
+    launch_after("launching the sum of the weight gradient's parts", sum_kernel(type_, sum_groups_), sum_blocks,
+                 sum_threads_, size_t(sum_shared_bytes(sum_groups_, sum.taps)), stream, sum);
+  }
+
+ private:
+  DataType type_;
+  int planes_;
+  GradientTables tables_;
+  int blocks_;
+  std::optional<BoxedPixels> dy_, x_;
+  GradientParams params_{};
+  ScaleParams scale_{};
+  SumParams sum_{};
+  Layouter layout_;
+  size_t partials_at_ = 0, scaled_at_[2] = {}, largest_at_[2] = {}, exponents_at_[2] = {};
+  const void* function_ = nullptr;
+  size_t shared_bytes_ = 0;
+  bool direct_;
+  int sum_groups_, sum_threads_;
+};
+
+}  // namespace
+
+hopper::GradientMachine hopper::current_gradient_machine() {
+  GradientMachine m;
+  int device;
+  check(cudaGetDevice(&device), "looking for a GPU");
+  check(cudaDeviceGetAttribute(&m.multiprocessors, cudaDevAttrMultiProcessorCount, device), "asking what the GPU is");
+  check(cudaDeviceGetAttribute(&m.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "asking what the GPU is");
+  return m;
+}
+
+hopper::GradientOperands hopper::gradient_operands(DataType type, Precision precision) {
+  return {planes_of(type, precision)};
+}
+
+bool hopper_takes_gradient(const Problem& p, DataType type, Layout layout, const Device& device) {
+  const int64_t chunk = 16 / int64_t(size_of(type));
+  return device.capability == 90 && layout == Layout::kNHWC && p.filter.C % chunk == 0 && p.filter.K % chunk == 0 &&
+         hopper::can_implement_gradient(p);
+}
+
+std::unique_ptr<WeightGradientKernel> make_hopper_gradient(const Problem& p, DataType type, Precision precision) {
+  const GradientOperands operands = gradient_operands(type, precision);
+  return make_scheduled_gradient(p, type, precision, choose_gradient_schedule(p, operands, current_gradient_machine()));
+}
+
+std::unique_ptr<WeightGradientKernel> hopper::make_scheduled_gradient(const Problem& p, DataType type,
+                                                                      Precision precision,
+                                                                      const GradientSchedule& schedule) {
+  return std::make_unique<HopperGradient>(p, type, gradient_operands(type, precision), schedule);
+}
+
+}  // namespace cks::cuda

@@ -1,0 +1,51 @@
+// The arguments of the Hopper weight gradient's kernels, and where to find them.
+#pragma once
+#include <cuda.h>
+#include <vector_types.h>
+
+#include "ops_cuda/device_plan.h"
+#include "ops_cuda/hopper/gradient_schedule.h"
+#include "ops_cuda/kernel.h"
+
+namespace cks::cuda::hopper {
+
+struct GradientParams {
+  CUtensorMap dy, x;
+  const GradientItem* items;
+  const GradientPlace* places;
+  const uint32_t* masks;                     // [place][square]
+  const GradientSlot* slots;                 // [tap set][square]
+  const GradientPlace* parts;                // [tap set][max_parts]
+  const int32_t* num_parts;                  // [tap set]
+  float4* partials;                          // squares, in accumulator order
+  void* dw;                                  // where the squares go at once, if `direct`
+  const int32_t *k_exponents, *c_exponents;  // of scaled floats; null: no scale
+  int direct, dw_is_float;
+  int K, C, taps;
+  Int3 stride;
+  int images_inner, box_images;  // how many images a box has
+  int k_squares, c_squares;      // of dW
+  int tile_k, tile_c, max_parts;
+  int stages, stage_bytes;
+  int a_bytes, b_bytes;       // of a box in shared memory
+  int a_copied, b_copied;     // what a copy of it moves
+  int a_plane, b_plane;       // from a stage's first half of an operand to the second, in bytes
+  int dy_plane, x_plane;      // likewise in the tensors, in channels
+  uint32_t high_a, high_b;    // of descriptors
+  uint32_t steps[kMaxSteps];  // where a k-step begins in the boxes of dY (low half) and X, in 16 bytes
+};
+
+// __global__ functions of one GradientParams, a block for each item.
+// The producer is a warpgroup too, so that it can leave its registers to the others.
+inline constexpr int kGradientMathThreads = kGradientTeams * 128, kGradientBlockThreads = kGradientMathThreads + 128;
+const void* half_gradient(int planes);
+const void* bfloat16_gradient();
+
+GradientMachine current_gradient_machine();
+GradientOperands gradient_operands(DataType, Precision);
+
+// The weight gradient as this schedule has it, on the current device.
+std::unique_ptr<WeightGradientKernel> make_scheduled_gradient(const Problem&, DataType, Precision,
+                                                              const GradientSchedule&);
+
+}  // namespace cks::cuda::hopper
