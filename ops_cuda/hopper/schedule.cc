@@ -45,30 +45,48 @@ int stages_that_fit(const Config& c, const Operands& o, const Machine& m) {
 }
 
 // What a k-block, a tile and a part of a tile cost a block, in cycles. The constants make the model choose, over the
-// layers that benchmarks/hopper_sweep times on an H200 in fp16 and TF32, configurations as near the fastest as it can
-// (docs/notebook.md).
+// layers that benchmarks/hopper_sweep times on an H200 in fp16, TF32 and strict fp32, configurations as near the
+// fastest as it can (docs/notebook.md).
 struct Cost {
-  double k_block, tile, part, last_tile, start;
+  double k_block, tile;
+  double part, many_parts;  // in addition: of a tile that is cut, and of one whose parts are more than a block adds up
+  double last_tile, start;
+
+  double of_cut(int parts) const { return (parts > 1 ? part : 0) + (parts > 3 ? many_parts : 0); }
 };
+
+// The least that a k-block takes where a warpgroup waits for itself (by columns too), and where two fill each other's
+// gaps. Floats are converted on the way.
+struct Latency {
+  double solo, solo_column, others;
+};
+Latency latency_of(const Operands& o) {
+  if (o.element_bytes == 2) return {15.2, 0.3, 130};
+  return o.products == 1 ? Latency{383, 0.135, 168} : Latency{606, 0.276, 362};
+}
 
 Cost model(const Config& c, const Box& box, const Operands& o, int stages, int busy_blocks, const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
-  const double multiply = 1.06 * s.bm() / 64 * 2.0 * s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1) * share;
+  const double multiply = 1.15 * s.bm() / 64 * 2.0 * s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1) * share;
   // All SMs together are bound by L2, one alone by what it can have in flight.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
   const double bytes = box.pixels() * kBlockBytes + s.bn * filter_row(o.element_bytes, o.products) * 2.0;
-  const double load = bytes / (91 - 47 * busy) * share;
-  const double latency = (s.team == Team::kSolo ? 145 + 0.11 * s.bn : 32) + 2180.0 / (stages - 1);
-  const double store = 394 + 0.19 * s.bm() * s.bn * o.element_bytes * share;
-  const double split = c.splits > 1 ? 2750 + 147 * c.splits : 0;
+  const double load = bytes / (119.5 - 74.7 * busy) * share;
+  const Latency least = latency_of(o);
+  const double latency =
+      1557.0 / (stages - 1) + (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
+                                                     : least.others * (0.7 + 0.3 * s.row_blocks * s.bn / 128));
+  const double store = 2344 + 0.15 * s.bm() * s.bn * o.element_bytes * share;
+  const double split = c.splits > 1 ? 1444 + 346 * c.splits : 0;
   Cost cost{.k_block = std::max({multiply, load, latency}),
             .tile = store + split,
-            .part = 1290 + 0.94 * s.bm() * s.bn,
+            .part = 2104 + 1.2 * s.bm() * s.bn,
+            .many_parts = 3199,
             .last_tile = 0,
             .start = 1500};
   // Half of the threads store a tile: that takes longer, but only the last one of a block shows in full.
-  if (s.team == Team::kAlternate) cost.tile = 54 + 0.42 * store, cost.last_tile = 2.7 * store;
+  if (s.team == Team::kAlternate) cost.tile = 41 + 0.56 * store, cost.last_tile = 0.817 * store;
   return cost;
 }
 
@@ -107,8 +125,7 @@ std::vector<Part> cut_tiles(const Setting& s, int cap) {
   std::vector<Part> parts;
   for (int tile = 0; tile < int(s.plan->tiles.size()); ++tile) {
     const int length = s.plan->tiles[tile].num_taps * s.channel_blocks, n = std::max(1, int(ceil_div(length, cap)));
-    const double cycles =
-        s.cost.tile + (n > 1 ? s.cost.part : 0) + s.cost.k_block * length / n / s.schedule.config.splits;
+    const double cycles = s.cost.tile + s.cost.of_cut(n) + s.cost.k_block * length / n / s.schedule.config.splits;
     for (int column = 0; column < s.columns; ++column)
       for (int part = 0; part < n; ++part) parts.push_back({cycles, tile, column, part, n});
   }

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -310,6 +311,82 @@ bool check_planned_together(std::mt19937& random) {
   return true;
 }
 
+// Errors as shares of the sum of magnitudes: their squares' sum, and the largest (its bits: positive floats are ordered
+// as those).
+struct Errors {
+  double squares;
+  unsigned largest;
+};
+
+__global__ void measure_errors(Shapes s, const float* x, const float* w, const float* y, int64_t count,
+                               Errors* errors) {
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
+    const int64_t pixel = i / s.K, pixels = s.output.d * s.output.h * s.output.w;
+    const Size o{pixel % pixels / s.output.w / s.output.h, pixel / s.output.w % s.output.h, pixel % s.output.w};
+    const Sum sum = convolution_at(s, x, w, pixel / pixels, i % s.K, o);
+    const double error = fabs(double(y[i]) - sum.value) / sum.magnitude;
+    atomicAdd(&errors->squares, error * error);
+    atomicMax(&errors->largest, __float_as_uint(float(error)));
+  }
+}
+
+// A strict float convolution on tensor cores must not be less exact than one of fused multiply-adds: of signed values,
+// of ones with all signs alike (as after ReLU), and of rows and channels of very different sizes.
+bool check_strict_accuracy(std::mt19937& random) {
+#ifdef ORT_CKS_HOPPER
+  const cuda::Device device = cuda::current_device();
+  cuda::ConvolutionSpec spec{{}, DataType::kFloat, Layout::kNHWC, Precision::kFP32, {}};
+  Problem& p = spec.problem;
+  p.N = 2, p.filter.K = 64, p.filter.extent = {1, 3, 3}, p.pad = {0, 1, 1}, p.input = p.output = {1, 14, 14};
+  if (device.capability != 90) return true;
+  bool passed = true;
+  std::printf("errors of strict float, rms and largest: tensor cores, then fused multiply-adds\n");
+  std::normal_distribution<float> normal;
+  std::uniform_int_distribution<int> octave(-10, 10);
+  for (const int64_t channels : {64, 512, 2048}) {
+    for (const char* kind : {"signed", "positive", "of all sizes"}) {
+      p.filter.C = channels;
+      const int64_t pixels = p.N * volume(p.input), outputs = pixels * p.filter.K;
+      std::vector<float> of_x(size_t(pixels * channels)), of_w(size_t(p.filter.elements()));
+      std::vector<float> of_channel(size_t(channels), 1.f);
+      if (*kind == 'o')
+        for (float& v : of_channel) v = std::ldexp(1.f, octave(random));
+      for (size_t i = 0; i < of_x.size(); ++i)
+        of_x[i] = (*kind == 'p' ? std::fabs(normal(random)) : normal(random)) * of_channel[i % size_t(channels)];
+      for (float& v : of_w) v = *kind == 'p' ? std::fabs(normal(random)) : normal(random);
+      Buffer x(of_x.size() * 4), w(of_w.size() * 4), y(size_t(outputs) * 4);
+      must(cudaMemcpy(x.data(), of_x.data(), x.bytes(), cudaMemcpyHostToDevice));
+      must(cudaMemcpy(w.data(), of_w.data(), w.bytes(), cudaMemcpyHostToDevice));
+      double rms[2], largest[2];
+      for (const bool portable : {false, true}) {
+        Buffer packed(portable ? cuda::portable_filter_bytes(spec.use()) : cuda::hopper_filter_bytes(spec.use()));
+        (portable ? cuda::pack_portable_filter : cuda::pack_hopper_filter)(spec.use(), w.data(), packed.data(),
+                                                                           nullptr);
+        const auto kernel = portable ? cuda::make_portable_conv(spec, device) : cuda::make_hopper_conv(spec);
+        const Buffer workspace(kernel->workspace_bytes());
+        kernel->run(x.data(), packed.data(), nullptr, nullptr, y.data(), workspace.data(), nullptr);
+        Buffer found(sizeof(Errors));
+        must(cudaMemset(found.data(), 0, sizeof(Errors)));
+        measure_errors<<<256, 128>>>(to_shapes(p, spec.layout), reinterpret_cast<const float*>(x.data()),
+                                     reinterpret_cast<const float*>(w.data()), reinterpret_cast<const float*>(y.data()),
+                                     outputs, reinterpret_cast<Errors*>(found.data()));
+        Errors errors;
+        must(cudaMemcpy(&errors, found.data(), sizeof(Errors), cudaMemcpyDeviceToHost));
+        rms[portable] = std::sqrt(errors.squares / double(outputs));
+        largest[portable] = std::bit_cast<float>(errors.largest);
+      }
+      std::printf("  %4d channels, %-12s %.2e %.2e   %.2e %.2e\n", int(channels), kind, rms[0], largest[0], rms[1],
+                  largest[1]);
+      passed &= rms[0] <= rms[1] && largest[0] <= largest[1];
+    }
+  }
+  if (!passed) std::printf("FAILED: tensor cores are less exact\n");
+  return passed;
+#else
+  return true;
+#endif
+}
+
 template <class T>
 bool check_convolution_case(const Case& c, std::mt19937& random) {
   const Problem& p = c.problem;
@@ -463,6 +540,7 @@ int main(int argc, char** argv) {
   int failed = 0, done = 0;
   try {
     failed += as_capability == 0 && !check_planned_together(random);
+    failed += as_capability == 0 && !check_strict_accuracy(random);
     for (int i = 0; i < problems && failed < 10; ++i) {
       const Case c = random_case(random, i % 2 ? Operator::kConvTranspose : Operator::kConv);
       failed += !check_convolution_case<float>(c, random);
