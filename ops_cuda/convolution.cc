@@ -20,13 +20,13 @@ Device current_device() {
 
 namespace {
 
-#ifdef ORT_CKS_HOPPER
-// Floats have a packed form of their own there, which the kernels for few channels do not read.
 bool is_on_hopper(const FilterUse& use, const Device& device) {
-  const bool may_go_elsewhere = use.type == DataType::kFloat && may_have_few_channels(use);
-  return !is_direct(use.filter) && !may_go_elsewhere && hopper_takes(use, device);
-}
+#ifdef ORT_CKS_HOPPER
+  return choose_form(use, device) == FilterForm::kHopper;
+#else
+  return false;
 #endif
+}
 
 std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Device& device) {
   switch (choose_family(spec, device)) {

@@ -1,5 +1,6 @@
 // What a kernel family offers to the dispatch in convolution.cc.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -34,8 +35,14 @@ class ConvolutionKernel {
   virtual const char* name() const = 0;
 };
 
-// sm_90a: TMA and wgmma, for NHWC tensors whose channels fill 16 bytes.
-bool hopper_takes(const FilterUse&, const Device&);
+// sm_90a: TMA and wgmma, for NHWC tensors. A tile does not span groups; a tensor map wants rows of whole 16 bytes (X's
+// are padded to that), and steps over a few elements at most.
+inline bool hopper_takes(const FilterUse& use, const Device& device) {
+  constexpr int64_t kMostElementStride = 8;
+  return device.capability == 90 && use.layout == Layout::kNHWC && use.filter.groups == 1 &&
+         use.filter.K * int64_t(size_of(use.type)) % 16 == 0 &&
+         std::ranges::all_of(use.stride, [](int64_t stride) { return stride <= kMostElementStride; });
+}
 std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec&);
 size_t hopper_filter_bytes(const FilterUse&);
 void pack_hopper_filter(const FilterUse&, const void* w_onnx, void* packed, Stream);

@@ -58,8 +58,11 @@ bool few_outputs_can(const ConvolutionSpec& spec, const Device& device) {
          plan_few_outputs(spec.problem, spec.type, device.multiprocessors, half_of_shared(device));
 }
 
-bool may_have_few_channels(const FilterUse& use) {
-  return few_inputs_pays(use.filter, use.type) || use.filter.K <= kFewOutputs;
+FilterForm choose_form(const FilterUse& use, const Device& device) {
+  const Filter& f = use.filter;
+  const bool may_have_few_channels = few_inputs_pays(f, use.type) || f.K <= kFewOutputs;
+  if (is_direct(f) || (use.type == DataType::kFloat && may_have_few_channels)) return FilterForm::kPortable;
+  return hopper_takes(use, device) ? FilterForm::kHopper : FilterForm::kPortable;
 }
 
 Family choose_family(const ConvolutionSpec& spec, const Device& device) {

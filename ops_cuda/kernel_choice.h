@@ -13,8 +13,11 @@ enum class Family {
 };
 Family choose_family(const ConvolutionSpec&, const Device&);
 
-// Whether the choice may be kFewInputs or kFewOutputs, of a convolution that the Hopper kernel could serve too.
-bool may_have_few_channels(const FilterUse&);
+// The form a filter is packed in before shapes are known. Every family reads the portable form. On Hopper floats have
+// one of their own, which the Hopper kernel alone reads: what may go to another family once shapes are known, does not
+// get it. (16-bit filters look the same in both.)
+enum class FilterForm { kPortable, kHopper };
+FilterForm choose_form(const FilterUse&, const Device&);
 
 // What a family can serve at all, be it the best choice or not.
 bool depthwise_can(const ConvolutionSpec&);

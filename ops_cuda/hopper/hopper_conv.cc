@@ -213,10 +213,6 @@ class HopperConv : public ConvolutionKernel {
 
 }  // namespace
 
-bool hopper_takes(const FilterUse& use, const Device& device) {
-  return device.capability == 90 && use.layout == Layout::kNHWC && hopper::can_implement(use);
-}
-
 size_t hopper_filter_bytes(const FilterUse& use) {
   return use.type == DataType::kFloat ? halves_filter(use).bytes() : portable_filter_bytes(use);
 }

@@ -111,8 +111,6 @@ struct HopperConv {
   static constexpr int kStagedBytes = kStaged * BM * kSlabBytes;
   // wgmma groups in flight: with one warpgroup nobody else fills the gap that draining leaves.
   static constexpr int kInFlight = kRowBlocks * BN >= 128 && kTeam != Team::kSolo ? 1 : 3;
-  // k-blocks of floats between two waits. One warpgroup waits for itself: two, so that it does so half as often.
-  static constexpr int kAtOnce = kHalves && !kSplit && kTeam != Team::kShared && kRowBlocks == 1 ? 2 : 1;
   static constexpr bool kCanBeCut = kShape.can_be_cut();
   // Twelve warps have 168 registers each, unless those that copy give some up.
   static constexpr bool kTakesRegisters = kHalves && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;
@@ -299,12 +297,10 @@ struct HopperConv {
     int stages, vote;  // vote: a named barrier of this warpgroup
     PipelineState at{};
     __device__ void wait() const { barrier_wait(full + at.stage * 8, at.parity); }
-    // What lies in the stage has been multiplied.
-    __device__ void release(int stage) const {
+    // The k-block `ago` blocks before the current one has been multiplied.
+    __device__ void release(int ago) const {
+      const int stage = at.stage >= ago ? at.stage - ago : at.stage - ago + stages;
       if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage * 8);
-    }
-    __device__ void release_before(int ago) const {
-      release(at.stage >= ago ? at.stage - ago : at.stage - ago + stages);
     }
     __device__ void advance() { at.advance(stages); }
   };
@@ -337,27 +333,23 @@ struct HopperConv {
           wgmma<T, BN>(acc[m], descriptor<128>(a + m * (64 * 128 >> 4) + k * 2), descriptor<128>(b + k * 2));
       wgmma_commit();
       wgmma_wait<kInFlight>();
-      if (i >= kInFlight) ring.release_before(kInFlight);
+      if (i >= kInFlight) ring.release(kInFlight);
       ring.advance();
     }
     last_block_seen();
     wgmma_wait<0>();
     changed(acc);
-    for (int ago = min(count, kInFlight); ago > 0; --ago) ring.release_before(ago);
+    for (int ago = min(count, kInFlight); ago > 0; --ago) ring.release(ago);
   }
 
-  // A through registers, as halves: the next k-blocks are converted while the current ones are multiplied. Where rows
+  // A through registers, as halves: the next k-block is converted while the current one is multiplied. Where its rows
   // outgrow their scales, what is under way is finished first.
   template <class F>
   static __device__ void multiply_halves(Ring& ring, int count, int first_row, int pixels, Accumulators& sum,
                                          F last_block_seen) {
-    struct Block {
-      int stage;
-      HalfRows<kRowBlocks, kSplit> rows;
-    };
-    using Blocks = Block[kAtOnce];
+    using Rows = HalfRows<kRowBlocks, kSplit>;
     RowScales<kRowBlocks> scales(first_row, pixels);
-    Accumulators products;  // of the current k-blocks, where products are split
+    Accumulators products;  // of one k-block, where products are split
     // Calls f with the accumulators of a row: of four of a thread, the first two are of row 0, the others of row 1.
     const auto for_row = [](Accumulators& acc, int m, int row, auto f) {
 #pragma unroll
@@ -367,108 +359,71 @@ struct HopperConv {
 #pragma unroll
       for (int m = 0; m < kRowBlocks; ++m) f(m, 0), f(m, 1);
     };
-    const auto rows_at = [&](int stage) { return ring.a + stage * kStageBytes; };
-    // Waits for the next k-blocks, and makes scales that they fit.
-    const auto begin = [&]<int kBlocks>(Block(&blocks)[kBlocks]) {
-#pragma unroll
-      for (Block& block : blocks) {
-        ring.wait();
-        block.stage = ring.at.stage;
-        ring.advance();
-        scales.enlarge(rows_at(block.stage), [&](int m, int row, float factor) {
-          if constexpr (!kSplit) for_row(sum, m, row, [=](float& v, int, int) { v *= factor; });
-        });
-      }
-#pragma unroll
-      for (Block& block : blocks) scales.convert(rows_at(block.stage), block.rows);
-    };
-    const auto issue = [&]<int kBlocks>(const Block(&blocks)[kBlocks]) {
+    const auto rows_now = [&] { return ring.a + ring.at.stage * kStageBytes; };
+    // Multiplies the current k-block, which is in `now`, and converts the one after it. Whether that fitted.
+    const auto turn = [&](bool alone, bool more, const Rows& now, Rows& next) {
+      const uint32_t b = ring.b + ring.at.stage * (kStageBytes >> 4);
       Accumulators& into = kSplit ? products : sum;
       wgmma_fence();
+      // The filter's row: 32 high halves, then, where products are split, 32 low ones. Small products first.
 #pragma unroll
-      for (int i = 0; i < kBlocks; ++i) {
-        // The filter's row: 32 high halves, then, where products are split, 32 low ones. Small products first.
-        const auto& rows = blocks[i].rows;
-        const uint32_t b = ring.b + blocks[i].stage * (kStageBytes >> 4);
+      for (int step = 0; step < (kSplit ? 2 : 0); ++step)
 #pragma unroll
-        for (int step = 0; step < (kSplit ? 2 : 0); ++step)
+        for (int m = 0; m < kRowBlocks; ++m) {
+          wgmma<BN>(into[m], now.low[m][step], descriptor<kFilterRowBytes>(b + step * 2), step > 0);
+          wgmma<BN>(into[m], now.high[m][step], descriptor<kFilterRowBytes>(b + 4 + step * 2), true);
+        }
 #pragma unroll
-          for (int m = 0; m < kRowBlocks; ++m) {
-            wgmma<BN>(into[m], rows.low[m][step], descriptor<kFilterRowBytes>(b + step * 2), i + step > 0);
-            wgmma<BN>(into[m], rows.high[m][step], descriptor<kFilterRowBytes>(b + 4 + step * 2), true);
-          }
+      for (int step = 0; step < 2; ++step)
 #pragma unroll
-        for (int step = 0; step < 2; ++step)
-#pragma unroll
-          for (int m = 0; m < kRowBlocks; ++m)
-            wgmma<BN>(into[m], rows.high[m][step], descriptor<kFilterRowBytes>(b + step * 2), true);
-      }
+        for (int m = 0; m < kRowBlocks; ++m)
+          wgmma<BN>(into[m], now.high[m][step], descriptor<kFilterRowBytes>(b + step * 2), true);
       wgmma_commit();
-    };
-    const auto release = [&]<int kBlocks>(const Block(&blocks)[kBlocks]) {
-#pragma unroll
-      for (const Block& block : blocks) ring.release(block.stage);
-    };
-    // Waits for what was issued last.
-    const auto finish = [&]<int kBlocks>(const Block(&blocks)[kBlocks]) {
-      wgmma_wait<0>();
-      changed(kSplit ? products : sum);
-      release(blocks);
-      // Tensor cores cut digits off as they add up: where that matters, longer sums are made here.
+      ring.advance();
+      if constexpr (!kSplit) {
+        wgmma_wait<1>();  // `next` is free
+        if (!alone) ring.release(2);
+      }
+      bool fits = true;
+      if (more) {
+        ring.wait();
+        // The warps of a warpgroup must go on together: wgmma is one instruction of all four.
+        fits = !named_barrier_or(ring.vote, 128, !scales.convert(rows_now(), next));
+      }
       if constexpr (kSplit) {
+        // Tensor cores cut digits off as they add up: sums of more than a k-block are made here.
+        wgmma_wait<0>();
+        changed(products);
+        ring.release(1);
         for_rows([&](int m, int row) {
           const float inverse = scales.inverse(m, row);
           for_row(products, m, row, [&](float product, int m, int j) { sum[m][j] += product * inverse; });
         });
       }
-    };
-    // Multiplies `now`, and converts the k-blocks after it; before, `next` has those before it, unless `first`. Whether
-    // they fitted.
-    const auto turn = [&](bool first, bool more, const Blocks& now, Blocks& next) {
-      issue(now);
-      if constexpr (!kSplit) {
-        wgmma_wait<1>();
-        if (!first) release(next);
-      }
-      bool fits = true;
-      if (more) {
-#pragma unroll
-        for (Block& block : next) {
-          ring.wait();
-          block.stage = ring.at.stage;
-          fits &= scales.convert(rows_at(block.stage), block.rows);
-          ring.advance();
-        }
-        // The warps of a warpgroup must go on together: wgmma is one instruction of all four.
-        fits = !named_barrier_or(ring.vote, 128, !fits);
-      }
-      if constexpr (kSplit) finish(now);
       return fits;
     };
-
     clear(sum);
-    int left = count;
-    while (left >= kAtOnce) {
-      Blocks even, odd;
-      begin(even);
-      for (bool first = true;; first = false) {
-        left -= kAtOnce;
-        if (!turn(first, left >= kAtOnce, even, odd) || left < kAtOnce) {
-          if constexpr (!kSplit) finish(even);
-          break;
-        }
-        left -= kAtOnce;
-        if (!turn(false, left >= kAtOnce, odd, even) || left < kAtOnce) {
-          if constexpr (!kSplit) finish(odd);
-          break;
-        }
+    for (int i = 0; i < count;) {
+      Rows even, odd;
+      ring.wait();
+      scales.enlarge(rows_now(), [&](int m, int row, float factor) {
+        if constexpr (!kSplit) for_row(sum, m, row, [=](float& v, int, int) { v *= factor; });
+      });
+      scales.convert(rows_now(), even);
+      bool alone = true;
+#pragma unroll 1
+      for (;;) {
+        ++i;
+        if (!turn(alone, i < count, even, odd) || i == count) break;
+        ++i;
+        if (!turn(false, i < count, odd, even) || i == count) break;
+        alone = false;
       }
-    }
-    if (kAtOnce > 1 && left > 0) {
-      Block rest[1];
-      begin(rest);
-      issue(rest);
-      finish(rest);
+      if constexpr (!kSplit) {
+        wgmma_wait<0>();
+        changed(sum);
+        ring.release(1);
+      }
     }
     last_block_seen();
     if constexpr (!kSplit) {

@@ -10,7 +10,7 @@
 namespace cks::cuda::hopper {
 namespace {
 
-constexpr int kMaxBox = 256, kMaxElementStride = 8;  // of a tensor map, elements it spans and their distance
+constexpr int kMaxBox = 256;  // elements that a copy spans
 
 int channel_blocks_of(const Operands& o) { return int(ceil_div(o.channels * o.element_bytes, kBlockBytes)); }
 
@@ -239,13 +239,6 @@ Curve curve_of(ActivationKind kind) {
     default:
       return Curve::kAny;
   }
-}
-
-bool can_implement(const FilterUse& use) {
-  // A tile does not span groups. A tensor map wants rows of whole 16 bytes (X's are padded to that), and steps over a
-  // few elements at most.
-  return use.filter.groups == 1 && use.filter.K * int64_t(size_of(use.type)) % 16 == 0 &&
-         std::ranges::all_of(use.stride, [](int64_t stride) { return stride <= kMaxElementStride; });
 }
 
 std::vector<Config> all_configs(const Problem& p, const Operands& o) {

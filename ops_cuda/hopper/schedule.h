@@ -133,9 +133,6 @@ struct Operands {
   Curve curve;
 };
 
-// Whether the kernel can take a convolution of NHWC tensors, whatever its shapes.
-bool can_implement(const FilterUse&);
-
 // The schedule with the least expected time over all configurations.
 Schedule choose_schedule(const Problem&, const Operands&, const Machine&);
 

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "ops_cuda/hopper/schedule.h"
+#include "ops_cuda/kernel.h"
 
 namespace {
 
@@ -142,7 +143,9 @@ int main() {
       for (const Curve curve : {Curve::kPiecewiseLinear, Curve::kAny}) {
         const Operands o{element_bytes, products, filter.C, curve};
         const DataType type = element_bytes == 2 ? DataType::kHalf : DataType::kFloat;
-        require(can_implement({filter, p.stride, type, Layout::kNHWC, Precision::kTF32}), "refused", p, {});
+        require(
+            cks::cuda::hopper_takes({filter, p.stride, type, Layout::kNHWC, Precision::kTF32}, {90, 132, 228 << 10}),
+            "refused", p, {});
         check(p, o, machine, choose_schedule(p, o, machine));
         if (round % 10) continue;
         for (const Config& c : all_configs(p, o)) {

@@ -210,10 +210,44 @@ void test_choice() {
   expect(family_of(kC, 256, 256, 1, {1, 3, 3}, 14) == Family::kMatrixProduct, "many of both");
 }
 
+// A filter is packed before shapes are known: what has the Hopper kernel's form goes nowhere else, whatever they are.
+void test_forms() {
+  std::mt19937 random(5);
+  const auto pick = [&](std::initializer_list<int64_t> from) { return from.begin()[random() % from.size()]; };
+  constexpr Device kHopper{90, 132, 228 << 10};
+  int hopper = 0;
+  for (int i = 0; i < 20000; ++i) {
+    Problem p;
+    p.filter = {random() % 2 ? Operator::kConv : Operator::kConvTranspose,
+                pick({1, 3, 4, 8, 12, 16, 32, 33, 64, 256}),
+                pick({1, 3, 4, 8, 12, 16, 17, 64, 256}),
+                1,
+                {1, pick({1, 3, 7}), pick({1, 3, 4})}};
+    p.N = pick({1, 2, 32});
+    for (int axis = 1; axis < 3; ++axis) {
+      p.stride[axis] = pick({1, 2, 4, 16});
+      p.input[axis] = pick({1, 7, 56, 224});
+      const int64_t reach = p.filter.extent[axis] - 1;
+      p.pad[axis] = reach / 2;
+      p.output[axis] = p.filter.op == Operator::kConv
+                           ? (p.input[axis] + 2 * p.pad[axis] - reach - 1) / p.stride[axis] + 1
+                           : (p.input[axis] - 1) * p.stride[axis] + reach + 1 - 2 * p.pad[axis];
+    }
+    if (p.output[1] < 1 || p.output[2] < 1) continue;
+    const Precision precision = random() % 2 ? Precision::kTF32 : Precision::kFP32;
+    const ConvolutionSpec spec{p, DataType::kFloat, random() % 4 ? Layout::kNHWC : Layout::kNCHW, precision, {}};
+    if (choose_form(spec.use(), kHopper) == FilterForm::kPortable) continue;
+    ++hopper;
+    expect(choose_family(spec, kHopper) == Family::kMatrixProduct, "the Hopper kernel's form goes to another family");
+  }
+  expect(hopper > 1000, "some filters have the Hopper kernel's form");
+}
+
 }  // namespace
 
 int main() {
   test_random_plans();
+  test_forms();
   test_choice();
   std::printf(failed ? "%d failed\n" : "passed\n", failed);
   return failed ? 1 : 0;
