@@ -1,6 +1,6 @@
-// Times every configuration of the Hopper kernel on the layers of the suite, in fp16, TF32 and strict fp32, beside the one that its
-// model chooses: the model's constants are fitted to what this prints. Usage: hopper_sweep [part of a layer's name] >
-// sweep.csv
+// Times every configuration of the Hopper kernel on the layers of the suite, in fp16, TF32 and strict fp32, beside the
+// one that its model chooses: the model's constants are fitted to what this prints. Usage: hopper_sweep [part of a
+// layer's name] > sweep.csv
 #include <cmath>
 #include <string>
 
@@ -46,9 +46,9 @@ double sweep(const Layer& layer, const char* dtype, DataType type, Precision pre
     const std::string name = name_of(config);
     best_us = std::min(best_us, us);
     if (name == chosen) chosen_us = us;
-    std::printf("%s,%s,%s,%d,%d x %d x %d x %d,%d,%.2f,%.2f,%s\n", layer.name, dtype,
-                name.c_str(), schedule.stages, schedule.box.n, schedule.box.extent[0], schedule.box.extent[1],
-                schedule.box.extent[2], schedule.slots, us, schedule.cycles / 1750, name == chosen ? "chosen" : "");
+    std::printf("%s,%s,%s,%d,%d x %d x %d x %d,%d,%.2f,%.2f,%s\n", layer.name, dtype, name.c_str(), schedule.stages,
+                schedule.box.n, schedule.box.extent[0], schedule.box.extent[1], schedule.box.extent[2], schedule.slots,
+                us, schedule.cycles / 1750, name == chosen ? "chosen" : "");
   }
   return chosen_us / best_us;
 }

@@ -55,7 +55,7 @@ class CudaProvider {
 
     const CudaProvider& provider_;
     const FilterUse use_;  // with the precision of the attribute
-    std::mutex mutex_;  // of packing; runs that find their precision take no lock
+    std::mutex mutex_;     // of packing; runs that find their precision take no lock
     std::atomic<Precision> precision_;
     Block packed_;
   };

@@ -62,7 +62,7 @@ struct Latency {
 };
 Latency latency_of(const Operands& o) {
   if (o.element_bytes == 2) return {15.2, 0.3, 130};
-  return o.products == 1 ? Latency{383, 0.135, 168} : Latency{606, 0.276, 362};
+  return o.products == 1 ? Latency{1000, 0.09, 344} : Latency{606, 0.276, 362};
 }
 
 Cost model(const Config& c, const Box& box, const Operands& o, int stages, int busy_blocks, const Machine& m) {
