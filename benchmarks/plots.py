@@ -51,7 +51,7 @@ def layers(rows: Rows) -> "Figure":
         panel.set_yticks(range(len(names)), names)
         panel.set_ylim(len(names) - 0.5, -0.5)
         panel.set_title(f"{TYPE_NAMES[dtype]}, {len(of_type)} layers")
-        panel.set_xlabel("time over the floor (1: the hardware's limit)")
+        panel.set_xlabel("time over the floor")
     sides = figure.axes[0].get_legend_handles_labels()
     figure.legend(*sides, loc="outside upper center", ncols=5, fontsize="small")
     return figure

@@ -38,7 +38,8 @@ def provenance(header: dict[str, str]) -> str:
         "commit": "commit",
     }
     known = [f"{name} {header[key]}" for key, name in versions.items() if key in header]
-    return ", ".join([header["machine"], *known, header["date"]])
+    note = f". {header['note']}" if "note" in header else ""
+    return ", ".join([header["machine"], *known, header["date"]]) + note
 
 
 def write(path: Path | None, header: dict[str, str], rows: list[dict]) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 DTYPES = ("fp16", "tf32", "fp32")
 
-# An H200: dense tensor-core peaks in FLOP/s (fp32: CUDA cores, what a strict fp32 convolution without tricks
-# has) and the memory bandwidth that large copies reach, in bytes/s.
+# An H200: dense tensor-core peaks in FLOP/s (fp32: CUDA cores, for a strict fp32 convolution that does not
+# split its numbers), and the memory bandwidth that large copies reach, in bytes/s.
 PEAK_FLOPS = {"fp16": 790e12, "tf32": 395e12, "fp32": 60e12}
 BANDWIDTH = 4.3e12
 ELEMENT_SIZE = {"fp16": 2, "tf32": 4, "fp32": 4}
@@ -103,8 +103,8 @@ class Layer:
         return 1 - self.nonzero_macs / (self.n * k * h * w * self.c * self.kernel**2)
 
     def floor_us(self, dtype: str) -> float:
-        """The shortest time in microseconds an H200 could take: nonzero arithmetic at peak, or every byte
-        moved once.
+        """The longer of two times in microseconds on an H200: nonzero arithmetic at peak (fp32: of the CUDA
+        cores, which split numbers on tensor cores can beat), and every byte moved once.
         """
         size = 0
         for batch, channels, height, width in (self.x_shape, self.w_shape, self.y_shape):

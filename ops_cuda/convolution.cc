@@ -20,13 +20,11 @@ Device current_device() {
 
 namespace {
 
-bool is_on_hopper(const FilterUse& use, const Device& device) {
 #ifdef ORT_CKS_HOPPER
+bool is_on_hopper(const FilterUse& use, const Device& device) {
   return choose_form(use, device) == FilterForm::kHopper;
-#else
-  return false;
-#endif
 }
+#endif
 
 std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Device& device) {
   switch (choose_family(spec, device)) {

@@ -14,7 +14,8 @@ using Stream = CUstream_st*;
 // Bytes of a packed filter, and the packing itself (device to device, asynchronous on `stream`). The packed form
 // depends on nothing but the use and the current device, so constant weights are packed once, when a session starts. It
 // takes the bytes of the weights with input channels rounded up to 16 bytes; for narrow groups, which are multiplied
-// several at a time, as many times that as there are groups together (gemm_groups in pack.h).
+// several at a time, as many times that as there are groups together (gemm_groups in pack.h); for floats on Hopper,
+// half or all of the weights' bytes, with input channels rounded up to 32.
 size_t packed_filter_bytes(const FilterUse&);
 void pack_filter(const FilterUse&, const void* w_onnx, void* packed, Stream);
 

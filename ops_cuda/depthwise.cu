@@ -369,6 +369,7 @@ class DepthwisePlanes : public ConvolutionKernel {
 
   void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void*,
            Stream stream) const override {
+    if (args_.chunks) require_aligned(x, "X");
     const PlaneArgs args = with_tensors(args_, x, filter, bias, residual, y);
     with_type(type_, [&]<class T>(T*) {
       const auto kernel = step_ == 0   ? depthwise_planes<T, 0>

@@ -1,5 +1,7 @@
 #include "ops_cuda/depthwise_plan.h"
 
+#include <algorithm>
+
 namespace cks::cuda {
 
 std::optional<PlanePlan> plan_planes(const Problem& p, DataType type, int multiprocessors) {
@@ -15,6 +17,8 @@ std::optional<PlanePlan> plan_planes(const Problem& p, DataType type, int multip
   const int64_t unit_h = plan.window_step > 0 ? plan.outputs * slide.out_step : 1;
   const int64_t unit_w = plan.window_step > 0 ? 1 : plan.outputs;
   const int64_t planes = p.N * f.C * p.input[0], chunk = 16 / int64_t(size_of(type));
+  // A part has a unit each way at least. What no shared memory holds would not fit the numbers below either.
+  if (std::max(unit_h, R * p.dilation[1]) > kPlaneSharedBytes || S * p.dilation[2] > kPlaneSharedBytes) return {};
 
   const auto cut = [&](int64_t count, int64_t h, int64_t w) {
     plan.planes = int32_t(count);

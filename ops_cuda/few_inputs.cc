@@ -92,7 +92,6 @@ class FewInputsConv : public ConvolutionKernel {
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, function_, kFewInputsThreads, size_t(shared_bytes_)),
           "preparing the convolution of few inputs");
     const int64_t filters = plan.slices * args_.column_blocks;
-    if (filters > 65535) throw Error("the convolution is too large: it has more than 65535 slices of channels");
     // A block keeps its filter for many tiles, as many blocks as run at once.
     const int64_t together = std::max<int64_t>(1, int64_t(device.multiprocessors) * resident / filters);
     grid_ = dim3(unsigned(std::min(tiles, together)), unsigned(filters));

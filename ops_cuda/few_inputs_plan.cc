@@ -1,6 +1,7 @@
 #include "ops_cuda/few_inputs_plan.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "ops_cuda/pack.h"
 
@@ -54,12 +55,19 @@ Box3 choose_box(const Problem& p, int64_t pixel_pitch, int64_t row_elements, int
 std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, Layout layout, int shared_bytes) {
   const Filter& f = p.filter;
   if (f.op != Operator::kConv) return {};
+  // The kernel counts elements of a row, rows and slices in 32 bits.
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max(), kMostFilters = 65535;
+  if (p.input[2] * f.C > kMost || p.input[0] * p.input[1] > kMost || p.input[0] * f.C > kMost) return {};
+  for (int axis = 0; axis < 3; ++axis) {
+    if (p.stride[axis] * kFewInputsPixels + p.dilation[axis] * f.extent[axis] > kMost) return {};
+  }
   FewInputsPlan plan;
   const int64_t per_word = 4 / int64_t(size_of(type)), chunk = 4 * per_word, members = members_of(f);
   const int64_t slice_c = f.C / f.groups * members, slice_k = f.K / f.groups * members;
   if (f.taps() * slice_c > 2048) return {};  // many channels after all: the filter would not fit
   plan.slices = f.groups / members, plan.slice_c = int32_t(slice_c), plan.slice_k = int32_t(slice_k);
   plan.columns = slice_k <= 16 ? 16 : slice_k <= 32 ? 32 : 64;
+  if (f.groups / members * ceil_div(slice_k, plan.columns) > kMostFilters) return {};
 
   // Pixels 8 words apart would meet in a bank.
   const bool apart = slice_c % (8 * per_word) == 0;

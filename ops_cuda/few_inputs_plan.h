@@ -1,4 +1,5 @@
-// How few_inputs_conv.cu cuts a convolution with few input channels (of a group): pure functions, tested without a GPU.
+// How few_inputs_conv.cuh cuts a convolution with few input channels (of a group): pure functions, tested without a
+// GPU.
 //
 // A tile of output pixels reads a patch of the input, kept in shared memory as [d][h][w][c]. One row of the filter
 // meets neighbouring elements of a patch row, so taps and channels are summed as one index without gaps: S * C elements

@@ -1,4 +1,4 @@
-// How few_outputs_conv.cu cuts a convolution with few output channels: pure functions, tested without a GPU.
+// How few_outputs_conv.cuh cuts a convolution with few output channels: pure functions, tested without a GPU.
 //
 // Every tap and output channel is a column: one matrix product of the input pixels of a patch with all columns reads
 // each pixel once, and an output is the sum of the products of its taps, found at the pixels that they meet. Where

@@ -35,8 +35,7 @@ struct Fragment<SplitTf32Mma, kWords> {
     for (int i = 0; i < kWords; ++i) {
       high[i] = ptx::round_to_tf32(v[i]);
       const float rest = __uint_as_float(v[i]) - __uint_as_float(high[i]);
-      const bool infinite = (high[i] & 0x7f800000) == 0x7f800000;  // then it stands alone: Inf - Inf is NaN
-      low[i] = infinite ? 0 : ptx::round_to_tf32(__float_as_uint(rest));
+      low[i] = ptx::round_to_tf32(__float_as_uint(rest));  // of an infinity NaN, and so is every sum with it
     }
   }
 };

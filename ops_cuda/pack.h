@@ -42,7 +42,7 @@ struct PixelMajor {
 };
 void pack_pixel_major(const PixelMajor&, const void* source, void* packed, Stream);
 
-// The filter as the portable and the direct kernel read it; floats are rounded to TF32 where that is the precision.
+// The filter as all kernels but those for Hopper read it; floats are rounded to TF32 where that is the precision.
 size_t portable_filter_bytes(const FilterUse&);
 void pack_portable_filter(const FilterUse&, const void* w_onnx, void* packed, Stream);
 

@@ -152,7 +152,7 @@ bool fits_tensor_map(const Frame& f, const Axes& x_box) {
   return true;
 }
 
-int aligned_box_bytes(const Axes& box) { return int(round_up(pixels_of(box) * kPixelBytes, 1024)); }
+int64_t aligned_box_bytes(const Axes& box) { return round_up(pixels_of(box) * kPixelBytes, 1024); }
 
 // A way to do the whole problem, and what it costs.
 struct Candidate {
@@ -366,7 +366,7 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
               const std::array<bool, 4>& margins, int slots, bool joined, Search& search) {
   if (o.planes == 2 && pixels_of(box) > kMaxPromotedPixels) return;
   const Covering covering = cover(f, box, margins, !joined);
-  if (!fits_tensor_map(f, covering.x_box)) return;
+  if (!fits_tensor_map(f, covering.x_box) || aligned_box_bytes(covering.x_box) > m.shared_bytes) return;
   const int k_squares = int(ceil_div(p.filter.K, kSquare)), c_squares = int(ceil_div(p.filter.C, kSquare));
   std::vector<double> steps;
   for (const FrameTap& t : covering.taps) steps.push_back(k_steps(t, box));
@@ -375,7 +375,7 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
   for (const double n : steps) least += n;
   least *= kJoinedProduct * o.products() * double(k_squares * c_squares) / m.multiprocessors;
   if (search.best < least) return;
-  const int a_bytes = aligned_box_bytes(box), b_bytes = aligned_box_bytes(covering.x_box);
+  const int a_bytes = int(aligned_box_bytes(box)), b_bytes = int(aligned_box_bytes(covering.x_box));
   const std::vector<Group> groups = make_groups(f, covering, slots, joined);
   for (int tile_k = 1; tile_k <= std::min(kGradientTeams, k_squares); ++tile_k) {
     for (int tile_c = 1; tile_c <= std::min(o.slots(), c_squares); ++tile_c) {
@@ -471,8 +471,8 @@ PlaceList make_places(const Candidate& c, const Covering& covering, const TapSet
   const Frame& f = *c.frame;
   Axes count;
   for (int a = 0; a < 4; ++a) count[a] = f.logical[a] == kImages ? 1 : int32_t(ceil_div(f.out[a], c.box[a]));
-  const double bytes = o.planes * (double(c.tile_k) * aligned_box_bytes(c.box) +
-                                   double(set.parts.size()) * c.tile_c * aligned_box_bytes(c.x_box));
+  const double bytes = o.planes * (double(c.tile_k) * double(aligned_box_bytes(c.box)) +
+                                   double(set.parts.size()) * c.tile_c * double(aligned_box_bytes(c.x_box)));
   PlaceList list;
   Axes i;
   for (i[3] = 0; i[3] < count[3]; ++i[3])
@@ -640,7 +640,7 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
 // Extents worth trying along an axis: powers of two, and all of it.
 std::vector<int32_t> extents_of(int32_t out, int32_t least) {
   std::vector<int32_t> extents;
-  for (int32_t e = least; e < out; e *= 2) extents.push_back(e);
+  for (int64_t e = least; e < out && e <= kMaxPixels; e *= 2) extents.push_back(int32_t(e));
   extents.push_back(least == 1 ? out : int32_t(round_up(out, least)));
   if (least > 1 && extents.back() % 16 && extents.back() != 8) extents.back() = int32_t(round_up(out, 16));
   return extents;
@@ -692,19 +692,20 @@ std::optional<GradientSchedule> best_of(const Problem& p, const GradientOperands
 
 }  // namespace
 
-int GradientSchedule::a_bytes() const { return aligned_box_bytes(layout.box); }
+int GradientSchedule::a_bytes() const { return int(aligned_box_bytes(layout.box)); }
 size_t GradientSchedule::shared_bytes(size_t element_bytes) const {
   int taps = 0;
   for (const GradientItem& item : items) taps = std::max(taps, item.taps);
   const size_t rows = direct ? kSquare * (kSquare * size_t(taps) * element_bytes + 16) : 0;
   return std::max(size_t(stages) * size_t(stage_bytes), rows) + 1024;
 }
-int GradientSchedule::b_bytes() const { return aligned_box_bytes(x_box); }
+int GradientSchedule::b_bytes() const { return int(aligned_box_bytes(x_box)); }
 
 bool can_implement_gradient(const Problem& p) {
   // A square does not span groups. A tensor map steps over a few elements at most. The sum of the parts has all taps
-  // of a few channels in shared memory.
-  return p.filter.groups == 1 && p.filter.taps() <= kMaxGradientTaps &&
+  // of a few channels in shared memory. Every box of pixels is planned for: there must not be too many.
+  constexpr int64_t kMostPixels = int64_t(1) << 26;
+  return p.filter.groups == 1 && p.N * volume(p.output) <= kMostPixels && p.filter.taps() <= kMaxGradientTaps &&
          std::ranges::all_of(p.stride, [](int64_t s) { return s <= kMaxElementStride; });
 }
 

@@ -16,8 +16,8 @@ struct HalfRows {
   uint32_t low[kSplit ? kRowBlocks : 1][2][4];
 };
 
-// Scales that bring the largest value of each row so far to a place between 2^9 and 2^16: 24 binary digits below that
-// are still exact. A row that outgrows its scale gets a smaller one.
+// Scales that bring the largest value of each row so far to a place between 2^9 and 2^16: what is 2^-23 of that still
+// has all digits of a half. A row that outgrows its scale gets a smaller one.
 template <int kRowBlocks>
 class RowScales {
  public:

@@ -126,6 +126,7 @@ struct HopperConv {
   static __device__ void init(Barriers& bars, const Params& p) {
     const int i = threadIdx.x;
     const auto init = [](uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); };
+    static_assert(kMaxStages <= 32 && kTeams * kStaged <= 32);
     if (i < p.stages) init(bars.full[i], 1), init(bars.empty[i], kTeamThreads / 32);
     if (i < kTeams * kStaged) init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
     if (i < 2) init(bars.turn[i], kTeamThreads / 32);
@@ -225,6 +226,7 @@ struct HopperConv {
     __device__ bool next(const Params& p) {
       c_ += kSlab;
       if (c_ < BN && work_.sum().k0 + c_ < p.K) return true;
+      c_ = BN;  // past the last item too, where this may be asked again
       do {
         for (; skip_ >= 0; --skip_)
           if (!work_.next()) return false;
@@ -460,7 +462,7 @@ struct HopperConv {
         for (int i = 0; i < 4; ++i) f(affine[g], i, min(k + g * 16 + i / 2 * 8 + i % 2, p.K - 1));
     };
     const T* const bias = static_cast<const T*>(p.epilogue.bias);
-    if constexpr (kHalves) for_each([&](Affine& a, int i, int at) { a.scale[i] = __ldg(p.filter_scales + at); });
+    if constexpr (kHalves) for_each([&](Affine& a, int i, int at) { a.scale[i] = p.filter_scales[at]; });
     for_each([](Affine& a, int i, int) { a.bias[i] = 0; });
     if (bias) for_each([&](Affine& a, int i, int at) { a.bias[i] = to_float(bias[at]); });
   }
@@ -598,10 +600,10 @@ struct HopperConv {
 
   static __device__ void add(float4& sum, float4 v) { sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w; }
 
-  // A tile's parts meet here, and nobody needs to wait for anybody. Who finds that all others have left theirs in the
-  // workspace adds its own to them. Else it leaves its own there too, and helps to add up: the last to come takes every
-  // unit of the tile that no other has taken, and one with nothing else to do waits a little for that moment. Each sum
-  // is in the order of the parts, whoever makes it.
+  // A tile's parts meet here, and nobody needs to wait for anybody. Of a few parts, the one that finds all others in
+  // the workspace adds itself to them. Else a block leaves its own there too, and helps to add up: the last to come
+  // takes every unit of the tile that no other has taken, and one with nothing else to do waits a little for that
+  // moment. Each sum is in the order of the parts, whoever makes it.
   //
   // The tile's counter says how far it is: parts that have arrived, then units that are taken. Who takes the last one
   // leaves the counter ready for the next launch, its upper half one higher, so that late helpers see that the tile is
@@ -610,7 +612,6 @@ struct HopperConv {
                                       bool is_idle, int row0) {
     constexpr int kGroups = BN / 8;  // of four accumulators, in a row block
     constexpr int kUnits = BN / 16;
-    constexpr int kFewParts = 3;          // so few are added up fastest by one
     constexpr int64_t kPatience = 20000;  // cycles: some parts may be rounds away
     const int parts = t.sum.parts, mine = t.part.part;
     const auto group_of = [&](int part, int m, int j) {

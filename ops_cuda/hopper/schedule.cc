@@ -52,7 +52,7 @@ struct Cost {
   double part, many_parts;  // in addition: of a tile that is cut, and of one whose parts are more than a block adds up
   double last_tile, start;
 
-  double of_cut(int parts) const { return (parts > 1 ? part : 0) + (parts > 3 ? many_parts : 0); }
+  double of_cut(int parts) const { return (parts > 1 ? part : 0) + (parts > kFewParts ? many_parts : 0); }
 };
 
 // The least that a k-block takes where a warpgroup waits for itself (by columns too), and where two fill each other's
@@ -120,11 +120,14 @@ struct Part {
   int tile, column, part, parts;
 };
 
+constexpr int kMostParts = 4096;  // the kernel counts them, and units of the tile, in 16 bits
+
 // Every tile cut into equal parts of at most `cap` k-blocks, longest first.
 std::vector<Part> cut_tiles(const Setting& s, int cap) {
   std::vector<Part> parts;
   for (int tile = 0; tile < int(s.plan->tiles.size()); ++tile) {
-    const int length = s.plan->tiles[tile].num_taps * s.channel_blocks, n = std::max(1, int(ceil_div(length, cap)));
+    const int length = s.plan->tiles[tile].num_taps * s.channel_blocks;
+    const int n = std::clamp(int(ceil_div(length, cap)), 1, kMostParts);
     const double cycles = s.cost.tile + s.cost.of_cut(n) + s.cost.k_block * length / n / s.schedule.config.splits;
     for (int column = 0; column < s.columns; ++column)
       for (int part = 0; part < n; ++part) parts.push_back({cycles, tile, column, part, n});
@@ -157,7 +160,7 @@ struct Cut {
   double cycles;
 };
 
-constexpr int kShortestPart = 4;
+constexpr int kShortestPart = 4;  // k-blocks
 
 // An even share of all tiles: no way to deal them, cut or not, takes fewer cycles.
 double even_share(const Setting& s) {

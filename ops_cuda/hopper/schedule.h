@@ -74,8 +74,8 @@ inline constexpr TileShape kTileShapes[] = {
 };
 
 // One output tile, or a part of its sum. A k-block is 128 bytes of channels of one tap; a tile's sum is its k-blocks in
-// order. A tile may be cut into parts, which different blocks sum and leave in a workspace; the one that comes last
-// adds them up.
+// order. A tile may be cut into parts, which different blocks sum and leave in a workspace, where those that have
+// time add them up.
 struct alignas(16) WorkItem {
   struct alignas(16) Sum {
     int32_t k0, lo, hi;  // first output channel; k-blocks [lo, hi) of the taps
@@ -96,6 +96,7 @@ struct alignas(16) WorkItem {
 static_assert(sizeof(WorkItem) == 64);
 
 inline constexpr int kMaxStages = 12;
+inline constexpr int kFewParts = 3;             // of a tile: so few are added up fastest by one block
 inline constexpr int kFixedSharedBytes = 2048;  // beside the tiles: barriers, and what aligning the tiles costs
 
 struct Config {

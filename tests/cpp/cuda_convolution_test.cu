@@ -131,14 +131,27 @@ void fill(const Buffer& buffer, bool coarse, std::mt19937& random) {
   must(cudaMemcpy(buffer.data(), v.data(), buffer.bytes(), cudaMemcpyHostToDevice));
 }
 
+// Stretches of elements, shorter than a k-block's and longer, made larger or smaller by up to 2^12.
+void make_uneven(const Buffer& floats, std::mt19937& random) {
+  std::vector<float> v(floats.bytes() / sizeof(float));
+  must(cudaMemcpy(v.data(), floats.data(), floats.bytes(), cudaMemcpyDeviceToHost));
+  std::uniform_int_distribution<int> octave(-12, 12), length(1, 100);
+  for (size_t i = 0; i < v.size();) {
+    const float scale = std::ldexp(1.f, octave(random));
+    for (const size_t end = std::min(v.size(), i + size_t(length(random))); i < end; ++i) v[i] *= scale;
+  }
+  must(cudaMemcpy(floats.data(), v.data(), floats.bytes(), cudaMemcpyHostToDevice));
+}
+
 struct Case {
   Problem problem;
   Layout layout;
   Precision precision;
   Activation activation;
-  bool bias, residual, coarse, constant;  // constant: weights are packed before the run
-  int multiprocessors, shared_kb;         // of the device that the portable kernel is planned for; 0: the real number
-  unsigned config;                        // which configuration of the Hopper kernel, modulo their number
+  bool bias, residual, coarse, uneven;
+  bool constant;                   // weights are packed before the run
+  int multiprocessors, shared_kb;  // of the device that the portable kernel is planned for; 0: the real number
+  unsigned config;                 // which configuration of the Hopper kernel, modulo their number
 };
 
 int64_t pick(std::mt19937& random, std::initializer_list<int64_t> from) {
@@ -405,6 +418,7 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
       packed(packed_bytes);
   fill<T>(x, c.coarse, random), fill<T>(w, c.coarse, random);
   fill<T>(bias, c.coarse, random), fill<T>(residual, c.coarse, random);
+  if (c.uneven && !c.coarse && type == DataType::kFloat) make_uneven(x, random);
   const T* b = c.bias ? reinterpret_cast<const T*>(bias.data()) : nullptr;
   const T* z = c.residual ? reinterpret_cast<const T*>(residual.data()) : nullptr;
 
@@ -431,7 +445,7 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   must(cudaDeviceSynchronize());
   const auto first = y.read();
   y.poison(), workspace.poison();
-  run();
+  for (int i = 0; i < 3; ++i) run();  // the next may begin while the one before it ends
 
   const DeviceReport report;
   if (outputs > 0)
@@ -458,7 +472,7 @@ Case random_case(std::mt19937& random, Operator op) {
   c.multiprocessors = int(pick(random, {0, 0, 1, 1, 2, 8})), c.shared_kb = int(pick(random, {64, 100, 228}));
   c.config = random();
   c.bias = pick(random, {0, 1}), c.residual = pick(random, {0, 1}), c.coarse = pick(random, {0, 1});
-  c.constant = pick(random, {0, 1});
+  c.constant = pick(random, {0, 1}), c.uneven = pick(random, {0, 1});
   return c;
 }
 
