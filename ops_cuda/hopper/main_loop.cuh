@@ -1,0 +1,162 @@
+// The main loop of the math warpgroups: a tile's k-blocks, or its part of them, into accumulators.
+#pragma once
+#include "ops_cuda/hopper/halves.cuh"
+#include "ops_cuda/hopper/tile.cuh"
+#include "ops_cuda/hopper/work_list.cuh"
+
+namespace cks::cuda::hopper {
+
+template <class Tile>
+struct MainLoop {
+  using T = typename Tile::T;
+  using Accumulators = typename Tile::Accumulators;
+  static constexpr int BN = Tile::BN, kRowBlocks = Tile::kRowBlocks, kFilterRowBytes = Tile::kFilterRowBytes,
+                       kStageBytes = Tile::kStageBytes, kInFlight = Tile::kInFlight;
+  static constexpr bool kSplit = Tile::kSplit;
+
+  // Where a math warp finds what it multiplies.
+  struct Ring {
+    uint32_t a, b;  // descriptors of the first stage; where rows are converted, `a` is the address of this lane's first
+    uint32_t full, empty;
+    int stages, vote;  // vote: a named barrier of this warpgroup
+    PipelineState at{};
+    __device__ void wait() const { barrier_wait(full + at.stage * 8, at.parity); }
+    // The k-block `ago` blocks before the current one has been multiplied.
+    __device__ void release(int ago) const {
+      const int stage = at.stage >= ago ? at.stage - ago : at.stage - ago + stages;
+      if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage * 8);
+    }
+    __device__ void advance() { at.advance(stages); }
+  };
+
+  static __device__ void clear(Accumulators& acc) {
+#pragma unroll
+    for (int m = 0; m < kRowBlocks; ++m)
+#pragma unroll
+      for (int j = 0; j < BN / 2; ++j) acc[m][j] = 0.f;
+  }
+  static __device__ void changed(Accumulators& acc) {
+#pragma unroll
+    for (int m = 0; m < kRowBlocks; ++m) accumulators_changed(acc[m]);
+  }
+
+  // Both operands from shared memory. Calls `last_block_seen` once this warpgroup has seen the last of its k-blocks
+  // arrive.
+  template <class F>
+  static __device__ void multiply(Ring& ring, int count, Accumulators& acc, F last_block_seen) {
+    clear(acc);
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
+      ring.wait();
+      const uint32_t at = ring.at.stage * (kStageBytes >> 4), a = ring.a + at, b = ring.b + at;
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+#pragma unroll
+        for (int m = 0; m < kRowBlocks; ++m)
+          wgmma<T, BN>(acc[m], descriptor<128>(a + m * (64 * 128 >> 4) + k * 2), descriptor<128>(b + k * 2));
+      wgmma_commit();
+      wgmma_wait<kInFlight>();
+      if (i >= kInFlight) ring.release(kInFlight);
+      ring.advance();
+    }
+    last_block_seen();
+    wgmma_wait<0>();
+    changed(acc);
+    for (int ago = min(count, kInFlight); ago > 0; --ago) ring.release(ago);
+  }
+
+  // A through registers, as halves: the next k-block is converted while the current one is multiplied. Where its rows
+  // outgrow their scales, what is under way is finished first.
+  template <class F>
+  static __device__ void multiply_halves(Ring& ring, int count, int first_row, int pixels, Accumulators& sum,
+                                         F last_block_seen) {
+    using Rows = HalfRows<kRowBlocks, kSplit>;
+    RowScales<kRowBlocks> scales(first_row, pixels);
+    Accumulators products;  // of one k-block, where products are split
+    // Calls f with the accumulators of a row: of four of a thread, the first two are of row 0, the others of row 1.
+    const auto for_row = [](Accumulators& acc, int m, int row, auto f) {
+#pragma unroll
+      for (int j = row * 2; j < BN / 2; j += 4) f(acc[m][j], m, j), f(acc[m][j + 1], m, j + 1);
+    };
+    const auto for_rows = [](auto f) {
+#pragma unroll
+      for (int m = 0; m < kRowBlocks; ++m) f(m, 0), f(m, 1);
+    };
+    const auto rows_now = [&] { return ring.a + ring.at.stage * kStageBytes; };
+    // Multiplies the current k-block, which is in `now`, and converts the one after it. Whether that fitted.
+    const auto turn = [&](bool alone, bool more, const Rows& now, Rows& next) {
+      const uint32_t b = ring.b + ring.at.stage * (kStageBytes >> 4);
+      Accumulators& into = kSplit ? products : sum;
+      wgmma_fence();
+      // The filter's row: 32 high halves, then, where products are split, 32 low ones. Small products first.
+#pragma unroll
+      for (int step = 0; step < (kSplit ? 2 : 0); ++step)
+#pragma unroll
+        for (int m = 0; m < kRowBlocks; ++m) {
+          wgmma<BN>(into[m], now.low[m][step], descriptor<kFilterRowBytes>(b + step * 2), step > 0);
+          wgmma<BN>(into[m], now.high[m][step], descriptor<kFilterRowBytes>(b + 4 + step * 2), true);
+        }
+#pragma unroll
+      for (int step = 0; step < 2; ++step)
+#pragma unroll
+        for (int m = 0; m < kRowBlocks; ++m)
+          wgmma<BN>(into[m], now.high[m][step], descriptor<kFilterRowBytes>(b + step * 2), true);
+      wgmma_commit();
+      ring.advance();
+      if constexpr (!kSplit) {
+        wgmma_wait<1>();  // `next` is free
+        if (!alone) ring.release(2);
+      }
+      bool fits = true;
+      if (more) {
+        ring.wait();
+        // The warps of a warpgroup must go on together: wgmma is one instruction of all four.
+        fits = !named_barrier_or(ring.vote, 128, !scales.convert(rows_now(), next));
+      }
+      if constexpr (kSplit) {
+        // Tensor cores cut digits off as they add up: sums of more than a k-block are made here.
+        wgmma_wait<0>();
+        changed(products);
+        ring.release(1);
+        for_rows([&](int m, int row) {
+          const float inverse = scales.inverse(m, row);
+          for_row(products, m, row, [&](float product, int m, int j) { sum[m][j] += product * inverse; });
+        });
+      }
+      return fits;
+    };
+    clear(sum);
+    for (int i = 0; i < count;) {
+      Rows even, odd;
+      ring.wait();
+      scales.enlarge(rows_now(), [&](int m, int row, float factor) {
+        if constexpr (!kSplit) for_row(sum, m, row, [=](float& v, int, int) { v *= factor; });
+      });
+      scales.convert(rows_now(), even);
+      bool alone = true;
+#pragma unroll 1
+      for (;;) {
+        ++i;
+        if (!turn(alone, i < count, even, odd) || i == count) break;
+        ++i;
+        if (!turn(false, i < count, odd, even) || i == count) break;
+        alone = false;
+      }
+      if constexpr (!kSplit) {
+        wgmma_wait<0>();
+        changed(sum);
+        ring.release(1);
+      }
+    }
+    last_block_seen();
+    if constexpr (!kSplit) {
+      for_rows([&](int m, int row) {
+        const float inverse = scales.inverse(m, row);
+        for_row(sum, m, row, [=](float& v, int, int) { v *= inverse; });
+      });
+    }
+  }
+};
+
+}  // namespace cks::cuda::hopper

@@ -1,0 +1,78 @@
+// What the parts of the Hopper kernel share: the sizes that follow from a tile's shape and from what is multiplied, and
+// the barriers.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "ops_cuda/hopper/hopper_conv.h"
+#include "ops_cuda/hopper/ptx.cuh"
+
+namespace cks::cuda::hopper {
+
+// What is multiplied, and how: the type of X and Y, and the products that a multiply-add takes. Floats are multiplied
+// as halves (halves.cuh).
+struct HalfMath {
+  using Element = __half;
+  static constexpr int kProducts = 1;
+};
+struct BFloat16Math {
+  using Element = __nv_bfloat16;
+  static constexpr int kProducts = 1;
+};
+struct TF32Math {
+  using Element = float;
+  static constexpr int kProducts = 1;
+};
+struct FP32Math {
+  using Element = float;
+  static constexpr int kProducts = 3;
+};
+
+template <class MathOfTile, Team kTeamOfTile, int kRowBlocksOfTile, int kColumns, Curve kCurveOfTile>
+struct TileTraits {
+  using Math = MathOfTile;
+  static constexpr Team kTeam = kTeamOfTile;
+  static constexpr int kRowBlocks = kRowBlocksOfTile, BN = kColumns;
+  static constexpr Curve kCurve = kCurveOfTile;
+  using T = typename Math::Element;
+  static constexpr TileShape kShape{kTeam, kRowBlocks, BN};
+  static constexpr int BM = kShape.bm(), kMathWarps = kShape.math_warpgroups() * 4;
+  static constexpr int kTeamThreads = kTeam == Team::kShared ? 256 : 128;  // that work on one tile
+  static constexpr bool kAlternate = kTeam == Team::kAlternate;
+  static constexpr int kTeams = kAlternate ? 2 : 1;
+  static constexpr bool kHalves = sizeof(T) == 4, kSplit = Math::kProducts > 1;
+  static constexpr int BK = 128 / int(sizeof(T));
+  static constexpr int kFilterRow = filter_row(sizeof(T), Math::kProducts), kFilterRowBytes = kFilterRow * 2;
+  static constexpr int kABytes = BM * 128, kBBytes = BN * kFilterRowBytes, kStageBytes = kABytes + kBBytes;
+  static constexpr int kSlab = kShape.slab(sizeof(T));       // channels of one store box
+  static constexpr int kSlabs = BN / kSlab;                  // of a tile
+  static constexpr int kSlabBytes = kSlab * int(sizeof(T));  // a row's, and its swizzle: 64 or 128
+  static constexpr int kStaged = kShape.staged_slabs(sizeof(T));
+  static constexpr int kStagedBytes = kStaged * BM * kSlabBytes;
+  // wgmma groups in flight: with one warpgroup nobody else fills the gap that draining leaves.
+  static constexpr int kInFlight = kRowBlocks * BN >= 128 && kTeam != Team::kSolo ? 1 : 3;
+  static constexpr bool kCanBeCut = kShape.can_be_cut();
+  // Twelve warps have 168 registers each, unless those that copy give some up.
+  static constexpr bool kTakesRegisters = kHalves && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;
+  using Accumulators = float[kRowBlocks][BN / 2];
+
+  struct Barriers {
+    uint64_t full[kMaxStages], empty[kMaxStages];              // of the ring of k-blocks
+    uint64_t ready[kTeams][kStaged], staged[kTeams][kStaged];  // of the rings of slabs
+    uint64_t turn[2], partial_ready, partial_read;
+  };
+
+  // By the first warp, a barrier of each kind a lane.
+  static __device__ void init(Barriers& bars, const Params& p) {
+    const int i = threadIdx.x;
+    const auto init = [](uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); };
+    static_assert(kMaxStages <= 32 && kTeams * kStaged <= 32);
+    if (i < p.stages) init(bars.full[i], 1), init(bars.empty[i], kTeamThreads / 32);
+    if (i < kTeams * kStaged) init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
+    if (i < 2) init(bars.turn[i], kTeamThreads / 32);
+    if (i == 0) init(bars.partial_ready, p.splits), init(bars.partial_read, p.splits);
+    barrier_init_fence();
+  }
+};
+
+}  // namespace cks::cuda::hopper

@@ -1,0 +1,152 @@
+// How math warps finish a tile whose sum they have: by slabs of channels, through shared memory.
+#pragma once
+#include "ops_cuda/epilogue.cuh"
+#include "ops_cuda/hopper/tile.cuh"
+#include "ops_cuda/hopper/work_list.cuh"
+
+namespace cks::cuda::hopper {
+
+template <class Tile>
+struct TileEpilogue {
+  using T = typename Tile::T;
+  using Accumulators = typename Tile::Accumulators;
+  using Barriers = typename Tile::Barriers;
+  static constexpr int BM = Tile::BM, kRowBlocks = Tile::kRowBlocks, kSlab = Tile::kSlab, kSlabs = Tile::kSlabs,
+                       kSlabBytes = Tile::kSlabBytes, kStaged = Tile::kStaged, kStagedBytes = Tile::kStagedBytes;
+  static constexpr bool kHalves = Tile::kHalves;
+  static constexpr Curve kCurve = Tile::kCurve;
+
+  // Eight sums of a thread, accumulator order: channels k, k + 1, k + 8, k + 9 of a row and of the row eight below it,
+  // as {row: k, k + 1}, {row + 8: k, k + 1}, {row: k + 8, k + 9}, {row + 8: k + 8, k + 9}.
+  // Their scale and bias. What lies beyond the last channel is not stored.
+  struct Affine {
+    float scale[kHalves ? 4 : 1], bias[4];
+    __device__ void apply(float (&v)[8]) const {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int channel = i / 4 * 2 + i % 2;
+        if constexpr (kHalves) v[i] *= scale[channel];
+        v[i] += bias[channel];
+      }
+    }
+  };
+
+  // Of consecutive groups of 16 channels; k is the first of this thread's.
+  template <int kGroups>
+  static __device__ void load_affine(const Params& p, int k, Affine (&affine)[kGroups]) {
+    const auto for_each = [&](auto f) {
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) f(affine[g], i, min(k + g * 16 + i / 2 * 8 + i % 2, p.K - 1));
+    };
+    const T* const bias = static_cast<const T*>(p.epilogue.bias);
+    if constexpr (kHalves) for_each([&](Affine& a, int i, int at) { a.scale[i] = p.filter_scales[at]; });
+    for_each([](Affine& a, int i, int) { a.bias[i] = 0; });
+    if (bias) for_each([&](Affine& a, int i, int at) { a.bias[i] = to_float(bias[at]); });
+  }
+
+  // Every piecewise linear activation by one formula, lest the code of each is inlined for every accumulator.
+  static __device__ void apply(const Epilogue& e, float (&v)[8]) {
+    if constexpr (kCurve == Curve::kAny) {
+      activate(e, v);
+    } else if (e.kind != ActivationKind::kNone) {
+      const bool clip = e.kind == ActivationKind::kClip;
+      const float slope = e.kind == ActivationKind::kLeakyRelu ? e.alpha : 1.f;
+      const float low = clip                              ? e.alpha
+                        : e.kind == ActivationKind::kRelu ? 0.f
+                                                          : -INFINITY,
+                  high = clip ? e.beta : INFINITY;
+      for_all(v, [=](float x) { return clamp(x < 0.f ? slope * x : x, low, high); });
+    }
+  }
+
+  // Where 16 bytes of a staged slab lie: rows of kSlabBytes, in the swizzle of the store map.
+  static __device__ uint32_t staged(uint32_t slab, int row, int chunk) {
+    const int swizzle = kSlabBytes == 128 ? row % 8 : row / 2 % 4;
+    return slab + row * kSlabBytes + (chunk ^ swizzle) * 16;
+  }
+
+  // Finishes a slab: adds bias and residual (which TMA has put where the slab goes), activates, rounds, and leaves it
+  // staged.
+  //
+  // kPlain: no residual, and no activation but ReLU. This code runs once for every tile, mostly not from the
+  // instruction cache: its length is its time.
+  template <bool kPlain>
+  static __device__ void stage_slab(const Params& p, Accumulators& acc, int slab, const Affine (&affine)[kSlab / 16],
+                                    uint32_t stage, int row0) {
+    const int lane = threadIdx.x % 32;
+    const float low = p.epilogue.kind == ActivationKind::kRelu ? 0.f : -INFINITY;
+    const auto finish = [&](float (&v)[8]) {
+      if constexpr (kPlain) {
+        for_all(v, [=](float x) { return max_or_nan(x, low); });
+      } else {
+        apply(p.epilogue, v);
+      }
+    };
+#pragma unroll
+    for (int m = 0; m < kRowBlocks; ++m) {
+#pragma unroll
+      for (int g = 0; g < kSlab / 16; ++g) {
+        float (&v)[8] = *reinterpret_cast<float (*)[8]>(&acc[m][slab * (kSlab / 2) + g * 8]);
+        affine[g].apply(v);
+        if constexpr (sizeof(T) == 2) {
+          const uint32_t at = staged(stage, row0 + m * 64 + lane % 16, g * 2 + lane / 16);
+          uint32_t words[4];
+          if (!kPlain && p.epilogue.residual) {
+            float z[8];
+            load_matrices(words, at);
+            unpack<T>(words, z);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) v[i] += z[i];
+          }
+          finish(v);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) words[i] = pack_word(v + i * 2, static_cast<T*>(nullptr));
+          store_matrices(at, words);
+        } else {
+          const auto at = [&](int i) {
+            const int channel = g * 16 + i / 2 * 8 + lane % 4 * 2;
+            return staged(stage, row0 + m * 64 + lane / 4 + i % 2 * 8, channel / 4) + channel % 4 * 4;
+          };
+          if (!kPlain && p.epilogue.residual) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              const float2 z = load_shared_pair(at(i));
+              v[i * 2] += z.x, v[i * 2 + 1] += z.y;
+            }
+          }
+          finish(v);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) store_shared(at(i), make_float2(v[i * 2], v[i * 2 + 1]));
+        }
+      }
+    }
+  }
+
+  static __device__ bool is_plain(const Epilogue& e) {
+    const bool linear = e.kind == ActivationKind::kNone || e.kind == ActivationKind::kRelu;
+    return kCurve == Curve::kPiecewiseLinear && !e.residual && linear;
+  }
+
+  template <bool kPlain>
+  static __device__ void stage_tile(const Params& p, int k0, Accumulators& acc, uint32_t stages, const Barriers& bars,
+                                    int team, PipelineState& at, int row0) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int slab = 0; slab < kSlabs; ++slab) {
+      const int k = k0 + slab * kSlab;
+      if (k >= p.K) continue;
+      Affine affine[kSlab / 16];
+      load_affine(p, k + lane % 4 * 2, affine);
+      barrier_wait(shared_address(&bars.ready[team][at.stage]), at.parity);
+      stage_slab<kPlain>(p, acc, slab, affine, stages + team * kStagedBytes + at.stage * (BM * kSlabBytes), row0);
+      fence_async_proxy();
+      __syncwarp();
+      if (lane == 0) barrier_arrive(shared_address(&bars.staged[team][at.stage]));
+      at.advance(kStaged);
+    }
+  }
+};
+
+}  // namespace cks::cuda::hopper

@@ -1,0 +1,205 @@
+// Tiles whose sum is in pieces: parts in a workspace, or shares of the blocks of a cluster.
+#pragma once
+#include "ops_cuda/hopper/tile_epilogue.cuh"
+
+namespace cks::cuda::hopper {
+
+template <class Tile>
+struct TilePieces {
+  using Ending = TileEpilogue<Tile>;
+  using T = typename Tile::T;
+  using Accumulators = typename Tile::Accumulators;
+  static constexpr int BM = Tile::BM, BN = Tile::BN, kRowBlocks = Tile::kRowBlocks, kTeamThreads = Tile::kTeamThreads;
+
+  // Element offset of channel 0 of a tile row's output pixel, or -1 where the box hangs over the output.
+  static __device__ int64_t pixel_offset(const Params& p, const WorkItem& t, int row) {
+    const int w = row % p.box.w, h = row / p.box.w % p.box.h;
+    const int nd = row / (p.box.w * p.box.h), d = nd % p.box.d, n = nd / p.box.d;
+    const int on = t.input.n + n, od = t.output.d + d * p.out_step.d, oh = t.output.h + h * p.out_step.h,
+              ow = t.output.w + w * p.out_step.w;
+    if (n >= p.box_n || on >= p.N || od >= p.output.d || oh >= p.output.h || ow >= p.output.w) return -1;
+    return (((int64_t(on) * p.output.d + od) * p.output.h + oh) * p.output.w + ow) * p.K;
+  }
+
+  // Where a thread's two rows of a row block go, for tiles whose sum is in pieces: they are added up by units of 16
+  // channels and stored without staging.
+  struct Rows {
+    int64_t offset[kRowBlocks][2];
+    __device__ Rows(const Params& p, const WorkItem& t, int row0) {
+      const int row = row0 + threadIdx.x % 32 / 4;
+#pragma unroll
+      for (int m = 0; m < kRowBlocks; ++m)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) offset[m][i] = pixel_offset(p, t, row + m * 64 + i * 8);
+    }
+  };
+
+  static __device__ void store_unit(const Params& p, const WorkItem& t, int unit, const int64_t (&offset)[2],
+                                    const float4 (&halves)[2]) {
+    const int lane = threadIdx.x % 32, k = t.sum.k0 + unit * 16 + lane % 4 * 2;
+    float v[8] = {halves[0].x, halves[0].y, halves[0].z, halves[0].w,
+                  halves[1].x, halves[1].y, halves[1].z, halves[1].w};
+    typename Ending::Affine affine[1];
+    Ending::load_affine(p, k, affine);
+    affine[0].apply(v);
+    const auto pair = [&](const void* tensor, int i) {
+      return static_cast<const T*>(tensor) + offset[i % 2] + k + i / 2 * 8;
+    };
+    const auto exists = [&](int i) { return offset[i % 2] >= 0 && k + i / 2 * 8 < p.K; };
+    if (p.epilogue.residual) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (!exists(i)) continue;
+        v[i * 2] += to_float(pair(p.epilogue.residual, i)[0]);
+        v[i * 2 + 1] += to_float(pair(p.epilogue.residual, i)[1]);
+      }
+    }
+    Ending::apply(p.epilogue, v);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (!exists(i)) continue;
+      T* to = const_cast<T*>(pair(p.epilogue.y, i));
+      to[0] = from_float<T>(v[i * 2]);
+      to[1] = from_float<T>(v[i * 2 + 1]);
+    }
+  }
+
+  static __device__ void add(float4& sum, float4 v) { sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w; }
+
+  // A tile's parts meet here, and nobody needs to wait for anybody. Of a few parts, the one that finds all others in
+  // the workspace adds itself to them. Else a block leaves its own there too, and helps to add up: the last to come
+  // takes every unit of the tile that no other has taken, and one with nothing else to do waits a little for that
+  // moment. Each sum is in the order of the parts, whoever makes it.
+  //
+  // The tile's counter says how far it is: parts that have arrived, then units that are taken. Who takes the last one
+  // leaves the counter ready for the next launch, its upper half one higher, so that late helpers see that the tile is
+  // done.
+  static __device__ void gather_parts(const Params& p, const WorkItem& t, const Accumulators& acc, bool decides,
+                                      bool is_idle, int row0) {
+    constexpr int kGroups = BN / 8;  // of four accumulators, in a row block
+    constexpr int kUnits = BN / 16;
+    constexpr int64_t kPatience = 20000;  // cycles: some parts may be rounds away
+    const int parts = t.sum.parts, mine = t.part.part;
+    const auto group_of = [&](int part, int m, int j) {
+      return p.partials + int64_t(t.part.slot + part) * (BM * BN / 4) + (m * kGroups + j) * kTeamThreads + threadIdx.x;
+    };
+    const auto own = [&](int m, int j) {
+      return make_float4(acc[m][j * 4], acc[m][j * 4 + 1], acc[m][j * 4 + 2], acc[m][j * 4 + 3]);
+    };
+    unsigned* const counter = p.counters + t.part.counter;
+    __shared__ int decision[2];
+    // One warp decides; what its first lane finds is every lane's, so that the warp stays together.
+    const bool first_lane = threadIdx.x % 32 == 0;
+    const auto everyones = [](unsigned v) { return __shfl_sync(0xffffffff, v, 0); };
+    const auto look = [&] { return everyones(*static_cast<volatile unsigned*>(counter)); };
+    unsigned now = 0;
+    if (decides) {
+      now = look();
+      const bool last = parts <= kFewParts && int(now & 0xffff) == parts - 1;
+      if (last && first_lane) atomicExch(counter, ((now >> 16) + 1) << 16);
+      if (first_lane) decision[0] = last;
+      __threadfence();
+    }
+    named_barrier(1, kTeamThreads);
+    const bool alone = everyones(decision[0]);
+    const Rows rows(p, t, row0);
+    if (alone) {
+#pragma unroll
+      for (int m = 0; m < kRowBlocks; ++m) {
+#pragma unroll
+        for (int unit = 0; unit < kUnits; ++unit) {
+          float4 sums[2] = {};
+          for (int part = 0; part < parts; ++part) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+              add(sums[i], part == mine ? own(m, unit * 2 + i) : __ldcg(group_of(part, m, unit * 2 + i)));
+          }
+          store_unit(p, t, unit, rows.offset[m], sums);
+        }
+      }
+      named_barrier(1, kTeamThreads);  // the decision has been read
+      return;
+    }
+#pragma unroll
+    for (int m = 0; m < kRowBlocks; ++m)
+#pragma unroll
+      for (int j = 0; j < kGroups; ++j) __stcg(group_of(mine, m, j), own(m, j));
+    __threadfence();
+    named_barrier(1, kTeamThreads);
+
+    if (decides) now = everyones(first_lane ? atomicAdd(counter, 1u) + 1 : 0);
+    const unsigned launch = now >> 16;
+    const int64_t start = clock64();
+    const auto taken_by = [&](unsigned state) {
+      return int(state & 0xffff) - parts + 1 == kUnits ? (launch + 1) << 16 : state + 1;
+    };
+    // Takes a unit, given how an attempt to take the one after `now` has ended.
+    const auto take = [&](unsigned found, bool attempted) {
+      while (now >> 16 == launch) {
+        const int next = int(now & 0xffff) - parts;
+        if (attempted && found == now) {
+          now = taken_by(now);
+          return next;
+        }
+        if (attempted) now = found;
+        attempted = false;
+        if (now >> 16 != launch) break;
+        if (int(now & 0xffff) < parts) {
+          if (!is_idle || everyones(clock64() - start > kPatience)) break;
+          now = look();
+          continue;
+        }
+        found = everyones(first_lane ? atomicCAS(counter, now, taken_by(now)) : 0);
+        attempted = true;
+      }
+      return -1;
+    };
+    int unit = 0;
+    // A loop that is left when units run out would make the compiler doubt that warps stay together, in the main loop
+    // too.
+    for (int turn = 0; turn <= kUnits; ++turn) {
+      if (unit < 0) continue;
+      // The next unit is asked for before this one is added up.
+      unsigned found = 0;
+      const bool attempt = turn > 0 && now >> 16 == launch;
+      if (decides && attempt) found = first_lane ? atomicCAS(counter, now, taken_by(now)) : 0;
+      if (turn > 0) {
+#pragma unroll
+        for (int m = 0; m < kRowBlocks; ++m) {
+          float4 sums[2] = {};
+#pragma unroll 4
+          for (int part = 0; part < parts; ++part) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i) add(sums[i], __ldcg(group_of(part, m, unit * 2 + i)));
+          }
+          store_unit(p, t, unit, rows.offset[m], sums);
+        }
+      }
+      if (decides) {
+        const int next = take(everyones(found), attempt);
+        if (first_lane) decision[turn % 2] = next;
+        __threadfence();
+      }
+      named_barrier(1, kTeamThreads);
+      unit = int(everyones(decision[turn % 2]));
+    }
+    named_barrier(1, kTeamThreads);
+  }
+
+  // Adds the partial tiles of a cluster's blocks, in order, for this block's share of the channels, and stores them.
+  static __device__ void reduce_over_cluster(const Params& p, const WorkItem& t, uint32_t partial, int rank, int row0) {
+    constexpr int kUnits = BN / 16;
+    const Rows rows(p, t, row0);
+    for (int unit = kUnits * rank / p.splits; unit < kUnits * (rank + 1) / p.splits; ++unit) {
+      float4 sums[2] = {};
+      for (int peer = 0; peer < p.splits; ++peer) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          add(sums[i], load_peer(peer_address(partial + ((unit * 2 + i) * 128 + threadIdx.x) * 16, peer)));
+      }
+      store_unit(p, t, unit, rows.offset[0], sums);
+    }
+  }
+};
+
+}  // namespace cks::cuda::hopper

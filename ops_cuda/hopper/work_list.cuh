@@ -1,0 +1,63 @@
+// How the warps of a block go through its work: the items of its list, and the buffers of a ring.
+#pragma once
+#include "ops_cuda/hopper/hopper_conv.h"
+
+namespace cks::cuda::hopper {
+
+// 16 bytes of the plan, which no kernel writes. Every lane reads the same, so that the compiler may keep it in uniform
+// registers, which copies and multiplications take their coordinates from.
+template <class T>
+__device__ T read_plan(const T* from) {
+  static_assert(sizeof(T) == 16);
+  const int4 words = __ldg(reinterpret_cast<const int4*>(from));
+  return *reinterpret_cast<const T*>(&words);
+}
+
+// A cluster's work items in order; what one is about is fetched while the one before it is worked on. (What a role does
+// not ask for, the compiler does not fetch.)
+class WorkReader {
+ public:
+  __device__ WorkReader(const Params& p, int cluster) : next_(p.items + cluster), pitch_(p.clusters) { fetch(); }
+  // False past the last item.
+  __device__ bool next() {
+    sum_ = coming_sum_, input_ = coming_input_, output_ = coming_output_, item_ = next_;
+    if (at_end()) return false;
+    next_ += pitch_;
+    fetch();
+    return true;
+  }
+  __device__ bool at_end() const { return coming_sum_.parts == 0; }
+  __device__ const WorkItem::Sum& sum() const { return sum_; }
+  __device__ const WorkItem::Input& input() const { return input_; }
+  __device__ const WorkItem::Output& output() const { return output_; }
+  // All of it, for those who need it seldom.
+  __device__ WorkItem item() const {
+    return {sum_, read_plan(&item_->input), read_plan(&item_->output), read_plan(&item_->part)};
+  }
+
+ private:
+  __device__ void fetch() {
+    coming_sum_ = read_plan(&next_->sum);
+    coming_input_ = read_plan(&next_->input), coming_output_ = read_plan(&next_->output);
+  }
+  const WorkItem *next_, *item_ = nullptr;
+  int pitch_;
+  WorkItem::Sum sum_{}, coming_sum_;
+  WorkItem::Input input_{}, coming_input_;
+  WorkItem::Output output_{}, coming_output_;
+};
+
+// A position in a ring of buffers.
+struct PipelineState {
+  int stage = 0, parity = 0;
+  __device__ void advance(int stages) {
+    if (++stage == stages) stage = 0, parity ^= 1;
+  }
+  __device__ void skip(int stages, int count) {
+    const int laps = (stage + count) / stages;
+    stage += count - laps * stages;
+    parity ^= laps & 1;
+  }
+};
+
+}  // namespace cks::cuda::hopper
