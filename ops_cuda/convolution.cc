@@ -9,13 +9,19 @@ namespace cks::cuda {
 Device current_device() {
   int device = 0;
   check(cudaGetDevice(&device), "looking for a GPU");
+  // Kept, because weights that are not constant are packed, and so their form is chosen, in every run.
+  thread_local int known = -1;
+  thread_local Device kept{};
+  if (device == known) return kept;
   const auto attribute = [device](cudaDeviceAttr which) {
     int value = 0;
     check(cudaDeviceGetAttribute(&value, which, device), "asking what the GPU is");
     return value;
   };
-  return {10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
+  kept = {10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
           attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+  known = device;
+  return kept;
 }
 
 namespace {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "ops_cuda/convolution.h"
+#include "ops_cuda/hopper/tensor_limits.h"
 
 namespace cks::cuda {
 
@@ -38,10 +39,9 @@ class ConvolutionKernel {
 // sm_90a: TMA and wgmma, for NHWC tensors. A tile does not span groups; a tensor map wants rows of whole 16 bytes (X's
 // are padded to that), and steps over a few elements at most.
 inline bool hopper_takes(const FilterUse& use, const Device& device) {
-  constexpr int64_t kMostElementStride = 8;
   return device.capability == 90 && use.layout == Layout::kNHWC && use.filter.groups == 1 &&
          use.filter.K * int64_t(size_of(use.type)) % 16 == 0 &&
-         std::ranges::all_of(use.stride, [](int64_t stride) { return stride <= kMostElementStride; });
+         std::ranges::all_of(use.stride, [](int64_t stride) { return stride <= hopper::kMaxElementStride; });
 }
 std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec&);
 size_t hopper_filter_bytes(const FilterUse&);

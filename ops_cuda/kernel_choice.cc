@@ -25,7 +25,7 @@ constexpr int64_t kFewOutputs = 8;
 
 // Few or odd channels, whose tile of the matrix product would be mostly empty or stored by single elements. Not where
 // the products of many inputs bound it, which the matrix product is better at (channels last: else it copies X first);
-// nor where patches overlap much, because of a dilation, and are read too often.
+// nor where patches overlap much, because of a dilation, and are read too often. False where there is no plan.
 bool few_outputs_pays(const ConvolutionSpec& spec, const Device& device) {
   const Problem& p = spec.problem;
   const int64_t size = int64_t(size_of(spec.type));
@@ -69,7 +69,7 @@ Family choose_family(const ConvolutionSpec& spec, const Device& device) {
   const Filter& f = spec.problem.filter;
   if (is_direct(f)) return depthwise_can(spec) ? Family::kDepthwise : Family::kDirect;
   if (few_inputs_pays(f, spec.type) && few_inputs_can(spec, device)) return Family::kFewInputs;
-  if (few_outputs_pays(spec, device) && few_outputs_can(spec, device)) return Family::kFewOutputs;
+  if (has_tensor_cores(spec.type, device) && few_outputs_pays(spec, device)) return Family::kFewOutputs;
   return Family::kMatrixProduct;
 }
 

@@ -9,18 +9,18 @@
 #include <optional>
 #include <queue>
 
+#include "ops_cuda/hopper/tensor_limits.h"
+
 namespace cks::cuda::hopper {
 namespace {
 
-constexpr int kMaxBox = 256, kMaxElementStride = 8;  // of a tensor map, elements it spans and their distance
 constexpr int kPixelBytes = 2 * kSquare;
 constexpr int kImages = 3;                        // the logical axes: 0, 1, 2 are d, h, w
 constexpr int kFixedSharedBytes = 2048;           // beside the stages: barriers, and what aligning the stages costs
 constexpr int kMaxPixels = 256, kFewPixels = 32;  // of a box: no more, and no fewer where there are more
 constexpr int kMaxPromotedPixels = 64;            // where its sum is promoted
 
-// What one thing costs a block, in cycles (of 1.7 GHz): fitted to the layouts of three problems timed on an H200
-// (docs/notebook.md).
+// What one thing costs a block, in cycles (of 1.7 GHz): fitted to layouts timed on an H200 (docs/notebook.md).
 constexpr double kProduct = 48;                     // a product of 64 x 64 x 16, by itself,
 constexpr double kJoinedProduct = 33;               // and beside others
 constexpr double kLoadRate = 38;                    // bytes, all SMs at work on the same pixels
@@ -148,7 +148,7 @@ Covering cover(const Frame& f, const Axes& box, const std::array<bool, 4>& margi
 
 bool fits_tensor_map(const Frame& f, const Axes& x_box) {
   for (int a = 0; a < 4; ++a)
-    if (x_box[a] * f.stride[a] > kMaxBox) return false;
+    if (x_box[a] * f.stride[a] > kMaxTensorBox) return false;
   return true;
 }
 

@@ -237,11 +237,7 @@ hopper::Operands hopper::operands_of(const ConvolutionSpec& spec) {
 
 hopper::Machine hopper::current_machine() {
   Machine m;
-  int device;
-  check(cudaGetDevice(&device), "looking for a GPU");
-  check(cudaDeviceGetAttribute(&m.multiprocessors, cudaDevAttrMultiProcessorCount, device), "asking what the GPU is");
-  check(cudaDeviceGetAttribute(&m.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "asking what the GPU is");
+  m.multiprocessors = current_device().multiprocessors, m.shared_bytes = most_shared_bytes();
   // Any solo shape answers for all of them: what counts is how many fit an SM.
   const TileShape* solo = std::ranges::find(kTileShapes, Team::kSolo, &TileShape::team);
   const void* function = half_kernel(int(solo - kTileShapes));

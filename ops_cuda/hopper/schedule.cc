@@ -7,10 +7,10 @@
 #include <optional>
 #include <queue>
 
+#include "ops_cuda/hopper/tensor_limits.h"
+
 namespace cks::cuda::hopper {
 namespace {
-
-constexpr int kMaxBox = 256;  // elements that a copy spans
 
 int channel_blocks_of(const Operands& o) { return int(ceil_div(o.channels * o.element_bytes, kBlockBytes)); }
 
@@ -24,7 +24,7 @@ RowsPlan plan_rows(const Problem& p, const Operands& o, int rows) {
   const int channel_blocks = channel_blocks_of(o);
   Index3 limit;
   for (int i = 0; i < 3; ++i)
-    limit[i] = int32_t(kMaxBox / p.stride[i]);  // input step or output step, as the operator has it
+    limit[i] = int32_t(kMaxTensorBox / p.stride[i]);  // input step or output step, as the operator has it
   // A tile costs about two k-blocks more than its taps (measured).
   return {rows, make_plan(p, choose_box(p, rows, 2.0 / channel_blocks, limit))};
 }

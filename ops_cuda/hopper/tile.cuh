@@ -11,22 +11,15 @@ namespace cks::cuda::hopper {
 
 // What is multiplied, and how: the type of X and Y, and the products that a multiply-add takes. Floats are multiplied
 // as halves (halves.cuh).
-struct HalfMath {
-  using Element = __half;
-  static constexpr int kProducts = 1;
+template <class T, int kCount>
+struct Multiplication {
+  using Element = T;
+  static constexpr int kProducts = kCount;
 };
-struct BFloat16Math {
-  using Element = __nv_bfloat16;
-  static constexpr int kProducts = 1;
-};
-struct TF32Math {
-  using Element = float;
-  static constexpr int kProducts = 1;
-};
-struct FP32Math {
-  using Element = float;
-  static constexpr int kProducts = 3;
-};
+using HalfMath = Multiplication<__half, 1>;
+using BFloat16Math = Multiplication<__nv_bfloat16, 1>;
+using TF32Math = Multiplication<float, 1>;
+using FP32Math = Multiplication<float, 3>;
 
 template <class MathOfTile, Team kTeamOfTile, int kRowBlocksOfTile, int kColumns, Curve kCurveOfTile>
 struct TileTraits {

@@ -8,6 +8,7 @@
 #include "ops_cuda/hopper/gradient_passes.h"
 #include "ops_cuda/hopper/tensor_map.h"
 #include "ops_cuda/kernel.h"
+#include "ops_cuda/shared_memory.h"
 
 namespace cks::cuda {
 namespace {
@@ -186,12 +187,7 @@ class HopperGradient : public WeightGradientKernel {
 
     function_ = type == DataType::kBFloat16 ? bfloat16_gradient() : half_gradient(planes_);
     shared_bytes_ = s.shared_bytes(size_of(type));
-    // The limit is the function's, and other gradients launch the same function with more stages or fewer.
-    cudaFuncAttributes attributes;
-    check(cudaFuncGetAttributes(&attributes, function_), "loading the Hopper weight gradient");
-    check(cudaFuncSetAttribute(function_, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               current_gradient_machine().shared_bytes - int(attributes.sharedSizeBytes)),
-          "preparing the Hopper weight gradient");
+    allow_all_shared_memory(function_);
   }
 
   size_t workspace_bytes() const override { return layout_.bytes(); }
@@ -254,13 +250,7 @@ class HopperGradient : public WeightGradientKernel {
 }  // namespace
 
 hopper::GradientMachine hopper::current_gradient_machine() {
-  GradientMachine m;
-  int device;
-  check(cudaGetDevice(&device), "looking for a GPU");
-  check(cudaDeviceGetAttribute(&m.multiprocessors, cudaDevAttrMultiProcessorCount, device), "asking what the GPU is");
-  check(cudaDeviceGetAttribute(&m.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "asking what the GPU is");
-  return m;
+  return {current_device().multiprocessors, most_shared_bytes()};
 }
 
 hopper::GradientOperands hopper::gradient_operands(DataType type, Precision precision) {

@@ -289,6 +289,19 @@ std::unique_ptr<cuda::ConvolutionKernel> make_forced(Forced family, const cuda::
   return cuda::make_portable_conv(spec, device);
 }
 
+// The packed form that a kernel reads.
+struct Packing {
+  size_t (*bytes)(const FilterUse&);
+  void (*pack)(const FilterUse&, const void*, void*, cuda::Stream);
+};
+Packing packing_of(bool as_chosen, Forced family) {
+  if (as_chosen) return {cuda::packed_filter_bytes, cuda::pack_filter};
+#ifdef ORT_CKS_HOPPER
+  if (family == Forced::kHopper) return {cuda::hopper_filter_bytes, cuda::pack_hopper_filter};
+#endif
+  return {cuda::portable_filter_bytes, cuda::pack_portable_filter};
+}
+
 // Convolutions whose kernels are one function with different shared memory: all are planned before the first runs, as
 // in a session. The elements are coarse, so that sums are exact and all results the same.
 bool check_planned_together(std::mt19937& random) {
@@ -409,28 +422,17 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   const cuda::ConvolutionSpec spec{p, type, c.layout, c.precision, c.activation, c.constant};
   const bool as_chosen = outputs == 0 || (c.multiprocessors == 0 && as_capability == 0);
   const Forced family = forced_family(spec, c);
-  size_t packed_bytes = as_chosen ? cuda::packed_filter_bytes(spec.use()) : cuda::portable_filter_bytes(spec.use());
-#ifdef ORT_CKS_HOPPER
-  if (!as_chosen && family == Forced::kHopper) packed_bytes = cuda::hopper_filter_bytes(spec.use());
-#endif
+  const Packing packing = packing_of(as_chosen, family);
   Buffer x(size_t(p.N * f.C * volume(p.input)) * sizeof(T)), w(size_t(f.elements()) * sizeof(T)),
       bias(size_t(f.K) * sizeof(T)), residual(size_t(outputs) * sizeof(T)), y(size_t(outputs) * sizeof(T)),
-      packed(packed_bytes);
+      packed(packing.bytes(spec.use()));
   fill<T>(x, c.coarse, random), fill<T>(w, c.coarse, random);
   fill<T>(bias, c.coarse, random), fill<T>(residual, c.coarse, random);
   if (c.uneven && !c.coarse && type == DataType::kFloat) make_uneven(x, random);
   const T* b = c.bias ? reinterpret_cast<const T*>(bias.data()) : nullptr;
   const T* z = c.residual ? reinterpret_cast<const T*>(residual.data()) : nullptr;
 
-  if (as_chosen) {
-    cuda::pack_filter(spec.use(), w.data(), packed.data(), nullptr);
-#ifdef ORT_CKS_HOPPER
-  } else if (family == Forced::kHopper) {
-    cuda::pack_hopper_filter(spec.use(), w.data(), packed.data(), nullptr);
-#endif
-  } else {
-    cuda::pack_portable_filter(spec.use(), w.data(), packed.data(), nullptr);
-  }
+  packing.pack(spec.use(), w.data(), packed.data(), nullptr);
   if (c.constant) must(cudaDeviceSynchronize());
   const cuda::Convolution convolution(spec);
   const auto forced = as_chosen ? nullptr : make_forced(family, spec, c);
