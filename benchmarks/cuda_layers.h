@@ -57,6 +57,23 @@ inline const Layer kLayers[] = {
     {"res5_d4_65", kC, 1, 512, 512, 65, 65, 3, 1, 4, 4, 0, 1},
 };
 
+// What takes most of the time in U-Net, ResNet-18 on CIFAR, HiFi-GAN, DeepLabV3's trunk and the pose net.
+inline const Layer kModelLayers[] = {
+    {"unet_64_512", kC, 1, 64, 64, 512, 512, 3, 1, 1, 1, 0, 1},
+    {"unet_128_64_512", kC, 1, 128, 64, 512, 512, 3, 1, 1, 1, 0, 1},
+    {"unet_128_256", kC, 1, 128, 128, 256, 256, 3, 1, 1, 1, 0, 1},
+    {"unet_512_64", kC, 1, 512, 512, 64, 64, 3, 1, 1, 1, 0, 1},
+    {"resnet18_64_32_b128", kC, 128, 64, 64, 32, 32, 3, 1, 1, 1, 0, 1},
+    {"resnet18_128_16_b128", kC, 128, 128, 128, 16, 16, 3, 1, 1, 1, 0, 1},
+    {"resnet18_256_8_b128", kC, 128, 256, 256, 8, 8, 3, 1, 1, 1, 0, 1},
+    {"hifigan_256_k7_d3", kC, 1, 256, 256, 1, 1600, 7, 1, 9, 3, 0, 1, 1},
+    {"hifigan_128_k11_d5", kC, 1, 128, 128, 1, 12800, 11, 1, 25, 5, 0, 1, 1},
+    {"deeplab_256_d2_65", kC, 1, 256, 256, 65, 65, 3, 1, 2, 2, 0, 1},
+    {"deeplab_64_129", kC, 1, 64, 64, 129, 129, 3, 1, 1, 1, 0, 1},
+    {"pose_128_b1", kC, 1, 128, 128, 32, 24, 3, 1, 1, 1, 0, 1},
+    {"unet3d_64_48", kC, 1, 64, 64, 48, 48, 3, 1, 1, 1, 0, 1, 3},
+};
+
 // Few or odd channels, depthwise, grouped, 1-D and 3-D, at the sizes that networks have them: stems and first layers
 // (ResNet, MobileNet, U-Net, ResNet-18 on CIFAR), image outputs (DCGAN, pix2pix, CycleGAN), all of FSRCNN, MobileNet,
 // EfficientNet and ConvNeXt blocks, ResNeXt, HiFi-GAN.

@@ -17,7 +17,8 @@ std::string name_of(const hopper::Config& c) {
   static constexpr const char* kTeams[] = {"solo", "shared", "alternate"};
   return std::string(kTeams[int(c.shape.team)]) + " " + std::to_string(c.shape.bm()) + "x" +
          std::to_string(c.shape.bn) + (c.splits > 1 ? " splits " + std::to_string(c.splits) : "") +
-         (c.blocks_per_sm > 1 ? " two an SM" : "") + (c.cut ? " cut" : "");
+         (c.shape.source == hopper::Source::kPatches ? " patches" : "") + (c.blocks_per_sm > 1 ? " two an SM" : "") +
+         (c.cut ? " cut" : "");
 }
 
 // How much slower than the fastest configuration the chosen one is, as a ratio.
@@ -58,11 +59,14 @@ double sweep(const Layer& layer, const char* dtype, DataType type, Precision pre
 int main(int argc, char** argv) {
   cudaStream_t stream;
   must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // what was timed is there, whatever comes after
   std::printf("layer,dtype,configuration,stages,box,partial tiles,us,expected us at 1.75 GHz,chosen\n");
   double logs = 0;
   int count = 0;
-  for (const Layer& layer : kLayers) {
-    if ((argc > 1 && !std::strstr(layer.name, argv[1])) || layer.groups > 1 || layer.C % 8) continue;
+  std::vector<Layer> layers(std::begin(kLayers), std::end(kLayers));
+  layers.insert(layers.end(), std::begin(kModelLayers), std::end(kModelLayers));
+  for (const Layer& layer : layers) {
+    if (argc > 1 && !std::strstr(layer.name, argv[1])) continue;
     for (const double ratio : {sweep<__half>(layer, "fp16", DataType::kHalf, Precision::kTF32, stream),
                                sweep<float>(layer, "tf32", DataType::kFloat, Precision::kTF32, stream),
                                sweep<float>(layer, "fp32", DataType::kFloat, Precision::kFP32, stream)}) {

@@ -95,15 +95,15 @@ class HopperConv : public ConvolutionKernel {
       if (!strided) return {1, 1, 1, 1, 1};
       return {1, cuuint32_t(p.stride[2]), cuuint32_t(p.stride[1]), cuuint32_t(p.stride[0]), 1};
     };
-    const auto pixels = [&](cuuint32_t channels) -> std::array<cuuint32_t, 5> {
-      const Box& b = s.box;
+    const auto pixels = [](cuuint32_t channels, const Box& b) -> std::array<cuuint32_t, 5> {
       return {channels, cuuint32_t(b.extent[2]), cuuint32_t(b.extent[1]), cuuint32_t(b.extent[0]), cuuint32_t(b.n)};
     };
     const CUtensorMapDataType type = spec.type == DataType::kFloat  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
                                      : spec.type == DataType::kHalf ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
                                                                     : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
     const int64_t channels = input_.group_pitch();
-    x_ = {type, CU_TENSOR_MAP_SWIZZLE_128B, innermost_first(channels, p.input, p.N), pixels(bk), steps(conv)};
+    x_ = {type, CU_TENSOR_MAP_SWIZZLE_128B, innermost_first(channels, p.input, p.N),
+          pixels(bk, s.patch ? s.patch->box : s.box), steps(conv)};
     const bool halves = spec.type == DataType::kFloat;
     const int row = hopper::filter_row(int(element_bytes_), products_of(spec.use()));
     filter_ = {halves ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type,
@@ -114,7 +114,7 @@ class HopperConv : public ConvolutionKernel {
                {1, 1, 1}};
     if (halves) scales_at_ = halves_filter(spec.use()).scales_at();
     y_ = {type, slab * element_bytes_ == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
-          innermost_first(f.K, p.output, p.N), pixels(slab), steps(!conv)};
+          innermost_first(f.K, p.output, p.N), pixels(slab, s.box), steps(!conv)};
 
     params_.taps = reinterpret_cast<const WorkTap*>(plan_->data());
     params_.items = reinterpret_cast<const WorkItem*>(params_.taps + s.taps.size());
@@ -122,6 +122,12 @@ class HopperConv : public ConvolutionKernel {
     params_.epilogue.alpha = spec.activation.alpha, params_.epilogue.beta = spec.activation.beta;
     params_.channel_blocks = int((channels + bk - 1) / bk);
     params_.box_bytes = int(s.box.pixels() * 128);
+    if (s.patch) {
+      params_.patch_bytes = int(s.patch->box.pixels() * 128), params_.patch_pitch = hopper::patch_pitch(*s.patch);
+      params_.group_pitch = s.patch->group_pitch * 128;
+      for (size_t i = 0; i < s.patch->row_blocks.size(); ++i) params_.row_blocks[i] = s.patch->row_blocks[i] * 128;
+      params_.filter_stays = s.filter_stays;
+    }
     params_.clusters = s.clusters, params_.stages = s.stages, params_.splits = s.config.splits;
     params_.N = int(p.N), params_.K = int(f.K);
     params_.output = to_int3(p.output);
@@ -178,7 +184,8 @@ class HopperConv : public ConvolutionKernel {
  private:
   static const void* find_kernel(const FilterUse& use, const hopper::TileShape& shape) {
     const auto same = [&](const hopper::TileShape& s) {
-      return s.team == shape.team && s.row_blocks == shape.row_blocks && s.bn == shape.bn && s.curve == shape.curve;
+      return s.team == shape.team && s.row_blocks == shape.row_blocks && s.bn == shape.bn && s.curve == shape.curve &&
+             s.source == shape.source;
     };
     const int index = int(std::ranges::find_if(hopper::kTileShapes, same) - std::begin(hopper::kTileShapes));
     return use.type == DataType::kHalf         ? hopper::half_kernel(index)

@@ -19,8 +19,12 @@ struct Params {
   float4* partials;            // of cut tiles, in accumulator order
   unsigned* counters;          // of cut tiles
   int channel_blocks;          // k-blocks of a tap
-  int box_bytes;               // of A: the box may have fewer pixels than the tile has rows
+  int box_bytes;               // of the tile's pixels, 128 each: the box may have fewer than the tile has rows
   int clusters, stages, splits;
+  // Where taps share a patch; bytes.
+  int patch_bytes, patch_pitch;  // copied, and from one to the next
+  int group_pitch, row_blocks[4];
+  bool filter_stays;
   int N, K;
   Int3 output, out_step, box;
   int box_n;

@@ -3,13 +3,15 @@
 //
 // A block takes work items in order. For each k-block (128 bytes of channels of one tap) a producer lane copies two
 // boxes to shared memory by TMA: A, the input pixels that the tile's rows read through this tap (what lies outside the
-// input is filled with zeros), and B, the filter's channels. Math warpgroups multiply them (wgmma) and leave the tile
-// in shared memory, slab by slab of channels, from where a storer lane sends it by TMA while they go on; the store
-// map's element strides interleave the phases of a transposed convolution. With `splits` > 1 the blocks of a cluster
-// share a tile's k-blocks and add up through distributed shared memory, in a fixed order.
+// input is filled with zeros), and B, the filter's channels; or one A for all taps. Math warpgroups multiply them
+// (wgmma) and leave the tile in shared memory, slab by slab of channels, from where a storer lane sends it by TMA while
+// they go on; the store map's element strides interleave the phases of a transposed convolution. With `splits` > 1 the
+// blocks of a cluster share a tile's k-blocks and add up through distributed shared memory, in a fixed order.
 #pragma once
-#include "ops_cuda/hopper/copy_warps.cuh"
+#include "ops_cuda/hopper/boxes.cuh"
 #include "ops_cuda/hopper/main_loop.cuh"
+#include "ops_cuda/hopper/patches.cuh"
+#include "ops_cuda/hopper/store_warp.cuh"
 #include "ops_cuda/hopper/tile_pieces.cuh"
 
 namespace cks::cuda::hopper {
@@ -17,26 +19,22 @@ namespace cks::cuda::hopper {
 // The math warps: they multiply, and finish what they have.
 template <class Tile>
 struct MathWarps {
-  using Loop = MainLoop<Tile>;
+  using Ring = std::conditional_t<Tile::kSource == Source::kBoxes, BoxRing<Tile>, PatchRing<Tile>>;
+  using Loop = MainLoop<Tile, Ring>;
   using Ending = TileEpilogue<Tile>;
   using Accumulators = typename Tile::Accumulators;
   using Barriers = typename Tile::Barriers;
-  static constexpr int BN = Tile::BN, kRowBlocks = Tile::kRowBlocks, kTeamThreads = Tile::kTeamThreads,
-                       kABytes = Tile::kABytes;
+  static constexpr int BN = Tile::BN, kRowBlocks = Tile::kRowBlocks, kTeamThreads = Tile::kTeamThreads;
   static constexpr bool kAlternate = Tile::kAlternate, kHalves = Tile::kHalves, kCanBeCut = Tile::kCanBeCut;
   static constexpr Team kTeam = Tile::kTeam;
 
-  static __device__ void consume(const Params& p, WorkReader work, uint32_t tiles, uint32_t stages,
-                                 const Barriers& bars, int warp, int rank) {
+  // make_ring(first row block, this lane's first row): of the tile.
+  template <class F>
+  static __device__ void consume(const Params& p, WorkReader work, F make_ring, uint32_t stages, const Barriers& bars,
+                                 int warp, int rank) {
     const int wg = warp / 4, team = kAlternate ? wg : 0, first_block = kTeam == Team::kShared ? wg * kRowBlocks : 0;
     const int lane = threadIdx.x % 32, row0 = first_block * 64 + warp % 4 * 16;
-    const uint32_t a = tiles + (kHalves ? (row0 + lane / 4) * 128 : first_block * (64 * 128));
-    typename Loop::Ring ring{kHalves ? a : descriptor_low(a),
-                             descriptor_low(tiles + kABytes),
-                             shared_address(bars.full),
-                             shared_address(bars.empty),
-                             p.stages,
-                             3 + wg};
+    Ring ring = make_ring(first_block, row0 + lane / 4);
     // Alternating warpgroups take turns at the main loop: the parity of a stage's barrier says nothing to one that
     // waits for a k-block more than a lap ahead.
     const auto wait_turn = [&](int use) {
@@ -54,14 +52,17 @@ struct MathWarps {
       const auto& sum = work.sum();
       const int total = sum.hi - sum.lo;
       const int count = total * (rank + 1) / p.splits - total * rank / p.splits;
-      if (kAlternate && round % 2 != team) {
-        ring.at.skip(p.stages, count);
-        continue;
+      if constexpr (kAlternate) {
+        if (round % 2 != team) {
+          ring.skip(count);
+          continue;
+        }
       }
       Accumulators acc;
+      ring.begin(p, work);
       wait_turn(round / 2);
       if constexpr (kHalves) {
-        Loop::multiply_halves(ring, count, row0 + lane / 4, p.box_bytes / 128, acc, pass_turn);
+        Loop::multiply_halves(ring, count, row0 + lane / 4, p.box_bytes / 128, 3 + wg, acc, pass_turn);
       } else {
         Loop::multiply(ring, count, acc, pass_turn);
       }
@@ -91,15 +92,16 @@ struct MathWarps {
   }
 };
 
-template <class Math, Team kTeam, int kRowBlocks, int BN, Curve kCurve>
+template <class Math, Team kTeam, int kRowBlocks, int BN, Curve kCurve, Source kSource>
 __global__ void __launch_bounds__(TileShape{kTeam, kRowBlocks, BN}.threads(),
                                   TileShape{kTeam, kRowBlocks, BN}.max_blocks_per_sm(Math::kProducts))
     hopper_conv(const __grid_constant__ Params p) {
-  using Tile = TileTraits<Math, kTeam, kRowBlocks, BN, kCurve>;
+  using Tile = TileTraits<Math, kTeam, kRowBlocks, BN, kCurve, kSource>;
   extern __shared__ uint8_t dynamic[];
   __shared__ __align__(8) typename Tile::Barriers bars;
   const uint32_t tiles = (shared_address(dynamic) + 1023) & ~1023u;  // what the 128-byte swizzle wants
-  const uint32_t stages = tiles + p.stages * Tile::kStageBytes;
+  const uint32_t patches = tiles + p.stages * Tile::kStageBytes;
+  const uint32_t stages = patches + (kSource == Source::kPatches ? kPatchStages * p.patch_pitch : 0);
   const int rank = p.splits > 1 ? int(cluster_rank()) : 0;
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the shuffle makes it uniform
   const WorkReader work(p, blockIdx.x / p.splits);                // the plan is older than the previous grid
@@ -119,13 +121,21 @@ __global__ void __launch_bounds__(TileShape{kTeam, kRowBlocks, BN}.threads(),
   launch_dependents();
   if (warp < Tile::kMathWarps) {
     if constexpr (Tile::kTakesRegisters) take_registers<224>();
-    MathWarps<Tile>::consume(p, work, tiles, stages, bars, warp, rank);
+    const auto make_ring = [&](int first_block, int row) {
+      if constexpr (kSource == Source::kBoxes) return BoxRing<Tile>(p, tiles, bars, first_block, row);
+      if constexpr (kSource == Source::kPatches) return PatchRing<Tile>(p, tiles, patches, bars, first_block);
+    };
+    MathWarps<Tile>::consume(p, work, make_ring, stages, bars, warp, rank);
   } else {
     if constexpr (Tile::kTakesRegisters) give_up_registers<56>();
     const int role = warp - Tile::kMathWarps;
-    if (role == 0) CopyWarps<Tile>::produce(p, work, tiles, bars, rank);
+    if constexpr (kSource == Source::kBoxes) {
+      if (role == 0) BoxProducer<Tile>::run(p, work, tiles, bars, rank);
+    } else {
+      if (role == 0) PatchProducer<Tile>::run(p, work, tiles, patches, bars);
+    }
     if (role >= 1 && role <= Tile::kTeams && p.splits == 1)
-      CopyWarps<Tile>::store(p, work, stages + (role - 1) * Tile::kStagedBytes, bars, role - 1);
+      StoreWarp<Tile>::run(p, work, stages + (role - 1) * Tile::kStagedBytes, bars, role - 1);
   }
   if (p.splits > 1) cluster_sync();  // peers may still read this block's shared memory
 }

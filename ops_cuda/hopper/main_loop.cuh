@@ -6,28 +6,14 @@
 
 namespace cks::cuda::hopper {
 
-template <class Tile>
+// Ring: BoxRing or PatchRing.
+template <class Tile, class Ring>
 struct MainLoop {
   using T = typename Tile::T;
   using Accumulators = typename Tile::Accumulators;
   static constexpr int BN = Tile::BN, kRowBlocks = Tile::kRowBlocks, kFilterRowBytes = Tile::kFilterRowBytes,
-                       kStageBytes = Tile::kStageBytes, kInFlight = Tile::kInFlight;
+                       kInFlight = Tile::kInFlight;
   static constexpr bool kSplit = Tile::kSplit;
-
-  // Where a math warp finds what it multiplies.
-  struct Ring {
-    uint32_t a, b;  // descriptors of the first stage; where rows are converted, `a` is the address of this lane's first
-    uint32_t full, empty;
-    int stages, vote;  // vote: a named barrier of this warpgroup
-    PipelineState at{};
-    __device__ void wait() const { barrier_wait(full + at.stage * 8, at.parity); }
-    // The k-block `ago` blocks before the current one has been multiplied.
-    __device__ void release(int ago) const {
-      const int stage = at.stage >= ago ? at.stage - ago : at.stage - ago + stages;
-      if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage * 8);
-    }
-    __device__ void advance() { at.advance(stages); }
-  };
 
   static __device__ void clear(Accumulators& acc) {
 #pragma unroll
@@ -45,17 +31,31 @@ struct MainLoop {
   template <class F>
   static __device__ void multiply(Ring& ring, int count, Accumulators& acc, F last_block_seen) {
     clear(acc);
+    if constexpr (Tile::kSource == Source::kPatches) {
+      if (ring.filter_stays()) {
+        // Nothing but a patch is ever free again: the tensor cores' queue is drained where the next patch begins only.
+#pragma unroll 1
+        for (int i = 0; i < count; ++i) {
+          const bool next_patch = i > 0 && ring.begins_patch();
+          ring.wait();
+          issue(ring, acc);
+          ring.advance();
+          if (next_patch) {
+            wgmma_wait<1>();
+            ring.release_patch();
+          }
+        }
+        last_block_seen();
+        wgmma_wait<0>();
+        changed(acc);
+        if (count > 0) ring.release_patch();
+        return;
+      }
+    }
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
       ring.wait();
-      const uint32_t at = ring.at.stage * (kStageBytes >> 4), a = ring.a + at, b = ring.b + at;
-      wgmma_fence();
-#pragma unroll
-      for (int k = 0; k < 4; ++k)
-#pragma unroll
-        for (int m = 0; m < kRowBlocks; ++m)
-          wgmma<T, BN>(acc[m], descriptor<128>(a + m * (64 * 128 >> 4) + k * 2), descriptor<128>(b + k * 2));
-      wgmma_commit();
+      issue(ring, acc);
       wgmma_wait<kInFlight>();
       if (i >= kInFlight) ring.release(kInFlight);
       ring.advance();
@@ -66,10 +66,22 @@ struct MainLoop {
     for (int ago = min(count, kInFlight); ago > 0; --ago) ring.release(ago);
   }
 
+  static __device__ void issue(const Ring& ring, Accumulators& acc) {
+    const auto at = ring.operands();
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+#pragma unroll
+      for (int m = 0; m < kRowBlocks; ++m) wgmma<T, BN>(acc[m], at.a(m, k), descriptor<128>(at.b + k * 2));
+    wgmma_commit();
+  }
+
   // A through registers, as halves: the next k-block is converted while the current one is multiplied. Where its rows
   // outgrow their scales, what is under way is finished first.
+  //
+  // first_row: this lane's; of the tile's rows `pixels` are pixels; vote: a named barrier of this warpgroup.
   template <class F>
-  static __device__ void multiply_halves(Ring& ring, int count, int first_row, int pixels, Accumulators& sum,
+  static __device__ void multiply_halves(Ring& ring, int count, int first_row, int pixels, int vote, Accumulators& sum,
                                          F last_block_seen) {
     using Rows = HalfRows<kRowBlocks, kSplit>;
     RowScales<kRowBlocks> scales(first_row, pixels);
@@ -83,10 +95,9 @@ struct MainLoop {
 #pragma unroll
       for (int m = 0; m < kRowBlocks; ++m) f(m, 0), f(m, 1);
     };
-    const auto rows_now = [&] { return ring.a + ring.at.stage * kStageBytes; };
     // Multiplies the current k-block, which is in `now`, and converts the one after it. Whether that fitted.
     const auto turn = [&](bool alone, bool more, const Rows& now, Rows& next) {
-      const uint32_t b = ring.b + ring.at.stage * (kStageBytes >> 4);
+      const uint32_t b = ring.operands().b;
       Accumulators& into = kSplit ? products : sum;
       wgmma_fence();
       // The filter's row: 32 high halves, then, where products are split, 32 low ones. Small products first.
@@ -112,7 +123,7 @@ struct MainLoop {
       if (more) {
         ring.wait();
         // The warps of a warpgroup must go on together: wgmma is one instruction of all four.
-        fits = !named_barrier_or(ring.vote, 128, !scales.convert(rows_now(), next));
+        fits = !named_barrier_or(vote, 128, !scales.convert(ring.row(), next));
       }
       if constexpr (kSplit) {
         // Tensor cores cut digits off as they add up: sums of more than a k-block are made here.
@@ -130,10 +141,10 @@ struct MainLoop {
     for (int i = 0; i < count;) {
       Rows even, odd;
       ring.wait();
-      scales.enlarge(rows_now(), [&](int m, int row, float factor) {
+      scales.enlarge(ring.row(), [&](int m, int row, float factor) {
         if constexpr (!kSplit) for_row(sum, m, row, [=](float& v, int, int) { v *= factor; });
       });
-      scales.convert(rows_now(), even);
+      scales.convert(ring.row(), even);
       bool alone = true;
 #pragma unroll 1
       for (;;) {

@@ -14,19 +14,28 @@ namespace {
 
 int channel_blocks_of(const Operands& o) { return int(ceil_div(o.channels * o.element_bytes, kBlockBytes)); }
 
-// A plan is the same for all configurations with equally many rows.
+// A plan is the same for all configurations with equally many rows and the same source.
 struct RowsPlan {
   int rows;
-  Plan plan;
+  Source source;
+  std::optional<Plan> plan;  // none where no patch serves
+  std::optional<Patch> patch;
+  std::vector<Index3> corner;  // of each tile's patch, relative to its first input pixel
 };
 
-RowsPlan plan_rows(const Problem& p, const Operands& o, int rows) {
-  const int channel_blocks = channel_blocks_of(o);
+RowsPlan plan_rows(const Problem& p, const Operands& o, int rows, Source source) {
+  const double tile_overhead = 2.0 / channel_blocks_of(o);  // about two k-blocks more than its taps (measured)
+  RowsPlan r{rows, source, {}, {}, {}};
+  if (source == Source::kPatches) {
+    if (std::optional<PatchPlan> found = plan_patches(p, rows, tile_overhead))
+      r.plan = std::move(found->plan), r.patch = found->patch, r.corner = std::move(found->corner);
+    return r;
+  }
   Index3 limit;
   for (int i = 0; i < 3; ++i)
     limit[i] = int32_t(kMaxTensorBox / p.stride[i]);  // input step or output step, as the operator has it
-  // A tile costs about two k-blocks more than its taps (measured).
-  return {rows, make_plan(p, choose_box(p, rows, 2.0 / channel_blocks, limit))};
+  r.plan = make_plan(p, choose_box(p, rows, tile_overhead, limit));
+  return r;
 }
 
 // Of the finished tiles, or of the partial ones that a cluster adds up.
@@ -34,14 +43,18 @@ int out_bytes(const Config& c, const Operands& o) {
   return c.splits > 1 ? c.shape.bm() * c.shape.bn * 4 : c.shape.staged_bytes(o.element_bytes);
 }
 
+int filter_bytes(const TileShape& s, const Operands& o) { return s.bn * filter_row(o.element_bytes, o.products) * 2; }
+
 int stage_bytes(const TileShape& s, const Operands& o) {
-  return s.bm() * kBlockBytes + s.bn * filter_row(o.element_bytes, o.products) * 2;
+  return filter_bytes(s, o) + (s.source == Source::kBoxes ? s.bm() * kBlockBytes : 0);
 }
 
-int stages_that_fit(const Config& c, const Operands& o, const Machine& m) {
-  const int stage = stage_bytes(c.shape, o);
+int patches_bytes(const std::optional<Patch>& patch) { return patch ? kPatchStages * patch_pitch(*patch) : 0; }
+
+// How many k-blocks fit beside the finished tiles and the patches.
+int stages_that_fit(const Config& c, const Operands& o, const Machine& m, const std::optional<Patch>& patch) {
   const int budget = (c.blocks_per_sm == 1 ? m.shared_bytes : m.shared_bytes / 2) - kFixedSharedBytes;
-  return std::min(kMaxStages, (budget - out_bytes(c, o)) / stage);
+  return (budget - out_bytes(c, o) - patches_bytes(patch)) / stage_bytes(c.shape, o);
 }
 
 // What a k-block, a tile and a part of a tile cost a block, in cycles. The constants make the model choose, over the
@@ -65,14 +78,14 @@ Latency latency_of(const Operands& o) {
   return o.products == 1 ? Latency{1000, 0.09, 344} : Latency{606, 0.276, 362};
 }
 
-Cost model(const Config& c, const Box& box, const Operands& o, int stages, int busy_blocks, const Machine& m) {
+// loaded_bytes: for a k-block, from global memory.
+Cost model(const Config& c, const Operands& o, double loaded_bytes, int stages, int busy_blocks, const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
   const double multiply = 1.15 * s.bm() / 64 * 2.0 * s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1) * share;
   // All SMs together are bound by L2, one alone by what it can have in flight.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
-  const double bytes = box.pixels() * kBlockBytes + s.bn * filter_row(o.element_bytes, o.products) * 2.0;
-  const double load = bytes / (119.5 - 74.7 * busy) * share;
+  const double load = loaded_bytes / (119.5 - 74.7 * busy) * share;
   const Latency least = latency_of(o);
   const double latency =
       1557.0 / (stages - 1) + (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
@@ -93,25 +106,42 @@ Cost model(const Config& c, const Box& box, const Operands& o, int stages, int b
 // Everything about a configuration that does not depend on how its tiles are dealt.
 struct Setting {
   const Plan* plan;
+  const std::vector<Index3>* corner;
   Schedule schedule;  // without items
   int columns, channel_blocks;
   Cost cost;
 };
 
+// Of the tiles together: k-blocks for each patch that is loaded.
+double taps_of_patch(const Plan& plan) {
+  double taps = 0, tiles = 0;
+  for (const Tile& t : plan.tiles) taps += t.num_taps, tiles += t.num_taps > 0;
+  return std::max(taps, 1.0) / std::max(tiles, 1.0);
+}
+
 std::optional<Setting> make_setting(const Problem& p, const Operands& o, const Machine& m, const Config& config,
-                                    const Plan& plan) {
+                                    const RowsPlan& rows) {
+  if (!rows.plan) return {};
   const TileShape& s = config.shape;
+  const Plan& plan = *rows.plan;
+  const int channel_blocks = channel_blocks_of(o), fitting = stages_that_fit(config, o, m, rows.patch);
+  const int64_t whole_filter = p.filter.taps() * channel_blocks;
   Schedule r;
-  r.config = config, r.box = plan.box, r.stages = stages_that_fit(config, o, m);
-  if (r.stages < (s.team == Team::kShared ? 3 : 4)) return {};
-  r.shared_bytes = size_t(r.stages) * stage_bytes(s, o) + 1024 + out_bytes(config, o);
+  r.config = config, r.box = plan.box, r.patch = rows.patch;
+  r.filter_stays = rows.patch && p.filter.K <= s.bn && whole_filter <= std::min(fitting, kMaxFilterStages);
+  r.stages = r.filter_stays ? int(whole_filter) : std::min(fitting, kMaxStages);
+  if (!r.filter_stays && r.stages < (s.team == Team::kShared ? 3 : 4)) return {};
+  r.shared_bytes = size_t(r.stages) * stage_bytes(s, o) + patches_bytes(rows.patch) + 1024 + out_bytes(config, o);
   const int columns = int(ceil_div(p.filter.K, s.bn));
   const int at_once = m.clusters[config.blocks_per_sm - 1][std::countr_zero(unsigned(config.splits))];
   if (at_once == 0) return {};  // a slice of a GPU may have no GPC that holds such a cluster
   const int64_t items = int64_t(plan.tiles.size()) * columns;
   r.clusters = config.cut ? at_once : int(std::min<int64_t>(items, at_once));
-  const Cost cost = model(config, plan.box, o, r.stages, r.clusters * config.splits, m);
-  return Setting{&plan, std::move(r), columns, channel_blocks_of(o), cost};
+  const double pixel_bytes =
+      kBlockBytes * (rows.patch ? rows.patch->box.pixels() / taps_of_patch(plan) : double(plan.box.pixels()));
+  const Cost cost = model(config, o, pixel_bytes + (r.filter_stays ? 0 : filter_bytes(s, o)),
+                          r.filter_stays ? kMaxStages : r.stages, r.clusters * config.splits, m);
+  return Setting{&plan, &rows.corner, std::move(r), columns, channel_blocks, cost};
 }
 
 // A part of a tile, or all of it.
@@ -208,11 +238,15 @@ Schedule finish(const Setting& s, const Cut& cut) {
   r.cycles = deal(s, cut_tiles(s, cut.cap), [&](int cluster, const Part& part) {
     const Tile& t = s.plan->tiles[part.tile];
     WorkItem w = whole_tile(*s.plan, t);
+    if (!s.corner->empty()) {
+      const Index3& corner = (*s.corner)[part.tile];
+      w.input.d += corner[0], w.input.h += corner[1], w.input.w += corner[2];
+    }
     const int length = t.num_taps * s.channel_blocks;
     w.sum.k0 = part.column * r.config.shape.bn;
     w.sum.lo = int32_t(int64_t(length) * part.part / part.parts),
     w.sum.hi = int32_t(int64_t(length) * (part.part + 1) / part.parts);
-    w.part.part = part.part, w.sum.parts = part.parts;
+    w.part.part = part.part, w.sum.parts = part.parts, w.part.taps = std::max(1, t.num_taps);
     if (part.parts > 1) {
       const auto [at, fresh] = cut_tile.try_emplace({part.tile, part.column}, Place{r.slots, r.counters});
       if (fresh) r.slots += part.parts, ++r.counters;
@@ -251,8 +285,9 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
   }
   std::vector<Config> configs;
   for (const TileShape& s : kTileShapes) {
-    if (s.curve != o.curve || !s.fits_registers(o.products)) continue;
-    if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;  // more than half of every tile would be empty
+    if (s.curve != o.curve || !s.serves(o.element_bytes, o.products)) continue;
+    if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;         // more than half of every tile would be empty
+    if (s.source == Source::kPatches && p.filter.K > s.bn) continue;  // wider tiles are better
     const bool solo = s.team == Team::kSolo;
     for (const int splits : {1, 2, 4, 8}) {
       if (splits > 1 && (!solo || s.bn / 16 < splits)) continue;
@@ -267,22 +302,23 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
 }
 
 Schedule make_schedule(const Problem& p, const Operands& o, const Machine& m, const Config& config) {
-  const RowsPlan rows = plan_rows(p, o, config.shape.bm());
-  const std::optional<Setting> setting = make_setting(p, o, m, config, rows.plan);
+  const RowsPlan rows = plan_rows(p, o, config.shape.bm(), config.shape.source);
+  const std::optional<Setting> setting = make_setting(p, o, m, config, rows);
   return setting ? finish(*setting, choose_cut(*setting)) : Schedule{};
 }
 
 Schedule choose_schedule(const Problem& p, const Operands& o, const Machine& m) {
   std::vector<RowsPlan> plans;
-  plans.reserve(3);  // settings point to them
-  const auto plan_of = [&](int rows) -> const Plan& {
-    const auto at = std::ranges::find(plans, rows, &RowsPlan::rows);
-    return at != plans.end() ? at->plan : plans.emplace_back(plan_rows(p, o, rows)).plan;
+  plans.reserve(std::size(kTileShapes));  // settings point to them
+  const auto plan_of = [&](const TileShape& s) -> const RowsPlan& {
+    const auto same = [&](const RowsPlan& r) { return r.rows == s.bm() && r.source == s.source; };
+    const auto at = std::ranges::find_if(plans, same);
+    return at != plans.end() ? *at : plans.emplace_back(plan_rows(p, o, s.bm(), s.source));
   };
   std::optional<Setting> best;
   Cut cut{0, std::numeric_limits<double>::infinity()};
   for (const Config& c : all_configs(p, o)) {
-    std::optional<Setting> setting = make_setting(p, o, m, c, plan_of(c.shape.bm()));
+    std::optional<Setting> setting = make_setting(p, o, m, c, plan_of(c.shape));
     if (!setting || even_share(*setting) >= cut.cycles) continue;
     const Cut its = choose_cut(*setting);
     if (its.cycles < cut.cycles) best = std::move(setting), cut = its;

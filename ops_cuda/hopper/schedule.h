@@ -1,6 +1,7 @@
 // From a plan to what each block of the Hopper kernel does: the tile shape, the box, and a list of work items for every
 // cluster. Pure host code: nothing here touches a device.
 #pragma once
+#include "ops_cuda/hopper/patch.h"
 #include "plan/plan.h"
 
 namespace cks::cuda::hopper {
@@ -16,6 +17,11 @@ enum class Team { kSolo, kShared, kAlternate };
 enum class Curve { kPiecewiseLinear, kAny };
 Curve curve_of(ActivationKind);
 
+// Where the pixels that a k-block multiplies come from.
+//   kBoxes    each tap's are a box of their own
+//   kPatches  all taps of a block of channels read one patch (patch.h)
+enum class Source { kBoxes, kPatches };
+
 inline constexpr int kBlockBytes = 128;  // of the channels of X: a k-block
 
 // Elements of the filter, 16 bits each, for a k-block of an output channel. Floats are multiplied as halves, which take
@@ -29,13 +35,16 @@ struct TileShape {
   int row_blocks;  // of 64 rows, a warpgroup
   int bn;          // output channels
   Curve curve = Curve::kPiecewiseLinear;
+  Source source = Source::kBoxes;
   constexpr int bm() const { return 64 * row_blocks * (team == Team::kShared ? 2 : 1); }
   constexpr int math_warpgroups() const { return team == Team::kSolo ? 1 : 2; }
   constexpr int teams() const { return team == Team::kAlternate ? 2 : 1; }
   // Beside those that multiply: one solo warp copies and one stores; otherwise a warpgroup does both.
   constexpr int threads() const { return math_warpgroups() * 128 + (team == Team::kSolo ? 64 : 128); }
-  // Where products are split, a thread keeps two sets of accumulators.
-  constexpr bool fits_registers(int products) const { return row_blocks * bn <= (products > 1 ? 128 : 256); }
+  // Where products are split, a thread keeps two sets of accumulators. Floats are converted as they come, a box a tap.
+  constexpr bool serves(int element_bytes, int products) const {
+    return row_blocks * bn <= (products > 1 ? 128 : 256) && (source == Source::kBoxes || element_bytes == 2);
+  }
   constexpr int max_blocks_per_sm(int products) const {
     return team == Team::kSolo && bn * (products > 1 ? 2 : 1) <= 128 ? 2 : 1;
   }
@@ -57,7 +66,8 @@ struct TileShape {
 };
 
 // Every shape that is compiled. Wide tiles for long sums (few bytes a multiply-add), alternating ones where the store
-// would show, small ones where tiles are few.
+// would show, small ones where tiles are few. Patches where there are so few output channels that loading pixels bounds
+// a tile; a wider one multiplies for as long as its boxes take to come.
 inline constexpr TileShape kTileShapes[] = {
     {Team::kShared, 1, 256},
     {Team::kShared, 2, 128},
@@ -71,18 +81,19 @@ inline constexpr TileShape kTileShapes[] = {
     {Team::kSolo, 1, 32},
     {Team::kShared, 1, 128, Curve::kAny},
     {Team::kSolo, 1, 64, Curve::kAny},
+    {Team::kShared, 2, 64, Curve::kPiecewiseLinear, Source::kPatches},
 };
 
 // One output tile, or a part of its sum. A k-block is 128 bytes of channels of one tap; a tile's sum is its k-blocks in
-// order. A tile may be cut into parts, which different blocks sum and leave in a workspace, where those that have
-// time add them up.
+// order: tap by tap, or, where taps share patches, one block of channels after the other. A tile may be cut into parts,
+// which different blocks sum and leave in a workspace, where those that have time add them up.
 struct alignas(16) WorkItem {
   struct alignas(16) Sum {
     int32_t k0, lo, hi;  // first output channel; k-blocks [lo, hi) of the taps
     int32_t parts;       // 0: the list ends here
   } sum;
   struct alignas(16) Input {
-    int32_t n, d, h, w;  // pixel that a tap with offset 0 reads for the tile's first output pixel
+    int32_t n, d, h, w;  // pixel that a tap with offset 0 reads for the tile's first output pixel; or the patch's first
   } input;
   struct alignas(16) Output {
     int32_t d, h, w;  // first pixel (its n is the input's)
@@ -90,12 +101,14 @@ struct alignas(16) WorkItem {
   } output;
   struct alignas(16) Part {
     int32_t part, slot, counter;  // of a cut tile: which part, where part 0 lies in the workspace, who counts them
-    int32_t padding;
+    int32_t taps;                 // of the tile, at least 1
   } part;
 };
 static_assert(sizeof(WorkItem) == 64);
 
-inline constexpr int kMaxStages = 12;
+inline constexpr int kMaxStages = 12;           // of a ring of k-blocks
+inline constexpr int kMaxFilterStages = 32;     // of a filter that stays
+inline constexpr int kPatchStages = 2;          // of the ring of patches
 inline constexpr int kFewParts = 3;             // of a tile: so few are added up fastest by one block
 inline constexpr int kFixedSharedBytes = 2048;  // beside the tiles: barriers, and what aligning the tiles costs
 
@@ -109,7 +122,9 @@ struct Config {
 struct Schedule {
   Config config;
   Box box;
-  int stages = 0;
+  std::optional<Patch> patch;  // where taps share one
+  int stages = 0;              // k-blocks in shared memory; of the filter alone where there is a patch
+  bool filter_stays = false;   // all of its k-blocks fit: they are loaded once
   size_t shared_bytes = 0;
   std::vector<Tap> taps;
   std::vector<WorkItem> items;  // [rounds][clusters]; a cluster's list ends with parts 0

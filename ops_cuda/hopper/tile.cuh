@@ -21,14 +21,16 @@ using BFloat16Math = Multiplication<__nv_bfloat16, 1>;
 using TF32Math = Multiplication<float, 1>;
 using FP32Math = Multiplication<float, 3>;
 
-template <class MathOfTile, Team kTeamOfTile, int kRowBlocksOfTile, int kColumns, Curve kCurveOfTile>
+template <class MathOfTile, Team kTeamOfTile, int kRowBlocksOfTile, int kColumns, Curve kCurveOfTile,
+          Source kSourceOfTile>
 struct TileTraits {
   using Math = MathOfTile;
   static constexpr Team kTeam = kTeamOfTile;
   static constexpr int kRowBlocks = kRowBlocksOfTile, BN = kColumns;
   static constexpr Curve kCurve = kCurveOfTile;
+  static constexpr Source kSource = kSourceOfTile;
   using T = typename Math::Element;
-  static constexpr TileShape kShape{kTeam, kRowBlocks, BN};
+  static constexpr TileShape kShape{kTeam, kRowBlocks, BN, kCurve, kSource};
   static constexpr int BM = kShape.bm(), kMathWarps = kShape.math_warpgroups() * 4;
   static constexpr int kTeamThreads = kTeam == Team::kShared ? 256 : 128;  // that work on one tile
   static constexpr bool kAlternate = kTeam == Team::kAlternate;
@@ -36,21 +38,26 @@ struct TileTraits {
   static constexpr bool kHalves = sizeof(T) == 4, kSplit = Math::kProducts > 1;
   static constexpr int BK = 128 / int(sizeof(T));
   static constexpr int kFilterRow = filter_row(sizeof(T), Math::kProducts), kFilterRowBytes = kFilterRow * 2;
-  static constexpr int kABytes = BM * 128, kBBytes = BN * kFilterRowBytes, kStageBytes = kABytes + kBBytes;
+  static constexpr int kABytes = kSource == Source::kBoxes ? BM * 128 : 0, kBBytes = BN * kFilterRowBytes,
+                       kStageBytes = kABytes + kBBytes;      // of the ring of k-blocks
   static constexpr int kSlab = kShape.slab(sizeof(T));       // channels of one store box
   static constexpr int kSlabs = BN / kSlab;                  // of a tile
   static constexpr int kSlabBytes = kSlab * int(sizeof(T));  // a row's, and its swizzle: 64 or 128
   static constexpr int kStaged = kShape.staged_slabs(sizeof(T));
   static constexpr int kStagedBytes = kStaged * BM * kSlabBytes;
-  // wgmma groups in flight: with one warpgroup nobody else fills the gap that draining leaves.
-  static constexpr int kInFlight = kRowBlocks * BN >= 128 && kTeam != Team::kSolo ? 1 : 3;
+  // wgmma groups in flight: with one warpgroup nobody else fills the gap that draining leaves. But a patch is free only
+  // when its last tap has been waited for, which must happen before the one after the next is: within one tap.
+  static constexpr int kInFlight =
+      kSource == Source::kPatches || (kRowBlocks * BN >= 128 && kTeam != Team::kSolo) ? 1 : 3;
   static constexpr bool kCanBeCut = kShape.can_be_cut();
   // Twelve warps have 168 registers each, unless those that copy give some up.
   static constexpr bool kTakesRegisters = kHalves && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;
   using Accumulators = float[kRowBlocks][BN / 2];
 
+  static constexpr int kRing = kSource == Source::kBoxes ? kMaxStages : kMaxFilterStages;
   struct Barriers {
-    uint64_t full[kMaxStages], empty[kMaxStages];              // of the ring of k-blocks
+    uint64_t full[kRing], empty[kRing];  // of the ring of k-blocks
+    uint64_t patch_full[kPatchStages], patch_empty[kPatchStages];
     uint64_t ready[kTeams][kStaged], staged[kTeams][kStaged];  // of the rings of slabs
     uint64_t turn[2], partial_ready, partial_read;
   };
@@ -59,8 +66,10 @@ struct TileTraits {
   static __device__ void init(Barriers& bars, const Params& p) {
     const int i = threadIdx.x;
     const auto init = [](uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); };
-    static_assert(kMaxStages <= 32 && kTeams * kStaged <= 32);
+    static_assert(kRing <= 32 && kTeams * kStaged <= 32);
     if (i < p.stages) init(bars.full[i], 1), init(bars.empty[i], kTeamThreads / 32);
+    if (kSource == Source::kPatches && i < kPatchStages)
+      init(bars.patch_full[i], 1), init(bars.patch_empty[i], kTeamThreads / 32);
     if (i < kTeams * kStaged) init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
     if (i < 2) init(bars.turn[i], kTeamThreads / 32);
     if (i == 0) init(bars.partial_ready, p.splits), init(bars.partial_read, p.splits);

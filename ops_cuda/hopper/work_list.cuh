@@ -20,7 +20,7 @@ class WorkReader {
   __device__ WorkReader(const Params& p, int cluster) : next_(p.items + cluster), pitch_(p.clusters) { fetch(); }
   // False past the last item.
   __device__ bool next() {
-    sum_ = coming_sum_, input_ = coming_input_, output_ = coming_output_, item_ = next_;
+    sum_ = coming_sum_, input_ = coming_input_, output_ = coming_output_, part_ = coming_part_, item_ = next_;
     if (at_end()) return false;
     next_ += pitch_;
     fetch();
@@ -30,6 +30,7 @@ class WorkReader {
   __device__ const WorkItem::Sum& sum() const { return sum_; }
   __device__ const WorkItem::Input& input() const { return input_; }
   __device__ const WorkItem::Output& output() const { return output_; }
+  __device__ const WorkItem::Part& part() const { return part_; }
   // All of it, for those who need it seldom.
   __device__ WorkItem item() const {
     return {sum_, read_plan(&item_->input), read_plan(&item_->output), read_plan(&item_->part)};
@@ -39,12 +40,14 @@ class WorkReader {
   __device__ void fetch() {
     coming_sum_ = read_plan(&next_->sum);
     coming_input_ = read_plan(&next_->input), coming_output_ = read_plan(&next_->output);
+    coming_part_ = read_plan(&next_->part);
   }
   const WorkItem *next_, *item_ = nullptr;
   int pitch_;
   WorkItem::Sum sum_{}, coming_sum_;
   WorkItem::Input input_{}, coming_input_;
   WorkItem::Output output_{}, coming_output_;
+  WorkItem::Part part_{}, coming_part_;
 };
 
 // A position in a ring of buffers.

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "ops_cuda/hopper/schedule.h"
+#include "ops_cuda/hopper/tensor_limits.h"
 #include "ops_cuda/kernel.h"
 
 namespace {
@@ -20,11 +21,11 @@ int64_t schedules = 0, items = 0, cut_tiles = 0;
 void require(bool holds, const char* what, const Problem& p, const Config& c) {
   if (holds) return;
   std::printf(
-      "FAIL: %s\n  N %ld C %ld K %ld, input %ld %ld %ld, output %ld %ld %ld, stride %ld; tile %d x %d, splits %d, cut "
-      "%d\n",
+      "FAIL: %s\n  N %ld C %ld K %ld, input %ld %ld %ld, output %ld %ld %ld, stride %ld; tile %d x %d, patches %d, "
+      "splits %d, cut %d\n",
       what, long(p.N), long(p.filter.C), long(p.filter.K), long(p.input[0]), long(p.input[1]), long(p.input[2]),
-      long(p.output[0]), long(p.output[1]), long(p.output[2]), long(p.stride[2]), c.shape.bm(), c.shape.bn, c.splits,
-      c.cut);
+      long(p.output[0]), long(p.output[1]), long(p.output[2]), long(p.stride[2]), c.shape.bm(), c.shape.bn,
+      c.shape.source == Source::kPatches, c.splits, c.cut);
   std::exit(1);
 }
 
@@ -47,6 +48,40 @@ int64_t live_taps(const Problem& p, const Dims& o) {
   return live;
 }
 
+// Through a patch every pixel of a tile must read what the problem says it reads through each tap, and no other pixel
+// that exists.
+void check_patch_item(const Problem& p, const Schedule& s, const WorkItem& w) {
+  const auto holds = [&](bool x, const char* what) { require(x, what, p, s.config); };
+  const Patch& patch = *s.patch;
+  const bool conv = p.filter.op == Operator::kConv;
+  const auto split = [](int pixel, const Box& box) {
+    const int w = pixel % box.extent[2], h = pixel / box.extent[2] % box.extent[1];
+    const int nd = pixel / (box.extent[2] * box.extent[1]);
+    return std::array<int, 4>{nd / box.extent[0], nd % box.extent[0], h, w};
+  };
+  for (int t = 0; t < std::min(w.part.taps, w.sum.hi); ++t) {
+    const Tap& tap = s.taps[w.output.first_tap + t];
+    const int S = int(p.filter.extent[2]), R = int(p.filter.extent[1]);
+    const std::array<int, 3> index{tap.filter / (S * R), tap.filter / S % R, tap.filter % S};
+    for (int row = 0; row < s.config.shape.bm(); ++row) {
+      const int pixel = patch.row_blocks[row / 64] + row % 64 / 8 * patch.group_pitch + row % 8 + tap.offset[2];
+      holds(pixel < patch.box.pixels(), "a row reads beyond the patch");
+      const auto from = split(pixel, patch.box), to = split(row, s.box);
+      holds(from[0] == to[0], "a row reads another image");
+      const int input[3] = {w.input.d + from[1], w.input.h + from[2], w.input.w + from[3]};
+      const int output[3] = {w.output.d, w.output.h, w.output.w};
+      bool exists = w.input.n + to[0] < p.N, as_it_should = true;
+      for (int i = 0; i < 3; ++i) {
+        const int64_t step = conv ? 1 : p.stride[i], o = output[i] + to[i + 1] * step;
+        exists &= o < p.output[i];
+        const int64_t offset = index[i] * p.dilation[i] - p.pad[i];
+        as_it_should &= conv ? input[i] == o + offset : input[i] * p.stride[i] == o - offset;
+      }
+      holds(!exists || as_it_should, "a row reads the wrong pixel");
+    }
+  }
+}
+
 struct Tile {
   int length = 0;                            // k-blocks seen so far
   std::map<int, std::pair<int, int>> parts;  // part -> [lo, hi)
@@ -58,7 +93,13 @@ void check(const Problem& p, const Operands& o, const Machine& m, const Schedule
   const Config& c = s.config;
   const auto holds = [&](bool x, const char* what) { require(x, what, p, c); };
   const int step = p.filter.op == Operator::kConv ? 1 : 0;
-  holds(s.stages >= 3 && s.stages <= kMaxStages, "stages");
+  holds(s.filter_stays
+            ? s.stages <= kMaxFilterStages && s.stages == p.filter.taps() * ((o.channels * o.element_bytes + 127) / 128)
+            : s.stages >= 3 && s.stages <= kMaxStages,
+        "stages");
+  holds((c.shape.source == Source::kPatches) == s.patch.has_value(), "a patch");
+  if (s.patch)
+    holds(std::ranges::max(s.patch->box.extent) <= kMaxTensorBox, "the patch spans more than a tensor map can");
   holds(s.shared_bytes <= size_t(m.shared_bytes) / c.blocks_per_sm, "shared memory");
   holds(s.box.pixels() <= c.shape.bm(), "the box has more pixels than the tile has rows");
   holds(s.box.n <= 256, "box");
@@ -84,7 +125,9 @@ void check(const Problem& p, const Operands& o, const Machine& m, const Schedule
         t.slots.insert(w.part.slot), t.counters.insert(w.part.counter),
             holds(w.part.slot + w.sum.parts <= s.slots && w.part.counter < s.counters, "slot");
       for (int b = w.sum.lo; b < w.sum.hi; ++b)
-        holds(w.output.first_tap + b / channel_blocks < int(s.taps.size()), "a tap beyond the list");
+        holds(w.output.first_tap + (s.patch ? b % w.part.taps : b / channel_blocks) < int(s.taps.size()),
+              "a tap beyond the list");
+      if (s.patch) check_patch_item(p, s, w);
       t.length += w.sum.hi - w.sum.lo;
     }
     holds(ended, "a list without an end");

@@ -1,0 +1,140 @@
+// K-blocks of which each has a box of pixels of its own: one ring holds both operands.
+#pragma once
+#include "ops_cuda/hopper/tile.cuh"
+#include "ops_cuda/hopper/wgmma.cuh"
+#include "ops_cuda/hopper/work_list.cuh"
+
+namespace cks::cuda::hopper {
+
+// What the producer warp does, one lane issuing every copy.
+template <class Tile>
+struct BoxProducer {
+  using Barriers = typename Tile::Barriers;
+  static constexpr int BK = Tile::BK, kFilterRow = Tile::kFilterRow, kABytes = Tile::kABytes, kBBytes = Tile::kBBytes,
+                       kStageBytes = Tile::kStageBytes;
+
+  // A walk over the k-blocks of an item that are this block's; the tap after the current one is fetched ahead.
+  class Walk {
+   public:
+    __device__ Walk(const Params& p, const WorkReader& work, int rank) : channel_blocks_(p.channel_blocks) {
+      const auto& sum = work.sum();
+      const int total = sum.hi - sum.lo, lo = sum.lo + total * rank / p.splits;
+      left_ = sum.lo + total * (rank + 1) / p.splits - lo;
+      const int tap = lo / channel_blocks_;
+      next_ = reinterpret_cast<const Tap*>(p.taps + work.output().first_tap + tap);
+      c_ = lo - tap * channel_blocks_;
+      further_ = (c_ + left_ - 1) / channel_blocks_;
+      tap_ = coming_ = read_plan(next_);
+      if (further_ > 0) coming_ = read_plan(next_ + 1);
+    }
+    __device__ int left() const { return left_; }
+    __device__ int4 tap() const { return tap_; }  // {d, h, w, filter}
+    __device__ int c() const { return c_; }
+    __device__ void advance() {
+      --left_;
+      if (++c_ < channel_blocks_) return;
+      c_ = 0, tap_ = coming_, ++next_;
+      if (--further_ > 0) coming_ = read_plan(next_ + 1);
+    }
+
+   private:
+    using Tap = int4;
+    int channel_blocks_, left_, c_, further_;
+    const Tap* next_;
+    Tap tap_, coming_;
+  };
+
+  // Weights that are older than the previous grid may come while it still runs; but few of them, because the first
+  // pixels queue up behind them.
+  static constexpr int kAhead = (32 << 10) / kBBytes;
+
+  static __device__ void run(const Params& p, WorkReader work, uint32_t tiles, const Barriers& bars, int rank) {
+    const bool elected = elect_lane();
+    const uint32_t full0 = shared_address(bars.full), empty0 = shared_address(bars.empty);
+    const int bytes = p.box_bytes + kBBytes;
+    PipelineState s;
+    const auto copy_a = [&](const Walk& k, int stage) {
+      const auto& at = work.input();
+      const int4 tap = k.tap();
+      copy_box(tiles + stage * kStageBytes, &p.x, full0 + stage * 8,
+               {k.c() * BK, at.w + tap.z, at.h + tap.y, at.d + tap.x, at.n});
+    };
+    const auto copy_b = [&](const Walk& k, int stage) {
+      barrier_expect(full0 + stage * 8, bytes);
+      copy_filter(tiles + stage * kStageBytes + kABytes, &p.filter, full0 + stage * 8, k.c() * kFilterRow,
+                  work.sum().k0, k.tap().w);
+    };
+    bool any = work.next();
+    const Walk first(p, work, rank);
+    const int ahead = p.filter_is_constant ? min(min(p.stages, kAhead), first.left()) : 0;
+    Walk k = first;
+#pragma unroll 1
+    for (int i = 0; i < ahead; ++i) {
+      if (elected) copy_b(k, i);
+      k.advance();
+    }
+    wait_for_previous_grid();
+    k = first;
+#pragma unroll 1
+    for (int i = 0; i < ahead; ++i) {
+      if (elected) copy_a(k, i);
+      k.advance();
+      s.advance(p.stages);
+    }
+    while (any) {
+#pragma unroll 1
+      for (; k.left() > 0; k.advance()) {
+        barrier_wait(empty0 + s.stage * 8, s.parity ^ 1);
+        if (elected) {
+          copy_b(k, s.stage);
+          copy_a(k, s.stage);
+        }
+        s.advance(p.stages);
+      }
+      any = work.next();
+      if (any) k = Walk(p, work, rank);
+    }
+  }
+};
+
+// Where a math warp finds what it multiplies.
+template <class Tile>
+class BoxRing {
+ public:
+  // row: of the tile, this lane's first; row blocks begin at `first_block`.
+  __device__ BoxRing(const Params& p, uint32_t tiles, const typename Tile::Barriers& bars, int first_block, int row)
+      : a_(descriptor_low(tiles + first_block * (64 * 128))),
+        b_(descriptor_low(tiles + Tile::kABytes)),
+        rows_(tiles + row * 128),
+        full_(shared_address(bars.full)),
+        empty_(shared_address(bars.empty)),
+        stages_(p.stages) {}
+  __device__ void begin(const Params&, const WorkReader&) {}
+  __device__ void skip(int count) { at_.skip(stages_, count); }
+  __device__ void wait() const { barrier_wait(full_ + at_.stage * 8, at_.parity); }
+  // The k-block `ago` blocks before the current one has been multiplied.
+  __device__ void release(int ago) const {
+    const int stage = at_.stage >= ago ? at_.stage - ago : at_.stage - ago + stages_;
+    if (threadIdx.x % 32 == 0) barrier_arrive(empty_ + stage * 8);
+  }
+  __device__ void advance() { at_.advance(stages_); }
+
+  // The current k-block, as descriptors: of row block m, and the low word of the filter's.
+  struct Operands {
+    uint32_t a_low, b;
+    __device__ uint64_t a(int m, int step) const { return descriptor<128>(a_low + m * (64 * 128 >> 4) + step * 2); }
+  };
+  __device__ Operands operands() const {
+    const uint32_t at = at_.stage * (Tile::kStageBytes >> 4);
+    return {a_ + at, b_ + at};
+  }
+  // The address of this lane's first row.
+  __device__ uint32_t row() const { return rows_ + at_.stage * Tile::kStageBytes; }
+
+ private:
+  uint32_t a_, b_, rows_, full_, empty_;
+  int stages_;
+  PipelineState at_{};
+};
+
+}  // namespace cks::cuda::hopper

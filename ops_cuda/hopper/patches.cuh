@@ -1,0 +1,181 @@
+// K-blocks whose taps share patches (patch.h): a ring of patches of pixels, and a ring of the filter's k-blocks, or all
+// of the filter where it fits.
+#pragma once
+#include "ops_cuda/hopper/tile.cuh"
+#include "ops_cuda/hopper/wgmma.cuh"
+#include "ops_cuda/hopper/work_list.cuh"
+
+namespace cks::cuda::hopper {
+
+// A walk over an item's k-blocks: the taps of a block of channels, then those of the next one. The tap after the
+// current one is fetched ahead.
+class PatchWalk {
+ public:
+  PatchWalk() = default;
+  __device__ PatchWalk(const Params& p, const WorkReader& work)
+      : list_(reinterpret_cast<const int4*>(p.taps + work.output().first_tap)), taps_(max(1, work.part().taps)) {
+    const auto& sum = work.sum();
+    left_ = sum.hi - sum.lo, c_ = sum.lo / taps_, t_ = sum.lo - c_ * taps_;
+    tap_ = read_plan(list_ + t_), coming_ = read_plan(list_ + after(t_));
+  }
+  __device__ int left() const { return left_; }
+  __device__ int taps() const { return taps_; }
+  __device__ int tap() const { return t_; }
+  __device__ int c() const { return c_; }
+  __device__ int pixel() const { return tap_.z; }  // of the patch, that the tile's first row reads
+  __device__ int filter() const { return tap_.w; }
+  __device__ bool begins_patch() const { return first_ || t_ == 0; }
+  __device__ void advance() {
+    first_ = false, --left_;
+    t_ = after(t_), c_ += t_ == 0;
+    tap_ = coming_, coming_ = read_plan(list_ + after(t_));
+  }
+
+ private:
+  __device__ int after(int t) const { return t + 1 == taps_ ? 0 : t + 1; }
+  const int4* list_;
+  int taps_, left_, c_, t_;
+  bool first_ = true;
+  int4 tap_, coming_;
+};
+
+template <class Tile>
+struct PatchProducer {
+  using Barriers = typename Tile::Barriers;
+  static constexpr int BK = Tile::BK, kFilterRow = Tile::kFilterRow, kBBytes = Tile::kBBytes;
+  static constexpr int kAhead = (32 << 10) / kBBytes;  // as in boxes.cuh
+
+  static __device__ void run(const Params& p, WorkReader work, uint32_t filters, uint32_t patches,
+                             const Barriers& bars) {
+    const bool elected = elect_lane();
+    const uint32_t full0 = shared_address(bars.full), empty0 = shared_address(bars.empty),
+                   patch_full0 = shared_address(bars.patch_full), patch_empty0 = shared_address(bars.patch_empty);
+    const auto copy_b = [&](int stage, int c, int tap, int k0) {
+      barrier_expect(full0 + stage * 8, kBBytes);
+      copy_filter(filters + stage * kBBytes, &p.filter, full0 + stage * 8, c * kFilterRow, k0, tap);
+    };
+    const auto copy_a = [&](int stage, int c, const WorkItem::Input& at) {
+      barrier_expect(patch_full0 + stage * 8, p.patch_bytes);
+      copy_box(patches + stage * p.patch_pitch, &p.x, patch_full0 + stage * 8, {c * BK, at.w, at.h, at.d, at.n});
+    };
+    bool any = work.next();
+    PatchWalk walk(p, work);
+    if (!p.filter_is_constant) wait_for_previous_grid();
+    int ahead = 0;
+    if (p.filter_stays) {
+      for (int tap = 0, stage = 0; stage < p.stages; ++tap)
+        for (int c = 0; c < p.channel_blocks; ++c, ++stage)
+          if (elected) copy_b(stage, c, tap, 0);
+    } else {
+      ahead = min(min(p.stages, kAhead), walk.left());
+      PatchWalk k = walk;
+#pragma unroll 1
+      for (int i = 0; i < ahead; ++i) {
+        if (elected) copy_b(i, k.c(), k.filter(), work.sum().k0);
+        k.advance();
+      }
+    }
+    if (p.filter_is_constant) wait_for_previous_grid();
+    PipelineState s, patch;
+    while (any) {
+#pragma unroll 1
+      for (; walk.left() > 0; walk.advance()) {
+        if (walk.begins_patch()) {
+          barrier_wait(patch_empty0 + patch.stage * 8, patch.parity ^ 1);
+          if (elected) copy_a(patch.stage, walk.c(), work.input());
+          patch.advance(kPatchStages);
+        }
+        if (p.filter_stays) continue;
+        if (ahead > 0) {
+          --ahead;
+        } else {
+          barrier_wait(empty0 + s.stage * 8, s.parity ^ 1);
+          if (elected) copy_b(s.stage, walk.c(), walk.filter(), work.sum().k0);
+        }
+        s.advance(p.stages);
+      }
+      any = work.next();
+      if (any) walk = PatchWalk(p, work);
+    }
+  }
+};
+
+// Where a math warp finds what it multiplies. What has been multiplied is released in order, a k-block a call.
+template <class Tile>
+class PatchRing {
+  static constexpr int kRowBlocks = Tile::kRowBlocks;
+
+ public:
+  __device__ PatchRing(const Params& p, uint32_t filters, uint32_t patches, const typename Tile::Barriers& bars,
+                       int first_block)
+      : a_(descriptor_low(patches)),
+        b_(descriptor_low(filters)),
+        pitch_(p.patch_pitch),
+        group_pitch_(p.group_pitch),
+        full_(shared_address(bars.full)),
+        empty_(shared_address(bars.empty)),
+        patch_full_(shared_address(bars.patch_full)),
+        patch_empty_(shared_address(bars.patch_empty)),
+        stages_(p.stages),
+        channel_blocks_(p.channel_blocks),
+        filter_stays_(p.filter_stays) {
+#pragma unroll
+    for (int m = 0; m < kRowBlocks; ++m) block_[m] = p.row_blocks[first_block + m];
+  }
+  __device__ void begin(const Params& p, const WorkReader& work) {
+    walk_ = PatchWalk(p, work);
+    done_tap_ = walk_.tap(), done_left_ = walk_.left();
+  }
+  __device__ void wait() const {
+    if (walk_.begins_patch()) barrier_wait(patch_full_ + patch_.stage * 8, patch_.parity);
+    barrier_wait(full_ + filter_stage() * 8, filter_stays_ ? 0 : at_.parity);
+  }
+  // Where the filter does not stay; else patches are all there is to release.
+  __device__ void release(int) {
+    if (threadIdx.x % 32 == 0) barrier_arrive(empty_ + done_.stage * 8);
+    done_.advance(stages_);
+    ++done_tap_, --done_left_;
+    if (done_tap_ == walk_.taps() || done_left_ == 0) done_tap_ = 0, release_patch();
+  }
+  __device__ void release_patch() {
+    if (threadIdx.x % 32 == 0) barrier_arrive(patch_empty_ + done_patch_.stage * 8);
+    done_patch_.advance(kPatchStages);
+  }
+  __device__ bool filter_stays() const { return filter_stays_; }
+  __device__ bool begins_patch() const { return walk_.begins_patch(); }
+  __device__ void advance() {
+    at_.advance(stages_);
+    walk_.advance();
+    if (walk_.begins_patch() || walk_.left() == 0) patch_.advance(kPatchStages);
+  }
+
+  struct Operands {
+    uint32_t a_low, b, group_pitch, block[kRowBlocks];
+    __device__ uint64_t a(int m, int step) const {
+      return descriptor<128>(a_low + (block[m] >> 4) + step * 2, group_pitch);
+    }
+  };
+  __device__ Operands operands() const {
+    Operands r{a_ + (tap_offset() >> 4), b_ + filter_stage() * (Tile::kBBytes >> 4), uint32_t(group_pitch_), {}};
+#pragma unroll
+    for (int m = 0; m < kRowBlocks; ++m) r.block[m] = block_[m];
+    return r;
+  }
+
+ private:
+  __device__ int tap_offset() const { return patch_.stage * pitch_ + walk_.pixel() * 128; }
+  __device__ int filter_stage() const {
+    return filter_stays_ ? walk_.filter() * channel_blocks_ + walk_.c() : at_.stage;
+  }
+
+  uint32_t a_, b_;
+  int pitch_, group_pitch_, block_[kRowBlocks];
+  uint32_t full_, empty_, patch_full_, patch_empty_;
+  int stages_, channel_blocks_;
+  bool filter_stays_;
+  PatchWalk walk_{};
+  PipelineState at_{}, patch_{}, done_{}, done_patch_{};
+  int done_tap_ = 0, done_left_ = 0;
+};
+
+}  // namespace cks::cuda::hopper
