@@ -1,7 +1,6 @@
 """BatchNormalization and per-channel arithmetic after a convolution, folded into its weights and bias.
 
 conv(x, W) + B, followed by y * a + c with a and c constant per output channel, is conv(x, W a) + (B a + c).
-BatchNormalization is the case a = scale / sqrt(var + epsilon), c = bias - mean a.
 """
 
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ort_cks.graph_rewrite.absorb import absorb, only_consumer
+from ort_cks.graph_rewrite.batch_normalization import scale_and_shift
 from ort_cks.graph_rewrite.constants import ConstantFactory, constant, derived, is_constant
 from ort_cks.graph_rewrite.convolution import Convolution
 from ort_cks.graph_rewrite.records import NodeRecord
@@ -56,7 +56,8 @@ def per_channel_affine(node: ir.Node, conv: Convolution) -> Affine | None:
     if channels is None or node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type == "BatchNormalization":
-        return _batch_normalization(node, conv.y, channels)
+        both = scale_and_shift(node, channels) if node.inputs[0] is conv.y else None
+        return None if both is None else Affine(*both)
     if node.op_type not in ("Mul", "Div", "Add", "Sub"):
         return None
     first = node.inputs[0] is conv.y
@@ -91,26 +92,6 @@ def _per_channel(value: ir.Value | None, channels: int, rank: int) -> np.ndarray
     ):
         return None
     return np.broadcast_to(constant(value).astype(np.float64).reshape(-1), channels).copy()
-
-
-def _batch_normalization(node: ir.Node, y: ir.Value, channels: int) -> Affine | None:
-    attributes = node.attributes
-    trains = (
-        attributes.get_int("training_mode", 0)
-        or attributes.get_int("is_test", 1) == 0  # until opset 6
-        or any(output.name for output in node.outputs[1:])  # until opset 13, whether they are read or not
-    )
-    per_element = attributes.get_int("spatial", 1) == 0  # until opset 8
-    if trains or per_element or node.inputs[0] is not y:
-        return None
-    if not all(is_constant(value) for value in node.inputs[1:5]):
-        return None
-    scale, bias, mean, variance = (constant(value).astype(np.float64) for value in node.inputs[1:5])
-    if scale.shape != (channels,):
-        return None
-    with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is not folded
-        factor = scale / np.sqrt(variance + attributes.get_float("epsilon", 1e-5))
-        return Affine(factor, bias - mean * factor)
 
 
 def _fold(conv: Convolution, affine: Affine, constants: ConstantFactory) -> bool:
