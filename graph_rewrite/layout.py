@@ -11,6 +11,7 @@ from itertools import chain
 
 import networkx as nx
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ort_cks.graph_rewrite.cancel_transposes import cancel_transposes
 from ort_cks.graph_rewrite.constants import ConstantFactory, derived
@@ -35,6 +36,7 @@ class NhwcLayoutPass(ir.passes.InPlacePass):
         constants = ConstantFactory(model)
         for graph in list(model.graphs()):
             modified |= _convert(graph, model.opset_imports[""], constants)
+        RemoveUnusedNodesPass()(model)  # the constants that others have taken the place of
         return ir.passes.PassResult(model, modified)
 
 

@@ -1,6 +1,6 @@
 """NHWC for the operators that name axes: their axes, and what they have for each axis, move with the data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -38,7 +38,7 @@ def _along_axis(node: ir.Node, default: int, outputs: tuple[int, ...]) -> Layout
     return LayoutRule(rank, False, (0,), outputs, convert=relabel_axis(rank, default))
 
 
-def relabel_axis(rank: int, default: int = 0):
+def relabel_axis(rank: int, default: int = 0) -> Callable[[ir.Node, NodeEditor], None]:
     def relabel(node: ir.Node, _: NodeEditor) -> None:
         axis = to_nhwc_axis(node.attributes.get_int("axis", default), rank)
         node.attributes["axis"] = ir.AttrInt64("axis", axis)
@@ -165,7 +165,7 @@ def shape_of(node: ir.Node) -> LayoutRule | None:
         whole = editor.op("Shape", node.inputs[0], shape=[rank + 2])
         editor.replace(editor.select(whole, order, "shape"))
 
-    return LayoutRule(rank, False, (0,), (), convert=convert) if order else None
+    return LayoutRule(rank, False, (0,), (), convert=convert, cost=1) if order else None
 
 
 def _axes(node: ir.Node, index: int) -> list[int] | None:

@@ -26,12 +26,14 @@ def runs_well_in_nhwc(node: ir.Node) -> bool:
 def pool(node: ir.Node) -> LayoutRule | None:
     """MaxPool, without its second output, and AveragePool."""
     rank = spatial_rank(node.inputs[0])
-    if rank is None or any(value.name for value in node.outputs[1:]) or not runs_well_in_nhwc(node):
+    if rank is None or rank != spatial_rank(node.outputs[0]) or any(value.name for value in node.outputs[1:]):
+        return None
+    if not runs_well_in_nhwc(node):
         return None
     if rank < 3:
         return LayoutRule(rank, False, (0,), (0,), convert=_pool_with_channels_as_an_axis)
     x, y = node.inputs[0].shape, node.outputs[0].shape
-    if y is None or not all(isinstance(dim, int) for dim in (*x[1:], *y[1:])):
+    if not all(isinstance(dim, int) for dim in (*x[1:], *y[1:])):
         return None
     return LayoutRule(rank, False, (0,), (0,), convert=_pool_in_two)
 

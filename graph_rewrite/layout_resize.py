@@ -5,7 +5,7 @@ three axes, so in NHWC a 2-D one is a 3-D one of the view [N, 1, H, W, C] that k
 elements, which lie in cache, and saves two Transposes. "cubic" and 3-D "linear" stay NCHW.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -20,9 +20,11 @@ def resize(node: ir.Node) -> LayoutRule | None:
     """Resize and, before opset 10, Upsample."""
     attributes = node.attributes
     rank = spatial_rank(node.inputs[0])
+    if rank is None or rank != spatial_rank(node.outputs[0]) or "scales" in attributes:  # until opset 8
+        return None
     crops = attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
     stretches = attributes.get_string("keep_aspect_ratio_policy", "stretch") == "stretch"
-    if rank is None or crops or not stretches or "scales" in attributes:  # an attribute until opset 8
+    if crops or not stretches:
         return None
     mode = attributes.get_string("mode", "nearest")
     if _repeats_one_pixel(node):
@@ -42,23 +44,23 @@ def _repeats_one_pixel(node: ir.Node) -> bool:
     With exclude_outside a weight of zero may be all that is left of it, and 0 / 0.
     """
     x, y = node.inputs[0].shape, node.outputs[0].shape
+    known = y is not None and _is_static(y[2:])
     return (
-        y is not None
-        and all(dim == 1 for dim in x[2:])
-        and all(isinstance(dim, int) for dim in y[2:])
-        and x[1] == y[1]
-        and _keeps_batch(node)
+        all(dim == 1 for dim in x[2:])
+        and (known or (has_input(node, 3) and "axes" not in node.attributes))
+        and _keeps_batch_and_channels(node)
         and not node.attributes.get_int("exclude_outside", 0)
     )
 
 
-def _keeps_batch(node: ir.Node) -> bool:
-    """Only "nearest" may resize N, and nobody does; but where it is not ruled out, nothing rests on it."""
+def _keeps_batch_and_channels(node: ir.Node) -> bool:
+    """Only "nearest" may resize them, and nobody does; but where it is not ruled out, nothing rests on it."""
     if node.attributes.get_string("mode", "nearest") != "nearest":
         return True
-    x, y = node.inputs[0].shape[0], node.outputs[0].shape[0]
+    x, y = node.inputs[0].shape[:2], (node.outputs[0].shape or ())[:2]
     scales = constant(node.inputs[_scales_index(node)]) if has_input(node, _scales_index(node)) else None
-    return (isinstance(x, int) and x == y) or (scales is not None and len(scales) > 2 and scales[0] == 1)
+    static = _is_static(x) and tuple(x) == tuple(y)
+    return static or (scales is not None and len(scales) > 2 and all(scales[:2] == 1))
 
 
 def _scales_index(node: ir.Node) -> int:
@@ -67,7 +69,10 @@ def _scales_index(node: ir.Node) -> int:
 
 def _expand(node: ir.Node, editor: NodeEditor) -> None:
     y = node.outputs[0].shape
-    target = editor.ints([1, *y[1:-1], 1], "shape")
+    if y is not None and _is_static(y[1:-1]):
+        target = editor.ints([1, *y[1:-1], 1], "shape")
+    else:
+        target = editor.select(node.inputs[3], to_channels_last(len(node.inputs[0].shape) - 2), "shape")
     editor.replace(editor.op("Expand", node.inputs[0], target, shape=y))
 
 
@@ -107,37 +112,56 @@ def depth_to_space(node: ir.Node) -> LayoutRule | None:
     """One Transpose of rows of channels, which is what ONNX Runtime runs for NCHW too."""
 
     def convert(node: ir.Node, editor: NodeEditor) -> None:
-        n, h, w, c = node.inputs[0].shape
-        b, y = node.attributes["blocksize"].as_int(), node.outputs[0].shape
+        x, y = node.inputs[0], node.outputs[0].shape
+        n, h, w, c = x.shape
+        b = node.attributes["blocksize"].as_int()
         column_row = node.attributes.get_string("mode", "DCR") == "CRD"
-        split = [c // b**2, b, b] if column_row else [b, b, c // b**2]
+        blocks = [c // b**2, b, b] if column_row else [b, b, c // b**2]
         order = [0, 1, 4, 2, 5, 3] if column_row else [0, 1, 3, 2, 4, 5]
-        _move_blocks(node, [n, h, w, *split], order, y, editor)
+        moved = _move_blocks(editor, x, [0, 0, 0, *blocks], [n, h, w, *blocks], order)
+        if _is_static(y[1:]):
+            editor.replace(editor.reshape(moved, [0, *y[1:]], y))
+            return
+        size = editor.op("Shape", x, shape=[4], dtype=ir.DataType.INT64)
+        for op_type, by in (("Mul", [1, b, b, 1]), ("Div", [1, 1, 1, b**2])):
+            size = editor.op(op_type, size, editor.ints(by, "by"), shape=[4], dtype=ir.DataType.INT64)
+        editor.replace(editor.op("Reshape", moved, size, shape=y))
 
-    return _block_rule(node, convert)
+    return _block_rule(node, convert) if isinstance(_channels(node), int) else None
 
 
 def space_to_depth(node: ir.Node) -> LayoutRule | None:
     def convert(node: ir.Node, editor: NodeEditor) -> None:
-        n, h, w, c = node.inputs[0].shape
-        b, y = node.attributes["blocksize"].as_int(), node.outputs[0].shape
-        _move_blocks(node, [n, h // b, b, w // b, b, c], [0, 1, 3, 2, 4, 5], y, editor)
+        x, y = node.inputs[0], node.outputs[0].shape
+        n, h, w, c = x.shape
+        b = node.attributes["blocksize"].as_int()
+        split = [h // b, b, w // b, b, c]
+        moved = _move_blocks(editor, x, [0, *split], [n, *split], [0, 1, 3, 2, 4, 5])
+        editor.replace(editor.reshape(moved, [0, *y[1:]], y))
 
-    return _block_rule(node, convert)
-
-
-def _block_rule(node: ir.Node, convert) -> LayoutRule | None:
     x, y = node.inputs[0].shape, node.outputs[0].shape
-    known = x is not None and y is not None and all(isinstance(dim, int) for dim in (*x[1:], *y[1:]))
-    return LayoutRule(2, False, (0,), (0,), convert=convert) if known else None
+    known = x is not None and y is not None and _is_static((*x[1:], *y[1:]))
+    return _block_rule(node, convert) if known else None
+
+
+def _block_rule(node: ir.Node, convert: Callable[[ir.Node, NodeEditor], None]) -> LayoutRule | None:
+    ranks = spatial_rank(node.inputs[0]), spatial_rank(node.outputs[0])
+    return LayoutRule(2, False, (0,), (0,), convert=convert) if ranks == (2, 2) else None
+
+
+def _channels(node: ir.Node) -> int | ir.SymbolicDim | None:
+    shape = node.inputs[0].shape
+    return shape[1] if shape is not None and len(shape) == 4 else None
 
 
 def _move_blocks(
-    node: ir.Node, split: Sequence, order: Sequence[int], y: ir.Shape, editor: NodeEditor
-) -> None:
-    """Splits axes, moves the parts, and joins them; N, the only extent that may be open, stays in front."""
-    parts = editor.reshape(node.inputs[0], [0, *split[1:]], split)
-    moved = editor.op(
-        "Transpose", parts, shape=[split[axis] for axis in order], attributes={"perm": list(order)}
-    )
-    editor.replace(editor.reshape(moved, [0, *y[1:]], y))
+    editor: NodeEditor, x: ir.Value, target: Sequence[int], split: Sequence, order: Sequence[int]
+) -> ir.Value:
+    """Splits axes, by a Reshape's target that gives the shape `split`, and moves the parts."""
+    parts = editor.reshape(x, target, split)
+    shape = [split[axis] for axis in order]
+    return editor.op("Transpose", parts, shape=shape, attributes={"perm": list(order)})
+
+
+def _is_static(dims: Sequence[int | ir.SymbolicDim]) -> bool:
+    return all(isinstance(dim, int) for dim in dims)

@@ -44,6 +44,7 @@ def _is_free_transpose(node: ir.Node) -> bool:
         (node.op_type, node.domain) == ("Transpose", "")
         and permutation is not None
         and moves_nothing(node.inputs[0], permutation)
+        and 1 in list(node.inputs[0].shape)
     )
 
 

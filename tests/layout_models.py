@@ -17,6 +17,7 @@ def check(net, *outputs, transposes, fuse=False, **dims):
     assert [record.decision for record in result.nodes] == ["swapped"] * len(result.nodes)
     rewritten = result.model
     graph = rewritten.graph
+    assert all(value.uses() for each in result.ir_model.graphs() for value in each.initializers.values())
     assert [output.name for output in graph.output] == list(outputs)
     for node in graph.node:
         if node.domain == "ort_cks":

@@ -303,10 +303,12 @@ def test_upsample(mode, opset):
     between(lambda net, y: net.op(op_type, y, net.constant(scales), mode=mode), opset)
 
 
-@pytest.mark.parametrize("rank", [1, 3])
-def test_resize_of_signals_and_volumes(rank):
+@pytest.mark.parametrize(
+    ("rank", "mode", "transposes"), [(1, "nearest", 2), (1, "linear", 2), (3, "nearest", 2), (3, "linear", 4)]
+)
+def test_resize_of_signals_and_volumes(rank, mode, transposes):
     shape = (2, 3, *(4, 5, 6)[:rank])
-    between(resized([1, 1, *(2, 3, 2)[:rank]], mode="nearest"), 17, shape)
+    between(resized([1, 1, *(2, 3, 2)[:rank]], mode=mode), 17, shape, transposes=transposes)
 
 
 STAYING_RESIZES = {
@@ -355,6 +357,25 @@ def test_a_resize_of_one_pixel_repeats_it(shape, by, mode, coordinates):
     assert ("Expand" in op_types(model)) is certain
 
 
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_one_pixel_repeated_to_the_size_of_another(mode):
+    """The pooled branch of an ASPP, where the map may be of any size."""
+    net = Builder()
+    x = conv(net, net.input(*SHAPES["open"]), 3, 4)
+    pooled = net.op("Conv", net.op("GlobalAveragePool", x), net.normal(4, 4, 1, 1))
+    y = net.op("Resize", pooled, "", "", net.op("Shape", x), mode=mode)
+    model = check(net, conv(net, net.op("Concat", x, y, axis=1), 8, 2), transposes=2, **DIMS)
+    assert "Expand" in op_types(model)
+
+
+def test_a_shape_of_the_models_input_is_read_there():
+    net = Builder()
+    x = net.input(*SHAPES["open"])
+    y = net.op("Resize", conv(net, x, 3, 3), "", "", net.op("Shape", x), mode="nearest")
+    model = check(net, conv(net, y, 3, 3), transposes=2, **DIMS)
+    assert next(node for node in model.graph.node if node.op_type == "Shape").input[0] == x
+
+
 BLOCKS = {
     "DCR": ("DepthToSpace", {"blocksize": 2}, 8, 2),
     "CRD": ("DepthToSpace", {"blocksize": 2, "mode": "CRD"}, 8, 2),
@@ -370,6 +391,13 @@ def test_blocks_move_in_one_transpose(case, batch):
     y = net.op(op_type, conv(net, net.input(batch, 3, 4, 6), 3, before), **attributes)
     model = check(net, conv(net, y, after, 2), transposes=3, n=2)
     assert op_type not in op_types(model)
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_depth_to_space_of_any_size(mode):
+    net = Builder()
+    y = net.op("DepthToSpace", conv(net, net.input(*SHAPES["open"]), 3, 8), blocksize=2, mode=mode)
+    check(net, conv(net, y, 2, 2), transposes=3, **DIMS)
 
 
 @pytest.mark.parametrize("opset", [8, 15])
