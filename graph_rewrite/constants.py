@@ -30,6 +30,19 @@ def scalar(value: ir.Value | None) -> float | None:
     return float(constant(value).reshape(()))
 
 
+def fits(values: np.ndarray, dtype: ir.DataType) -> bool:
+    """Whether rounding to the type costs the usual last digit.
+
+    float16 ends at 65504 and thins out below 6e-5; the wider types have room for both.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = values.astype(dtype.numpy()).astype(np.float64)
+        if not np.isfinite(rounded).all():
+            return False
+        error = np.linalg.norm(rounded - values)
+    return dtype != ir.DataType.FLOAT16 or bool(error <= 2.0**-10 * np.linalg.norm(values))
+
+
 class ConstantFactory:
     """Adds initializers to the graphs of one model, under names that are free in all of it."""
 

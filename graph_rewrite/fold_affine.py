@@ -1,7 +1,6 @@
 """BatchNormalization and per-channel arithmetic after a convolution, folded into its weights and bias.
 
 conv(x, W) + B, followed by y * a + c with a and c constant per output channel, is conv(x, W a) + (B a + c).
-BatchNormalization is the case a = scale / sqrt(var + epsilon), c = bias - mean a.
 """
 
 from collections.abc import Mapping
@@ -11,8 +10,16 @@ import numpy as np
 import onnx_ir as ir
 
 from ort_cks.graph_rewrite.absorb import absorb, only_consumer
-from ort_cks.graph_rewrite.constants import ConstantFactory, constant, derived, is_constant
+from ort_cks.graph_rewrite.batch_normalization import scale_and_shift
+from ort_cks.graph_rewrite.constants import ConstantFactory, constant, is_constant
 from ort_cks.graph_rewrite.convolution import Convolution
+from ort_cks.graph_rewrite.convolution_weights import (
+    old_bias,
+    rounded_bias,
+    scaled_weights,
+    set_bias,
+    set_weights,
+)
 from ort_cks.graph_rewrite.records import NodeRecord
 
 
@@ -41,7 +48,9 @@ class FoldAffinePass(ir.passes.InPlacePass):
         for node, record in self._records.items():
             while (consumer := only_consumer(node.outputs[0])) is not None:
                 conv = Convolution(node)
-                affine = per_channel_affine(consumer, conv)
+                if conv.out_channels is None:
+                    break
+                affine = per_channel_affine(consumer, conv.y, conv.out_channels, conv.rank)
                 if affine is None or not _fold(conv, affine, constants):
                     break
                 record.fused.append(consumer.op_type)
@@ -50,17 +59,17 @@ class FoldAffinePass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=modified)
 
 
-def per_channel_affine(node: ir.Node, conv: Convolution) -> Affine | None:
-    """What the node, which reads the convolution's output, does to each channel; None for anything else."""
-    channels = conv.out_channels
-    if channels is None or node.domain not in ("", "ai.onnx"):
+def per_channel_affine(node: ir.Node, x: ir.Value, channels: int, rank: int) -> Affine | None:
+    """What the node, which reads x, does to each of its channels; None for anything else."""
+    if node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type == "BatchNormalization":
-        return _batch_normalization(node, conv.y, channels)
+        both = scale_and_shift(node, channels) if node.inputs[0] is x else None
+        return None if both is None else Affine(*both)
     if node.op_type not in ("Mul", "Div", "Add", "Sub"):
         return None
-    first = node.inputs[0] is conv.y
-    other = _per_channel(node.inputs[1 if first else 0], channels, conv.rank)
+    first = node.inputs[0] is x
+    other = _per_channel(node.inputs[1 if first else 0], channels, rank)
     if other is None:
         return None
     one, zero = np.ones(channels), np.zeros(channels)
@@ -93,47 +102,19 @@ def _per_channel(value: ir.Value | None, channels: int, rank: int) -> np.ndarray
     return np.broadcast_to(constant(value).astype(np.float64).reshape(-1), channels).copy()
 
 
-def _batch_normalization(node: ir.Node, y: ir.Value, channels: int) -> Affine | None:
-    attributes = node.attributes
-    trains = (
-        attributes.get_int("training_mode", 0)
-        or attributes.get_int("is_test", 1) == 0  # until opset 6
-        or any(output.name for output in node.outputs[1:])  # until opset 13, whether they are read or not
-    )
-    per_element = attributes.get_int("spatial", 1) == 0  # until opset 8
-    if trains or per_element or node.inputs[0] is not y:
-        return None
-    if not all(is_constant(value) for value in node.inputs[1:5]):
-        return None
-    scale, bias, mean, variance = (constant(value).astype(np.float64) for value in node.inputs[1:5])
-    if scale.shape != (channels,):
-        return None
-    with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is not folded
-        factor = scale / np.sqrt(variance + attributes.get_float("epsilon", 1e-5))
-        return Affine(factor, bias - mean * factor)
-
-
 def _fold(conv: Convolution, affine: Affine, constants: ConstantFactory) -> bool:
     rescales = not np.all(affine.scale == 1)
-    if (rescales and not is_constant(conv.w)) or (conv.b is not None and not is_constant(conv.b)):
+    weights = scaled_weights(conv, _factors(affine.scale, conv)) if rescales else None
+    before = old_bias(conv)
+    if before is None or (rescales and weights is None):
         return False
-    dtype = conv.w.dtype.numpy()
-    old_bias = constant(conv.b).astype(np.float64) if conv.b is not None else np.zeros_like(affine.shift)
     with np.errstate(over="ignore", invalid="ignore"):
-        bias, scale = (old_bias * affine.scale + affine.shift).astype(dtype), affine.scale.astype(dtype)
-    if not all(np.isfinite(values.astype(np.float64)).all() for values in (bias, scale)):
+        bias = rounded_bias(conv, before * affine.scale + affine.shift)
+    if bias is None:
         return False
-    if rescales:
-        w, factors = ir.convenience.get_const_tensor(conv.w), _factors(affine.scale, conv)
-        if w.dtype == ir.DataType.FLOAT16 and not _fits_float16(w.numpy() * factors):
-            return False
-        weights = derived(w, lambda array: array * factors, w.shape.numpy())
-        conv.node.replace_input_with(1, constants.add(conv.node.graph, f"{conv.node.name}.weight", weights))
-    if conv.b is not None or bias.any():
-        if len(conv.node.inputs) < 3:
-            conv.node.resize_inputs(3)
-        tensor = ir.Tensor(bias, dtype=conv.w.dtype)
-        conv.node.replace_input_with(2, constants.add(conv.node.graph, f"{conv.node.name}.bias", tensor))
+    if weights is not None:
+        set_weights(conv, weights, constants)
+    set_bias(conv, bias, constants)
     return True
 
 
@@ -144,13 +125,3 @@ def _factors(scale: np.ndarray, conv: Convolution) -> np.ndarray:
     channels = conv.w.shape[0]
     by_input = np.repeat(scale.reshape(conv.group, -1), channels // conv.group, axis=0)
     return by_input.reshape(channels, -1, *[1] * conv.rank)
-
-
-def _fits_float16(weights: np.ndarray) -> bool:
-    """Whether rounding costs the usual last digit: float16 ends at 65504 and thins out below 6e-5.
-
-    A small variance makes large factors, a large one small factors. The wider types have room for both.
-    """
-    with np.errstate(over="ignore"):
-        error = weights.astype(np.float16).astype(np.float64) - weights
-    return bool(np.linalg.norm(error) <= 2.0**-10 * np.linalg.norm(weights))

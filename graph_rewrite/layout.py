@@ -11,15 +11,17 @@ from itertools import chain
 
 import networkx as nx
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ort_cks.graph_rewrite.cancel_transposes import cancel_transposes
 from ort_cks.graph_rewrite.constants import ConstantFactory, derived
 from ort_cks.graph_rewrite.function_body import to_channels_first, to_channels_last
-from ort_cks.graph_rewrite.layout_rules import LayoutRule, lay_out_constant, layout_rule
+from ort_cks.graph_rewrite.layout_rule import LayoutRule, elements
+from ort_cks.graph_rewrite.layout_rules import lay_out_constant, layout_rule
+from ort_cks.graph_rewrite.merge_reshapes import merge_reshapes, moves_nothing
+from ort_cks.graph_rewrite.node_editor import NodeEditor
 
 _NHWC, _NCHW = "NHWC", "NCHW"  # the two ends of the cut
-# Stands for a dimension that is unknown before a run. Only comparisons between values depend on it.
-_UNKNOWN_EXTENT = 16
 
 
 class NhwcLayoutPass(ir.passes.InPlacePass):
@@ -33,31 +35,33 @@ class NhwcLayoutPass(ir.passes.InPlacePass):
         modified = False
         constants = ConstantFactory(model)
         for graph in list(model.graphs()):
-            modified |= _convert(graph, constants)
+            modified |= _convert(graph, model.opset_imports[""], constants)
+        RemoveUnusedNodesPass()(model)  # the constants that others have taken the place of
         return ir.passes.PassResult(model, modified)
 
 
-def _convert(graph: ir.Graph, constants: ConstantFactory) -> bool:
-    rules = {node: rule for node in graph if (rule := layout_rule(node)) is not None}
+def _convert(graph: ir.Graph, opset_version: int, constants: ConstantFactory) -> bool:
+    rules = {node: rule for node in graph if (rule := layout_rule(node, opset_version)) is not None}
     if not any(rule.fixed for rule in rules.values()):
         return False
     edges = list(_edges(graph, rules))
     converted = _choose(edges, rules)
+    order = {node: position for position, node in enumerate(graph)}
+    for edge in edges:
+        _transpose_where_layouts_meet(graph, edge, converted, order, constants)
     relaid: dict[tuple[ir.Value, int], ir.Value] = {}
-    for node in graph:
+    for node in order:
         if node not in converted:
             continue
         rule = rules[node]
-        rule.relabel(node)
         for index in rule.constants:
             key = node.inputs[index], rule.rank
             if key not in relaid:
                 relaid[key] = _lay_out(graph, *key, constants)
             node.replace_input_with(index, relaid[key])
-    order = {node: position for position, node in enumerate(graph)}
-    for edge in edges:
-        _transpose_where_layouts_meet(graph, edge, converted, order, constants)
+        rule.convert(node, NodeEditor(node, opset_version, constants))
     cancel_transposes(graph)
+    merge_reshapes(graph, opset_version, constants)
     return True
 
 
@@ -74,10 +78,8 @@ class _Edge:
 
     @property
     def cost(self) -> int:
-        cost = 1
-        for dim in self.value.shape or ():
-            cost *= dim if isinstance(dim, int) else _UNKNOWN_EXTENT
-        return max(cost, 1)
+        """How many elements move where its ends do not agree; a Reshape, where none do, counts as one."""
+        return 1 if moves_nothing(self.value, to_channels_last(self.rank)) else elements(self.value)
 
 
 def _edges(graph: ir.Graph, rules: dict[ir.Node, LayoutRule]) -> Iterator[_Edge]:
@@ -105,9 +107,16 @@ def _choose(edges: list[_Edge], rules: dict[ir.Node, LayoutRule]) -> set[ir.Node
             return _NCHW
         return _NHWC if rules[node].fixed else node
 
+    for node, rule in rules.items():
+        if rule.cost and not rule.fixed:
+            network.add_edge(node, _NCHW, capacity=rule.cost)
     for index, edge in enumerate(edges):
-        ends = {end(edge.producer), *(end(node) for node, _ in edge.readers)}
-        if edge.others or edge.is_output:
+        ends = {end(node) for node, _ in edge.readers}
+        # Transposes of the model's own, from NHWC or to it, go where the other side is in NHWC.
+        from_nhwc, to_nhwc = to_channels_first(edge.rank), to_channels_last(edge.rank)
+        ends.update(_NHWC if _is_transpose(node, to_nhwc) else _NCHW for node, _ in edge.others)
+        ends.add(_NHWC if _is_transpose(edge.value.producer(), from_nhwc) else end(edge.producer))
+        if edge.is_output:
             ends.add(_NCHW)
         if len(ends) == 1:
             continue
@@ -163,6 +172,14 @@ def _lay_out(graph: ir.Graph, value: ir.Value, rank: int, constants: ConstantFac
     shape = [extents[axis] for axis in to_channels_last(rank)]
     laid_out = derived(tensor, lambda array: lay_out_constant(array, rank), shape)
     return constants.add(graph, f"{value.name}_nhwc", laid_out)
+
+
+def _is_transpose(node: ir.Node | None, permutation: list[int]) -> bool:
+    return (
+        node is not None
+        and node.op_type == "Transpose"
+        and node.attributes.get_ints("perm") == tuple(permutation)
+    )
 
 
 def _permuted(shape: ir.Shape | None, permutation: list[int]) -> ir.Shape | None:

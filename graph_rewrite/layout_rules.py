@@ -1,14 +1,18 @@
 """Which nodes can compute in NHWC, and what has to change in them for it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
+from ort_cks.graph_rewrite import layout_axes, layout_pooling, layout_resize
 from ort_cks.graph_rewrite.constants import is_constant
 from ort_cks.graph_rewrite.fallback import DOMAIN
 from ort_cks.graph_rewrite.function_body import to_channels_last
+from ort_cks.graph_rewrite.layout_batch_normalization import batch_normalization
+from ort_cks.graph_rewrite.layout_rule import LayoutRule, spatial_rank
+from ort_cks.graph_rewrite.node_editor import NodeEditor
 
 # The inputs of our operators that have a layout; W, B and dW do not.
 _OPERATOR_INPUTS = {"ConvV2": (0, 3), "SkDilated": (0, 3), "KSDeconv": (0, 3), "SkDilatedWeightGrad": (0, 1)}
@@ -25,28 +29,28 @@ _BROADCAST = """
 _ELEMENTWISE = frozenset((_UNARY + _BROADCAST).split())
 
 
-@dataclass(frozen=True)
-class LayoutRule:
-    """How one node takes part in a layout.
+# Operators that need more than that: the node's rule, and from which opset on it holds.
+_RULES: dict[str, tuple[Callable[[ir.Node], LayoutRule | None], int]] = {
+    "BatchNormalization": (batch_normalization, 1),
+    "Split": (layout_axes.split, 1),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), (layout_axes.normalization, 13)),
+    "LpNormalization": (layout_axes.normalization, 1),
+    **dict.fromkeys(("ArgMax", "ArgMin"), (layout_axes.arg_reduction, 1)),
+    "CumSum": (layout_axes.cumulative_sum, 1),
+    **dict.fromkeys(layout_axes.REDUCTIONS, (layout_axes.reduction, 1)),
+    "Slice": (layout_axes.slice_, 1),
+    "Pad": (layout_axes.pad, 2),
+    "Expand": (layout_axes.expand, 1),
+    "Shape": (layout_axes.shape_of, 1),
+    **dict.fromkeys(("MaxPool", "AveragePool"), (layout_pooling.pool, 7)),
+    **dict.fromkeys(("GlobalMaxPool", "GlobalAveragePool"), (layout_pooling.global_pool, 1)),
+    **dict.fromkeys(("Resize", "Upsample"), (layout_resize.resize, 1)),
+    "DepthToSpace": (layout_resize.depth_to_space, 1),
+    "SpaceToDepth": (layout_resize.space_to_depth, 1),
+}
 
-    Attributes:
-        rank: the number of spatial axes of its tensors.
-        fixed: it is to compute in NHWC whatever its neighbours do; for others the pass chooses.
-        inputs: the indices of the inputs that come in the node's layout.
-        outputs: the indices of the outputs that leave in it.
-        constants: the indices of constant inputs to be laid out with the node.
-        relabel: changes the node's attributes from NCHW to NHWC.
-    """
 
-    rank: int
-    fixed: bool
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    constants: tuple[int, ...] = ()
-    relabel: Callable[[ir.Node], None] = lambda node: None
-
-
-def layout_rule(node: ir.Node) -> LayoutRule | None:
+def layout_rule(node: ir.Node, opset_version: int) -> LayoutRule | None:
     """The node's rule; None where this pass knows it in NCHW only, and where it is in NHWC already."""
     if node.domain == DOMAIN and node.op_type in _OPERATOR_INPUTS:
         return _operator_rule(node)
@@ -56,30 +60,27 @@ def layout_rule(node: ir.Node) -> LayoutRule | None:
         return _elementwise_rule(node)
     if node.op_type == "Concat":
         rule = _same_rank_rule(node)
-        return None if rule is None else replace(rule, relabel=_relabel_axis(rule.rank))
-    if node.op_type == "Split":
-        rank = _rank(node.inputs[0])
-        outputs = tuple(range(len(node.outputs)))
-        return None if rank is None else LayoutRule(rank, False, (0,), outputs, relabel=_relabel_axis(rank))
-    return None
+        return None if rule is None else replace(rule, convert=layout_axes.relabel_axis(rule.rank))
+    make, since = _RULES.get(node.op_type, (None, 0))
+    return make(node) if make is not None and opset_version >= since else None
 
 
 def _operator_rule(node: ir.Node) -> LayoutRule | None:
     if node.attributes.get_string("layout", "NCHW") == "NHWC":
         return None
     gradient = node.op_type == "SkDilatedWeightGrad"
-    rank = _rank(node.inputs[0])
+    rank = spatial_rank(node.inputs[0])
     if rank is None and not gradient:
-        rank = _rank(node.inputs[1])
+        rank = spatial_rank(node.inputs[1])
     if rank is None:
         return None
     inputs = tuple(
         i for i in _OPERATOR_INPUTS[node.op_type] if i < len(node.inputs) and node.inputs[i] is not None
     )
-    return LayoutRule(rank, True, inputs, () if gradient else (0,), relabel=_relabel_layout)
+    return LayoutRule(rank, True, inputs, () if gradient else (0,), convert=_relabel_layout)
 
 
-def _relabel_layout(node: ir.Node) -> None:
+def _relabel_layout(node: ir.Node, _: NodeEditor) -> None:
     node.attributes["layout"] = ir.AttrString("layout", "NHWC")
 
 
@@ -89,18 +90,10 @@ def _elementwise_rule(node: ir.Node) -> LayoutRule | None:
     return _same_rank_rule(node)
 
 
-def _relabel_axis(rank: int) -> Callable[[ir.Node], None]:
-    def relabel(node: ir.Node) -> None:
-        axis = node.attributes.get_int("axis", 0) % (rank + 2)
-        node.attributes["axis"] = ir.AttrInt64("axis", to_channels_last(rank).index(axis))
-
-    return relabel
-
-
 def _same_rank_rule(node: ir.Node) -> LayoutRule | None:
     """For nodes with one rank for all outputs, and all inputs but constants and single elements."""
-    rank = _rank(node.outputs[0])
-    if rank is None or any(_rank(value) not in (None, rank) for value in node.outputs):
+    rank = spatial_rank(node.outputs[0])
+    if rank is None or any(spatial_rank(value) not in (None, rank) for value in node.outputs):
         return None
     inputs, constants = [], []
     for index, value in enumerate(node.inputs):
@@ -108,7 +101,7 @@ def _same_rank_rule(node: ir.Node) -> LayoutRule | None:
             continue
         if is_constant(value) and value.shape is not None and len(value.shape) <= rank + 2:
             constants.append(index)
-        elif _rank(value) == rank:
+        elif spatial_rank(value) == rank:
             inputs.append(index)
         else:
             return None
@@ -120,13 +113,6 @@ def _same_rank_rule(node: ir.Node) -> LayoutRule | None:
 def lay_out_constant(array: np.ndarray, rank: int) -> np.ndarray:
     """A constant that broadcasts against NCHW, made to broadcast against NHWC."""
     return np.transpose(array.reshape((1,) * (rank + 2 - array.ndim) + array.shape), to_channels_last(rank))
-
-
-def _rank(value: ir.Value) -> int | None:
-    """The number of spatial axes; None where it is not known, or not 1 to 3."""
-    if value.shape is None or not 3 <= len(value.shape) <= 5:
-        return None
-    return len(value.shape) - 2
 
 
 def _is_single(value: ir.Value, rank: int) -> bool:

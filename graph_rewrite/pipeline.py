@@ -18,17 +18,21 @@ from ort_cks.graph_rewrite.cut_dead_taps import CutDeadTapsPass
 from ort_cks.graph_rewrite.explicit_attributes import ExplicitAttributesPass
 from ort_cks.graph_rewrite.fallback import add_fallback_functions
 from ort_cks.graph_rewrite.fold_affine import FoldAffinePass
+from ort_cks.graph_rewrite.fold_input_affine import FoldInputAffinePass
 from ort_cks.graph_rewrite.fold_pad import FoldPadPass
 from ort_cks.graph_rewrite.fuse_activation import FuseActivationPass
 from ort_cks.graph_rewrite.fuse_residual import FuseResidualPass
 from ort_cks.graph_rewrite.geometry import zero_fraction
 from ort_cks.graph_rewrite.layout import NhwcLayoutPass
 from ort_cks.graph_rewrite.load import load
+from ort_cks.graph_rewrite.merge_sums import MergeSumsPass
+from ort_cks.graph_rewrite.move_activation import MoveActivationPass
 from ort_cks.graph_rewrite.prepare import fix_input_shapes, prepare
 from ort_cks.graph_rewrite.records import NodeRecord
 from ort_cks.graph_rewrite.save import save
 from ort_cks.graph_rewrite.simplify import serialize_inline
 from ort_cks.graph_rewrite.simplify import simplify as run_onnxsim
+from ort_cks.graph_rewrite.simplify_relus import SimplifyRelusPass
 from ort_cks.graph_rewrite.swap_convolution import SwapConvolutionPass
 from ort_cks.graph_rewrite.symbolic_shapes import SymbolicShapes
 from ort_cks.graph_rewrite.weight_gradient import SwapWeightGradientPass
@@ -160,11 +164,15 @@ def _swap(
         for node, record in convolutions.items():
             _describe(node, record)  # the zeros of a Pad are the convolution's now
         FoldAffinePass(convolutions)(model)
+        FoldInputAffinePass(convolutions)(model)
     CutDeadTapsPass(convolutions)(model)
     faster = {node: record for node, record in faster.items() if record.decision == "kept"}
     SwapConvolutionPass(faster)(model)
     if fuse:
         FuseResidualPass(faster, shapes)(model)
+        MergeSumsPass(shapes)(model)
+        MoveActivationPass(faster)(model)
+        SimplifyRelusPass(faster)(model)
         FuseActivationPass(faster)(model)
     for node, record in records.items():
         if (
