@@ -15,6 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from ort_cks.graph_rewrite import eligibility
 from ort_cks.graph_rewrite.convolution import Convolution, convolutions, recorded_shape
 from ort_cks.graph_rewrite.cut_dead_taps import CutDeadTapsPass
+from ort_cks.graph_rewrite.errors import RewriteError
 from ort_cks.graph_rewrite.explicit_attributes import ExplicitAttributesPass
 from ort_cks.graph_rewrite.fallback import add_fallback_functions
 from ort_cks.graph_rewrite.fold_affine import FoldAffinePass
@@ -31,6 +32,7 @@ from ort_cks.graph_rewrite.simplify import serialize_inline
 from ort_cks.graph_rewrite.simplify import simplify as run_onnxsim
 from ort_cks.graph_rewrite.swap_convolution import SwapConvolutionPass
 from ort_cks.graph_rewrite.symbolic_shapes import SymbolicShapes
+from ort_cks.graph_rewrite.to_float16 import to_float16
 from ort_cks.graph_rewrite.weight_gradient import SwapWeightGradientPass
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ def rewrite_model(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     layout: Literal["nhwc", "nchw"] = "nhwc",
     precision: Literal["tf32", "fp32"] = "tf32",
+    to: Literal["fp16"] | None = None,
+    keep_io: bool = False,
     measure: bool = False,
     simplify: bool = True,
     fuse: bool = True,
@@ -92,6 +96,8 @@ def rewrite_model(
         layout: what the operators compute in. "nhwc" suits tensor cores; Transposes are put where layouts
             meet.
         precision: of float convolutions on a GPU, "tf32" as is ONNX Runtime's default, or strict "fp32".
+        to: "fp16" converts a model of floats to float16 first.
+        keep_io: leave the inputs and outputs of a model that is converted in float.
         measure: time each node native and swapped on this machine, and keep the faster.
         simplify: run onnxsim first.
         fuse: take BatchNormalization, arithmetic, Pad, residuals and activations into the operators.
@@ -103,11 +109,19 @@ def rewrite_model(
     """
     eligibility.check_choice("layout", layout, ("nhwc", "nchw"))
     eligibility.check_choice("precision", precision, ("tf32", "fp32"))
+    if to is not None:
+        eligibility.check_choice("to", to, ("fp16",))
+    elif keep_io:
+        raise RewriteError("keep_io has no meaning without a conversion; add to='fp16' (--to fp16).")
     include, exclude = ([given] if isinstance(given, str) else given for given in (include, exclude))
 
     def rewrite(timings: Mapping[int, "Timing"]) -> tuple[ir.Model, dict[ir.Node, NodeRecord]]:
         """The swapped model in NCHW. What the timings, by position, say is slower stays native."""
         ir_model = _load(model, input_shapes or {}, simplify)
+        if to is not None:
+            logger.info("converting to float16")
+            ir_model = to_float16(ir_model, keep_io)
+            prepare(ir_model)
         records = _records(ir_model)
         for node, record in records.items():
             record.reason = eligibility.refusal(node, include, exclude) or ""

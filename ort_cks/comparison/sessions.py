@@ -12,7 +12,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from ort_cks.comparison.inputs import BadInput
-from ort_cks.fixed_buffers import FixedBuffers, as_numpy_knows
+from ort_cks.fixed_buffers import NUMPY_TYPES, FixedBuffers, as_numpy_knows
 from ort_cks.library import import_onnxruntime, register
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class BoundSession:
 
     Args:
         way: how to open the model.
-        feeds: one array an input.
+        feeds: one array an input; floats are converted where this model takes others.
         output_shapes: by name; needed with a CUDA graph, whose outputs must stay where they are.
         profile_prefix: where ONNX Runtime writes its profile; None for no profile.
     """
@@ -126,6 +126,7 @@ class BoundSession:
     ):
         self.way = way
         self.session = way.open(profile_prefix)
+        feeds = _as_taken(self.session, feeds)
         if way.cuda_graph:
             self._binding = self._capture(feeds, output_shapes)
         else:
@@ -160,6 +161,21 @@ class BoundSession:
         """The same where it was computed; the next run overwrites it if outputs are bound to stay."""
         names = [value.name for value in self.session.get_outputs()]
         return dict(zip(names, self._binding.get_outputs(), strict=True))
+
+
+def _as_taken(
+    session: "onnxruntime.InferenceSession", feeds: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """A model that was converted to float16 is fed with what its original takes."""
+    kinds = {value.name: NUMPY_TYPES.get(value.type) for value in session.get_inputs()}
+    return {
+        name: array.astype(kinds[name]) if _both_floats(array.dtype, kinds.get(name)) else array
+        for name, array in feeds.items()
+    }
+
+
+def _both_floats(given: np.dtype, taken: np.dtype | None) -> bool:
+    return taken is not None and given.kind == taken.kind == "f"
 
 
 def _on_device(array: np.ndarray, device: str) -> "onnxruntime.OrtValue":
