@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,9 @@ class NodeRow:
         name, op: of the node, after the rewrite.
         ran_as, provider: the operator and the provider of its run; None where the profile has no such node,
             because a branch was not taken or ONNX Runtime put other nodes in its place.
-        zero_fraction: the share of its multiply-adds with a zero, 0 to 1; None where it is not known.
+        multiply_adds: how many a plain implementation does for this run, zeros included; None where it is not
+            known.
+        zero_fraction: the share of them with a zero, 0 to 1; None where it is not known.
         fused: what it took in beside the convolution.
         note: why a native convolution was kept, if the rewriter said so.
     """
@@ -44,6 +47,7 @@ class NodeRow:
     op: str
     ran_as: str | None = None
     provider: str | None = None
+    multiply_adds: int | None = None
     zero_fraction: float | None = None
     fused: tuple[str, ...] = field(default=())
     note: str = ""
@@ -87,13 +91,18 @@ def node_rows(
             continue
         run = runs.get(node.name)
         record = said.get(node.name)
+        zeros, multiply_adds = _work(node, run)
+        if record:  # it knows the filter before dead taps were cut
+            zeros = record.zero_fraction
+            multiply_adds = _multiply_adds(record.weight_shape, record.output_shape) or multiply_adds
         rows.append(
             NodeRow(
                 name=node.name or node.outputs[0].name or "",
                 op=node.op_type,
                 ran_as=run.op if run else None,
                 provider=run.provider if run else None,
-                zero_fraction=record.zero_fraction if record else _zero_fraction(node, run),
+                multiply_adds=multiply_adds,
+                zero_fraction=zeros,
                 fused=tuple(record.fused) if record else _epilogue(node),
                 note=record.reason if record and record.decision == "kept" else "",
             )
@@ -109,15 +118,25 @@ def _epilogue(node: ir.Node) -> tuple[str, ...]:
     return (("Add",) if residual else ()) + ((activation,) if activation else ())
 
 
-def _zero_fraction(node: ir.Node, run: NodeRun | None) -> float | None:
-    """From the shapes of the run, as of the native convolution with the same attributes."""
+def _work(node: ir.Node, run: NodeRun | None) -> tuple[float | None, int | None]:
+    """The zeros and the multiply-adds, from the shapes of the run, as of the native convolution."""
     if run is None or len(run.input_shapes) < 2 or node.op_type == "SkDilatedWeightGrad":
-        return None
+        return None, None
     x_shape, w_shape = run.input_shapes[:2]
     if node.attributes.get_string("layout", "NCHW") == "NHWC":
         x_shape = (x_shape[0], x_shape[-1], *x_shape[1:-1])
     x, w = (ir.Value(name=name, shape=ir.Shape(shape)) for name, shape in (("x", x_shape), ("w", w_shape)))
     op_type = "ConvTranspose" if node.op_type in ("KSDeconv", "ConvTranspose") else "Conv"
-    native = ir.Node("", op_type, [x, w], attributes=list(node.attributes.values()))
-    axes = Convolution(native).axes()
-    return zero_fraction(axes) if axes else None
+    native = Convolution(ir.Node("", op_type, [x, w], attributes=list(node.attributes.values())))
+    axes = native.axes()
+    if not axes:
+        return None, None
+    y_shape = (x_shape[0], native.out_channels, *(axis.output for axis in axes))
+    return zero_fraction(axes), _multiply_adds(w_shape, y_shape)
+
+
+def _multiply_adds(w_shape: Sequence[int | str] | None, y_shape: Sequence[int | str] | None) -> int | None:
+    """One for each output element, filter tap and input channel of its group."""
+    if not all(isinstance(extent, int) for extent in (*(w_shape or "?"), *(y_shape or "?"))):
+        return None
+    return prod(y_shape) * prod(w_shape) // y_shape[1]
