@@ -237,7 +237,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--to", choices=("fp16",), help="convert a model of floats to float16 first")
     add("--keep-io", action="store_true", help="with --to: leave the model's inputs and outputs in float")
-    add("--measure", action="store_true", help="time native against swapped on this machine, keep the faster")
+    add(
+        "--measure",
+        action="store_true",
+        help="time native against swapped on this machine's GPU, region by region, keep the faster",
+    )
     add("--no-simplify", dest="simplify", action="store_false", help="skip onnxsim")
     add(
         "--no-fuse",

@@ -4,17 +4,16 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from ort_cks.comparison.sessions import BoundSession, Way
-from ort_cks.graph_rewrite.convolution import Convolution, is_convolution
+from ort_cks.graph_rewrite.convolution import is_convolution
 from ort_cks.graph_rewrite.fallback import DOMAIN
-from ort_cks.graph_rewrite.geometry import zero_fraction
 from ort_cks.graph_rewrite.records import NodeRecord
+from ort_cks.graph_rewrite.work import Work, multiply_adds, work
 
 OPERATORS = ("ConvV2", "KSDeconv", "SkDilated", "SkDilatedWeightGrad")
 
@@ -91,18 +90,15 @@ def node_rows(
             continue
         run = runs.get(node.name)
         record = said.get(node.name)
-        zeros, multiply_adds = _work(node, run)
-        if record:  # it knows the filter before dead taps were cut
-            zeros = record.zero_fraction
-            multiply_adds = _multiply_adds(record.weight_shape, record.output_shape) or multiply_adds
+        done = (record and _recorded_work(record)) or _work(node, run)
         rows.append(
             NodeRow(
                 name=node.name or node.outputs[0].name or "",
                 op=node.op_type,
                 ran_as=run.op if run else None,
                 provider=run.provider if run else None,
-                multiply_adds=multiply_adds,
-                zero_fraction=zeros,
+                multiply_adds=done.multiply_adds if done else None,
+                zero_fraction=done.zero_fraction if done else None,
                 fused=tuple(record.fused) if record else _epilogue(node),
                 note=record.reason if record and record.decision == "kept" else "",
             )
@@ -118,25 +114,15 @@ def _epilogue(node: ir.Node) -> tuple[str, ...]:
     return (("Add",) if residual else ()) + ((activation,) if activation else ())
 
 
-def _work(node: ir.Node, run: NodeRun | None) -> tuple[float | None, int | None]:
-    """The zeros and the multiply-adds, from the shapes of the run, as of the native convolution."""
+def _work(node: ir.Node, run: NodeRun | None) -> Work | None:
     if run is None or len(run.input_shapes) < 2 or node.op_type == "SkDilatedWeightGrad":
-        return None, None
-    x_shape, w_shape = run.input_shapes[:2]
-    if node.attributes.get_string("layout", "NCHW") == "NHWC":
-        x_shape = (x_shape[0], x_shape[-1], *x_shape[1:-1])
-    x, w = (ir.Value(name=name, shape=ir.Shape(shape)) for name, shape in (("x", x_shape), ("w", w_shape)))
-    op_type = "ConvTranspose" if node.op_type in ("KSDeconv", "ConvTranspose") else "Conv"
-    native = Convolution(ir.Node("", op_type, [x, w], attributes=list(node.attributes.values())))
-    axes = native.axes()
-    if not axes:
-        return None, None
-    y_shape = (x_shape[0], native.out_channels, *(axis.output for axis in axes))
-    return zero_fraction(axes), _multiply_adds(w_shape, y_shape)
-
-
-def _multiply_adds(w_shape: Sequence[int | str] | None, y_shape: Sequence[int | str] | None) -> int | None:
-    """One for each output element, filter tap and input channel of its group."""
-    if not all(isinstance(extent, int) for extent in (*(w_shape or "?"), *(y_shape or "?"))):
         return None
-    return prod(y_shape) * prod(w_shape) // y_shape[1]
+    return work(node, *run.input_shapes[:2])
+
+
+def _recorded_work(record: NodeRecord) -> Work | None:
+    """With the filter as it was before dead taps were cut, where shapes are static."""
+    shapes = (record.weight_shape, record.output_shape)
+    if record.zero_fraction is None or None in shapes:
+        return None
+    return Work(multiply_adds(*shapes), record.zero_fraction)
