@@ -21,8 +21,9 @@ _BYTES = 4.3e6
 # fitted to benchmarks/results/layers-h200.json, with which tests/test_rewrite_measure.py compares.
 _NATIVE_US, _NATIVE_SHARE = 18.5, 0.66
 _SWAPPED_US, _SWAPPED_SHARE = 3.5, 0.86
-# A Transpose of almost nothing among others in a CUDA graph: python -m benchmarks.transposes
-_KERNEL_US = 1.5
+# A Transpose of almost nothing among others in a CUDA graph, and what large ones move a microsecond; from
+# python -m benchmarks.transposes, with onnxruntime 1.31.1.
+_KERNEL_US, _TRANSPOSED_BYTES = 1.1, 2.2e6
 
 _FREE = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Shape", "Constant")
 
@@ -33,7 +34,8 @@ def estimate_us(graph: ir.Graph, precision: str) -> float:
 
 
 def _node_us(node: ir.Node, precision: str) -> float:
-    moved = sum(map(_size, (*node.inputs, *node.outputs))) / _BYTES
+    speed = _TRANSPOSED_BYTES if node.op_type == "Transpose" else _BYTES
+    moved = sum(map(_size, (*node.inputs, *node.outputs))) / speed
     kind = precision if node.outputs[0].dtype == ir.DataType.FLOAT else "fp16"
     if node.domain == DOMAIN:
         return _SWAPPED_US + moved + _multiply_adds(node, swapped=True) / (_PEAK[kind] * _SWAPPED_SHARE)
