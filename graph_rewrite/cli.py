@@ -71,6 +71,8 @@ def _run(arguments: argparse.Namespace, messages: "_Messages") -> int:
         input_shapes=shapes,
         layout=arguments.layout,
         precision=arguments.precision,
+        to=arguments.to,
+        keep_io=arguments.keep_io,
         measure=arguments.measure,
         simplify=arguments.simplify,
         fuse=arguments.fuse,
@@ -233,7 +235,13 @@ def _parser() -> argparse.ArgumentParser:
         default="tf32",
         help="of float on a GPU (default: tf32, as ONNX Runtime)",
     )
-    add("--measure", action="store_true", help="time native against swapped on this machine, keep the faster")
+    add("--to", choices=("fp16",), help="convert a model of floats to float16 first")
+    add("--keep-io", action="store_true", help="with --to: leave the model's inputs and outputs in float")
+    add(
+        "--measure",
+        action="store_true",
+        help="time native against swapped on this machine's GPU, region by region, keep the faster",
+    )
     add("--no-simplify", dest="simplify", action="store_false", help="skip onnxsim")
     add(
         "--no-fuse",

@@ -1,57 +1,103 @@
-"""Times a convolution as it is against its swapped form, for the rewriter's ``measure`` option."""
+"""Native or swapped, region by region: timed on this machine's GPU, or estimated where there is none."""
 
+import logging
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from ort_cks.comparison.inputs import make_inputs
 from ort_cks.comparison.sessions import BoundSession, Way, default_provider, one_line
 from ort_cks.comparison.timing import interleaved
 from ort_cks.graph_rewrite.errors import RewriteError
+from ort_cks.graph_rewrite.estimate import estimate_us
 from ort_cks.graph_rewrite.load import load
+from ort_cks.graph_rewrite.regions import regions
+from ort_cks.graph_rewrite.simplify import serialize_inline
+
+logger = logging.getLogger(__name__)
 
 WARMUP, RUNS = 5, 30
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Medians over the same number of runs taken in turn, in microseconds."""
+class Verdict:
+    """On one region.
+
+    Attributes:
+        native_us, swapped_us: what it takes; infinite where it does not run.
+        convolutions: how many the region holds.
+        estimated: by arithmetic, not by a clock.
+    """
 
     native_us: float
     swapped_us: float
+    convolutions: int = 1
+    estimated: bool = False
 
     @property
     def native_is_faster(self) -> bool:
         return self.native_us < self.swapped_us
 
     def __str__(self) -> str:
-        native, swapped = (
-            f"{us:.1f} us" if us < 1000 else f"{us / 1000:.1f} ms" for us in (self.native_us, self.swapped_us)
-        )
-        return (
-            f"native is faster here: {native}, swapped {swapped}"
-            if self.native_is_faster
-            else f"{swapped}, native {native}"
-        )
+        where = f"its region of {self.convolutions}: " if self.convolutions > 1 else ""
+        times = f"{_time(self.swapped_us)}, native {_time(self.native_us)}"
+        if self.native_is_faster:
+            times = f"native is faster{' here' if not self.estimated else ''}: {_time(self.native_us)}, "
+            times += f"swapped {_time(self.swapped_us)}"
+        return f"{where}{times}{', by estimate' if self.estimated else ''}"
 
 
-def measure_node(native: onnx.ModelProto, swapped: onnx.ModelProto) -> Timing:
-    """Times two small models, usually of one node each, on this machine's GPU if it has one, else its CPU.
+NATIVE = Verdict(0.0, float("inf"))
+
+
+def measure_regions(native: ir.Model, swapped: ir.Model, precision: str) -> dict[ir.Node, Verdict]:
+    """A verdict for each ort_cks operator whose region has static shapes.
+
+    Args:
+        native, swapped: the model with all convolutions native, and with all of them swapped and laid out.
+        precision: of float on a GPU, "tf32" or "fp32".
+
+    Raises:
+        RewriteError: a region runs neither way, with ONNX Runtime's words.
+    """
+    on_gpu = default_provider() == "cuda"
+    if not on_gpu:
+        logger.warning("No GPU to measure on: what to swap is decided by estimate, for an H200.")
+    found, verdicts = regions(native.graph, swapped.graph), {}
+    for done, region in enumerate(found):
+        logger.info("measuring region %d of %d, from %s", done + 1, len(found), region.swapped[0].name)
+        if on_gpu:
+            parts = (_model(native, region.native_graph), _model(swapped, region.swapped_graph))
+            native_us, swapped_us = measure_us(*parts, "cuda", strict=precision == "fp32")
+        else:
+            graphs = (region.native_graph, region.swapped_graph)
+            native_us, swapped_us = (estimate_us(graph, precision) for graph in graphs)
+        verdict = Verdict(native_us, swapped_us, len(region.swapped), estimated=not on_gpu)
+        verdicts |= dict.fromkeys(region.swapped, verdict)
+    return verdicts
+
+
+def measure_us(
+    native: onnx.ModelProto, swapped: onnx.ModelProto, provider: str, strict: bool = False
+) -> tuple[float, float]:
+    """Medians of two small models, run in turn; infinite for one that does not run.
 
     On a GPU both run from CUDA graphs, which leaves the host's time out, and the native model counts in the
     faster of the CUDA provider's layouts.
 
     Args:
-        native: the operator as ONNX has it.
-        swapped: what would take its place; its inputs may be in the other layout. Every extent is known.
+        native, swapped: they may have different inputs. Every extent is known.
+        provider: "cuda" or "cpu".
+        strict: without TF32.
 
     Raises:
-        RewriteError: one of the two does not run, with ONNX Runtime's words.
+        RewriteError: neither runs.
     """
-    provider = default_provider()
     feeds = {
         name: make_inputs(load(m), {}, {}, seed=0)[0]
         for name, m in (("native", native), ("swapped", swapped))
@@ -61,23 +107,41 @@ def measure_node(native: onnx.ModelProto, swapped: onnx.ModelProto) -> Timing:
         onnx.save(native, paths["native"])
         onnx.save(swapped, paths["swapped"])
         on_gpu = provider == "cuda"
+        common = {"tf32": not strict, "cuda_graph": on_gpu}
         ways = [
-            Way("swapped", paths["swapped"], provider, cuda_graph=on_gpu, with_library=True),
-            Way("native", paths["native"], provider, cuda_graph=on_gpu),
+            Way("swapped", paths["swapped"], provider, with_library=True, **common),
+            Way("native", paths["native"], provider, **common),
         ]
         if on_gpu:
             ways.append(replace(ways[1], prefer_nhwc=True))
-        latencies = interleaved([_open(way, feeds[way.label]).run for way in ways], WARMUP, RUNS)
-    swapped_ms, *native_ms = (latency.p50_ms for latency in latencies)
-    return Timing(native_us=min(native_ms) * 1e3, swapped_us=swapped_ms * 1e3)
+        opened, problems = [], []
+        for way in ways:
+            try:
+                opened.append((way.label, _open(way, feeds[way.label])))
+            except Exception as error:  # ONNX Runtime's exceptions share no documented base
+                problems.append(one_line(error))
+        if not opened:
+            raise RewriteError(f"A region cannot be measured, as it runs neither way: {problems[0]}")
+        latencies = interleaved([session.run for _, session in opened], WARMUP, RUNS)
+    taken = {"native": float("inf"), "swapped": float("inf")}
+    for (label, _), latency in zip(opened, latencies, strict=True):
+        taken[label] = min(taken[label], latency.p50_ms * 1e3)
+    return taken["native"], taken["swapped"]
 
 
-def _open(way: Way, feeds: dict[str, np.ndarray]) -> BoundSession:
-    try:
-        shapes = {}
-        if way.cuda_graph:
-            plain = BoundSession(replace(way, cuda_graph=False), feeds)
-            shapes = {name: array.shape for name, array in plain.outputs().items()}
-        return BoundSession(way, feeds, shapes)
-    except Exception as error:  # ONNX Runtime's exceptions share no documented base
-        raise RewriteError(f"The {way.label} node cannot be measured: {one_line(error)}") from error
+def _open(way: Way, feeds: Mapping[str, np.ndarray]) -> BoundSession:
+    shapes = {}
+    if way.cuda_graph:
+        plain = BoundSession(replace(way, cuda_graph=False), feeds)
+        shapes = {name: array.shape for name, array in plain.outputs().items()}
+    return BoundSession(way, feeds, shapes)
+
+
+def _model(model: ir.Model, graph: ir.Graph) -> onnx.ModelProto:
+    return serialize_inline(ir.Model(graph, ir_version=max(model.ir_version, 8)))
+
+
+def _time(us: float) -> str:
+    if us == float("inf"):
+        return "does not run"
+    return f"{us:.1f} us" if us < 1000 else f"{us / 1000:.1f} ms"

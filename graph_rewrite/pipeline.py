@@ -15,6 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from ort_cks.graph_rewrite import eligibility
 from ort_cks.graph_rewrite.convolution import Convolution, convolutions, recorded_shape
 from ort_cks.graph_rewrite.cut_dead_taps import CutDeadTapsPass
+from ort_cks.graph_rewrite.errors import RewriteError
 from ort_cks.graph_rewrite.explicit_attributes import ExplicitAttributesPass
 from ort_cks.graph_rewrite.fallback import add_fallback_functions
 from ort_cks.graph_rewrite.fold_affine import FoldAffinePass
@@ -35,10 +36,11 @@ from ort_cks.graph_rewrite.simplify import simplify as run_onnxsim
 from ort_cks.graph_rewrite.simplify_relus import SimplifyRelusPass
 from ort_cks.graph_rewrite.swap_convolution import SwapConvolutionPass
 from ort_cks.graph_rewrite.symbolic_shapes import SymbolicShapes
+from ort_cks.graph_rewrite.to_float16 import to_float16
 from ort_cks.graph_rewrite.weight_gradient import SwapWeightGradientPass
 
 if TYPE_CHECKING:
-    from ort_cks.graph_rewrite.measure import Timing
+    from ort_cks.graph_rewrite.measure import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,8 @@ def rewrite_model(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     layout: Literal["nhwc", "nchw"] = "nhwc",
     precision: Literal["tf32", "fp32"] = "tf32",
+    to: Literal["fp16"] | None = None,
+    keep_io: bool = False,
     measure: bool = False,
     simplify: bool = True,
     fuse: bool = True,
@@ -96,7 +100,10 @@ def rewrite_model(
         layout: what the operators compute in. "nhwc" suits tensor cores; Transposes are put where layouts
             meet.
         precision: of float convolutions on a GPU, "tf32" as is ONNX Runtime's default, or strict "fp32".
-        measure: time each node native and swapped on this machine, and keep the faster.
+        to: "fp16" converts a model of floats to float16 first.
+        keep_io: leave the inputs and outputs of a model that is converted in float.
+        measure: time each region, convolutions with what lies between them, native and swapped on this
+            machine's GPU, and keep the faster; without a GPU that is estimated.
         simplify: run onnxsim first.
         fuse: take BatchNormalization, arithmetic, Pad, residuals and activations into the operators.
         fallback: put functions of standard operators into the model, which run where the library is not
@@ -107,22 +114,36 @@ def rewrite_model(
     """
     eligibility.check_choice("layout", layout, ("nhwc", "nchw"))
     eligibility.check_choice("precision", precision, ("tf32", "fp32"))
+    if to is not None:
+        eligibility.check_choice("to", to, ("fp16",))
+    elif keep_io:
+        raise RewriteError("keep_io has no meaning without a conversion; add to='fp16' (--to fp16).")
     include, exclude = ([given] if isinstance(given, str) else given for given in (include, exclude))
 
-    def rewrite(timings: Mapping[int, "Timing"]) -> tuple[ir.Model, dict[ir.Node, NodeRecord]]:
-        """The swapped model in NCHW. What the timings, by position, say is slower stays native."""
+    def rewrite(verdicts: Mapping[int, "Verdict"]) -> tuple[ir.Model, dict[ir.Node, NodeRecord]]:
+        """The swapped model in NCHW. What the verdicts, by position, say is faster native stays so."""
         ir_model = _load(model, input_shapes or {}, simplify)
+        if to is not None:
+            logger.info("converting to float16")
+            ir_model = to_float16(ir_model, keep_io)
+            prepare(ir_model)
         records = _records(ir_model)
         for node, record in records.items():
             record.reason = eligibility.refusal(node, include, exclude) or ""
         eligible = {node: record for node, record in records.items() if not record.reason}
-        timed = {node: timings[index] for index, node in enumerate(records) if index in timings}
+        timed = {node: verdicts[index] for index, node in enumerate(records) if index in verdicts}
         _swap(ir_model, eligible, timed, fuse, precision)
         return ir_model, records
 
     ir_model, records = rewrite({})
     if measure:
-        ir_model, records = rewrite(_timings(ir_model, records, layout))
+        from ort_cks.graph_rewrite.measure import NATIVE, measure_regions  # only this needs ONNX Runtime
+
+        native, _ = rewrite(dict.fromkeys(range(len(records)), NATIVE))
+        if layout == "nhwc":
+            NhwcLayoutPass()(ir_model)
+        by_node = measure_regions(native, ir_model, precision)
+        ir_model, records = rewrite({i: by_node[node] for i, node in enumerate(records) if node in by_node})
     if layout == "nhwc":
         logger.info("laying out as NHWC")
         NhwcLayoutPass()(ir_model)
@@ -148,13 +169,13 @@ def _load(
 def _swap(
     model: ir.Model,
     records: Mapping[ir.Node, NodeRecord],
-    timings: Mapping[ir.Node, "Timing"],
+    verdicts: Mapping[ir.Node, "Verdict"],
     fuse: bool,
     precision: str,
 ) -> None:
     """What depends on the operator being ONNX's comes before the swap, what goes into ours after it."""
     logger.info("folding and swapping %d convolutions", len(records))
-    faster = {n: r for n, r in records.items() if n not in timings or not timings[n].native_is_faster}
+    faster = {n: r for n, r in records.items() if n not in verdicts or not verdicts[n].native_is_faster}
     SwapWeightGradientPass(faster)(model)
     convolutions = {node: record for node, record in records.items() if record.decision == "kept"}
     shapes = SymbolicShapes(model)
@@ -181,18 +202,9 @@ def _swap(
             and node.outputs[0].dtype == ir.DataType.FLOAT
         ):
             node.attributes["precision"] = ir.AttrString("precision", precision)
-        if node in timings:
-            record.reason = "; ".join(filter(None, (record.reason, str(timings[node]))))
+        if node in verdicts:
+            record.reason = "; ".join(filter(None, (record.reason, str(verdicts[node]))))
     RemoveUnusedNodesPass()(model)
-
-
-def _timings(model: ir.Model, records: Mapping[ir.Node, NodeRecord], layout: str) -> dict[int, "Timing"]:
-    # Here, because only measuring needs ONNX Runtime.
-    from ort_cks.graph_rewrite.measure_nodes import measure_nodes
-
-    swapped = [node for node, record in records.items() if record.decision == "swapped"]
-    by_node = measure_nodes(model, swapped, layout)
-    return {index: by_node[node] for index, node in enumerate(records) if node in by_node}
 
 
 def _records(model: ir.Model) -> dict[ir.Node, NodeRecord]:

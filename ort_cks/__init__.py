@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from ort_cks.library import get_library_path, register
-from ort_cks.session import InferenceSession
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -12,13 +11,22 @@ if TYPE_CHECKING:
 
     from ort_cks.comparison import ComparisonResult
     from ort_cks.graph_rewrite import RewriteResult
+    from ort_cks.session import InferenceSession
 
 __version__ = "0.1.0"
 __all__ = ["InferenceSession", "compare", "get_library_path", "register", "rewrite"]
 
 
-# The rewriter and the comparer import onnx-ir and onnxsim, which take a second; a program that only runs a
-# rewritten model should not wait for them.
+# The session's class needs onnxruntime, which the rewriter can do without. The rewriter and the comparer
+# import onnx-ir and onnxsim, which take a second; a program that runs a rewritten model should not wait.
+
+
+def __getattr__(name: str) -> Any:
+    if name != "InferenceSession":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ort_cks.session import InferenceSession
+
+    return InferenceSession
 
 
 def rewrite(model: "onnx.ModelProto | str | PathLike[str]", **options: Any) -> "RewriteResult":

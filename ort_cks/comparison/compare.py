@@ -87,6 +87,8 @@ def compare_models(
         rewritten_model = load(rewritten_path)
         _check_same_interface(model, rewritten_model)
         precision = precision_of(model, rewritten_model, provider)
+        if precision == "fp16" and ir.DataType.FLOAT16 not in data_types(model):
+            notes.append("the rewritten model computes in float16, the original in float32")
 
         progress("reference run")
         reference, how = strict_run(original_path, provider, feeds, folder)
@@ -181,7 +183,7 @@ def _answered(model: ir.Model) -> list[str]:
 
 
 def precision_of(original: ir.Model, rewritten: ir.Model, provider: str) -> str:
-    types = data_types(original)
+    types = data_types(original) | data_types(rewritten)
     if ir.DataType.BFLOAT16 in types:
         return "bf16"
     if ir.DataType.FLOAT16 in types:

@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ort_cks.comparison.sessions import BoundSession, Way
-from ort_cks.graph_rewrite.convolution import Convolution, is_convolution
+from ort_cks.graph_rewrite.convolution import is_convolution
 from ort_cks.graph_rewrite.fallback import DOMAIN
-from ort_cks.graph_rewrite.geometry import zero_fraction
 from ort_cks.graph_rewrite.records import NodeRecord
+from ort_cks.graph_rewrite.work import Work, multiply_adds, work
 
 OPERATORS = ("ConvV2", "KSDeconv", "SkDilated", "SkDilatedWeightGrad")
 
@@ -35,7 +35,9 @@ class NodeRow:
         name, op: of the node, after the rewrite.
         ran_as, provider: the operator and the provider of its run; None where the profile has no such node,
             because a branch was not taken or ONNX Runtime put other nodes in its place.
-        zero_fraction: the share of its multiply-adds with a zero, 0 to 1; None where it is not known.
+        multiply_adds: how many a plain implementation does for this run, zeros included; None where it is not
+            known.
+        zero_fraction: the share of them with a zero, 0 to 1; None where it is not known.
         fused: what it took in beside the convolution.
         note: why a native convolution was kept, if the rewriter said so.
     """
@@ -44,6 +46,7 @@ class NodeRow:
     op: str
     ran_as: str | None = None
     provider: str | None = None
+    multiply_adds: int | None = None
     zero_fraction: float | None = None
     fused: tuple[str, ...] = field(default=())
     note: str = ""
@@ -87,13 +90,15 @@ def node_rows(
             continue
         run = runs.get(node.name)
         record = said.get(node.name)
+        done = (record and _recorded_work(record)) or _work(node, run)
         rows.append(
             NodeRow(
                 name=node.name or node.outputs[0].name or "",
                 op=node.op_type,
                 ran_as=run.op if run else None,
                 provider=run.provider if run else None,
-                zero_fraction=record.zero_fraction if record else _zero_fraction(node, run),
+                multiply_adds=done.multiply_adds if done else None,
+                zero_fraction=done.zero_fraction if done else None,
                 fused=tuple(record.fused) if record else _epilogue(node),
                 note=record.reason if record and record.decision == "kept" else "",
             )
@@ -109,15 +114,15 @@ def _epilogue(node: ir.Node) -> tuple[str, ...]:
     return (("Add",) if residual else ()) + ((activation,) if activation else ())
 
 
-def _zero_fraction(node: ir.Node, run: NodeRun | None) -> float | None:
-    """From the shapes of the run, as of the native convolution with the same attributes."""
+def _work(node: ir.Node, run: NodeRun | None) -> Work | None:
     if run is None or len(run.input_shapes) < 2 or node.op_type == "SkDilatedWeightGrad":
         return None
-    x_shape, w_shape = run.input_shapes[:2]
-    if node.attributes.get_string("layout", "NCHW") == "NHWC":
-        x_shape = (x_shape[0], x_shape[-1], *x_shape[1:-1])
-    x, w = (ir.Value(name=name, shape=ir.Shape(shape)) for name, shape in (("x", x_shape), ("w", w_shape)))
-    op_type = "ConvTranspose" if node.op_type in ("KSDeconv", "ConvTranspose") else "Conv"
-    native = ir.Node("", op_type, [x, w], attributes=list(node.attributes.values()))
-    axes = Convolution(native).axes()
-    return zero_fraction(axes) if axes else None
+    return work(node, *run.input_shapes[:2])
+
+
+def _recorded_work(record: NodeRecord) -> Work | None:
+    """With the filter as it was before dead taps were cut, where shapes are static."""
+    shapes = (record.weight_shape, record.output_shape)
+    if record.zero_fraction is None or None in shapes:
+        return None
+    return Work(multiply_adds(*shapes), record.zero_fraction)

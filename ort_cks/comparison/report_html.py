@@ -1,141 +1,158 @@
 """A comparison as one HTML file that needs nothing from anywhere: styles and drawings are inside."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 from ort_cks.comparison import report_text
+from ort_cks.comparison.errors import OutputError
 from ort_cks.comparison.placement import NodeRow
+from ort_cks.comparison.report_chart import distribution
+from ort_cks.comparison.report_style import STYLE
 from ort_cks.comparison.result import ComparisonResult, Contender
-
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.verdict { padding: .6rem .9rem; border-radius: .4rem; background: #e3f4e6; }
-.verdict.bad { background: #fbe3e0; }
-table { border-collapse: collapse; width: 100%; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #dde2ea; text-align: left; }
-.n { text-align: right; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; }
-svg text { font: 12px system-ui, sans-serif; }
-"""
-COLOURS = ("#4a7ebb", "#c0723a", "#7a7f8a")
-WIDTH, LEFT, ROW = 900, 150, 46
-BINS = 60
 
 
 def render(result: ComparisonResult) -> str:
-    summary = [report_text.speedup(result), report_text.placement(result)]
-    good = "" if result.ok else " bad"
+    title = Path(result.model).name
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(result.model)}: ort_cks comparison</title>
-<style>{STYLE}</style></head><body>
-<h1>{escape(result.model)} against {escape(result.rewritten)}</h1>
-<p class="verdict{good}">{escape(report_text.verdict(result))}</p>
-{"".join(f"<p>{escape(line)}</p>" for line in summary)}
-<h2>Latency</h2>
-{_latency_table(result)}
-{_distribution(result)}
-<h2>Errors</h2>
-<p>Against {escape(result.reference)}. Share: of the root mean square of the output.</p>
-{_error_table(result)}
-<h2>Convolutions</h2>
-{_node_table(result)}
-<h2>Setting</h2>
-{_setting(result)}
-</body></html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{escape(title)}: ort_cks comparison</title>
+<style>{STYLE}</style></head><body><main>
+<h1>{escape(title)}</h1>
+<p class="soft">{escape(result.model)} against its rewritten form, {escape(result.rewritten)}:
+{escape(_conditions(result))}</p>
+<p class="verdict{"" if result.ok else " bad"}">{escape(report_text.verdict(result))}</p>
+<div class="tiles">{"".join(_tiles(result))}</div>
+<section><h2>Latency</h2><p>{escape(report_text.speedup(result))}</p>
+{_latency_table(result)}{distribution(result)}</section>
+<section><h2>Errors</h2>
+<p>Against {escape(result.reference)}; the share is of the root mean square of the output.</p>
+{_error_table(result)}</section>
+<section><h2>Convolutions</h2><p>{escape(report_text.placement(result).removeprefix("nodes").strip())}</p>
+{_node_table(result)}</section>
+<section><h2>Setting</h2>{_setting(result)}</section>
+</main><script type="application/json" id="result">{_data(result)}</script></body></html>
 """
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """Cells come in as text or whole numbers; those that start with a digit are set to the right."""
+def _conditions(result: ComparisonResult) -> str:
+    graph = ", both from CUDA graphs" if result.cuda_graph else ""
+    return f"{result.precision} on {result.machine.get('machine', result.provider)}{graph}"
 
-    def cell(tag: str, value: object) -> str:
-        text = str(value)
-        numeric = ' class="n"' if text[:1].isdigit() else ""
-        return f"<{tag}{numeric}>{escape(text)}</{tag}>"
 
-    head = "".join(cell("th", name) for name in header)
-    body = "".join("<tr>" + "".join(cell("td", value) for value in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+def _tiles(result: ComparisonResult) -> Iterable[str]:
+    """The findings that matter most, each where it is known."""
+
+    def tile(figure: str, words: str, kind: str = "") -> str:
+        return f'<div class="tile{kind}"><b>{escape(figure)}</b><span>{escape(words)}</span></div>'
+
+    if result.speedup is not None:
+        yield tile(f"{result.speedup:.2f}x", f"as fast as '{result.baseline.label}'", " lead")
+        ours, theirs = (side.latency.p50_ms for side in (result.ours, result.baseline))
+        yield tile(f"{ours:.3f} ms", f"median of a run, against {theirs:.3f} ms")
+    if result.zeros_skipped is not None:
+        yield tile(f"{result.zeros_skipped:.0%}", "of the multiply-adds are zeros, and skipped")
+    yield tile(f"{len(result.ran_in_our_ops)} of {len(result.nodes)}", "convolutions ran in ort_cks")
+    if result.ours.outputs:
+        yield tile(f"{result.ours.max_error:.1e}", "largest error, as a share of its output")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Of a table. On a phone each row is a card, where a cell bears its column's heading, if it has one."""
+
+    heading: str
+    kind: str = ""
+
+    def head(self) -> str:
+        return f'<th class="{self.kind}">{escape(self.heading)}</th>'
+
+    def cell(self, html: str) -> str:
+        label = f' data-label="{escape(self.heading)}"' if self.heading else ""
+        return f'<td class="{self.kind}"{label}>{html}</td>'
+
+
+_NAME = _Column("", "name")
+
+
+def _numbers(*headings: str) -> list[_Column]:
+    return [_Column(heading, "n") for heading in headings]
+
+
+def _table(columns: Sequence[_Column], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """rows: the class of each, and the HTML of its cells."""
+    body = "".join(
+        f'<tr class="{kind}">'
+        + "".join(column.cell(html) for column, html in zip(columns, cells, strict=True))
+        + "</tr>"
+        for kind, cells in rows
+    )
+    return f"<table><tr>{''.join(column.head() for column in columns)}</tr>{body}</table>"
 
 
 def _latency_table(result: ComparisonResult) -> str:
-    def row(contender: Contender) -> list[str]:
-        latency = contender.latency
+    def row(contender: Contender) -> tuple[str, list[str]]:
+        kind, latency = "ours" if contender is result.ours else "", contender.latency
         if latency is None:
-            return [contender.label, f"failed: {contender.failure}", "", "", ""]
+            return kind, [escape(contender.label), f"failed: {escape(contender.failure or '')}", "", "", ""]
         numbers = (latency.min_ms, latency.p50_ms, latency.p90_ms, latency.p99_ms)
-        return [contender.label, *(f"{number:.3f}" for number in numbers)]
+        return kind, [escape(contender.label), *(f"{number:.3f}" for number in numbers)]
 
-    header = ("", "min ms", "p50 ms", "p90 ms", "p99 ms")
-    return _table(header, [row(contender) for contender in (result.ours, *result.baselines)])
-
-
-def _distribution(result: ComparisonResult) -> str:
-    """A histogram for each contender, one above the other, on one axis without the slowest hundredth."""
-    ran = [contender for contender in (result.ours, *result.baselines) if contender.latency]
-    if not ran:
-        return ""
-    low = min(contender.latency.min_ms for contender in ran)
-    high = max(contender.latency.p99_ms for contender in ran)
-    span = max(high - low, 1e-9)
-    width = (WIDTH - LEFT) / BINS
-    parts = []
-    for index, contender in enumerate(ran):
-        counts = [0] * BINS
-        for value in contender.latency.runs_ms:
-            counts[min(int((value - low) / span * BINS), BINS - 1)] += value <= high
-        base = (index + 1) * ROW
-        parts.append(f'<text x="0" y="{base - 4}">{escape(contender.label)}</text>')
-        for place, count in enumerate(counts):
-            height = count / max(counts) * (ROW - 8)
-            parts.append(
-                f'<rect x="{LEFT + place * width:.1f}" y="{base - height:.1f}" width="{width - 1:.1f}" '
-                f'height="{height:.1f}" fill="{COLOURS[index % len(COLOURS)]}"/>'
-            )
-        middle = LEFT + (contender.latency.p50_ms - low) / span * (WIDTH - LEFT)
-        parts.append(
-            f'<line x1="{middle:.1f}" x2="{middle:.1f}" y1="{base - ROW + 6}" y2="{base}" stroke="#1c2330"/>'
-        )
-    foot = len(ran) * ROW + 18
-    parts.append(f'<text x="{LEFT}" y="{foot}">{low:.3f} ms</text>')
-    parts.append(f'<text x="{WIDTH}" y="{foot}" text-anchor="end">{high:.3f} ms</text>')
-    title = "Distribution of latencies; the line marks the median"
-    body = f"<title>{title}</title>{''.join(parts)}"
-    return f'<svg viewBox="0 0 {WIDTH} {foot + 6}" role="img">{body}</svg>'
+    columns = [_NAME, *_numbers("min ms", "p50 ms", "p90 ms", "p99 ms")]
+    return _table(columns, map(row, (result.ours, *result.baselines)))
 
 
 def _error_table(result: ComparisonResult) -> str:
-    rows = []
-    for contender in (result.ours, result.baseline):
-        for output in contender.outputs:
-            if output.problem:
-                rows.append((output.name, contender.label, output.problem, "", "", ""))
-                continue
-            sizes = (f"{output.max_abs:.2e}", f"{output.relative:.2e}")
-            rows.append(
-                (output.name, contender.label, *sizes, f"{output.beyond} of {output.count}", output.nonfinite)
-            )
-    return _table(("output", "run", "largest", "share", "beyond the tolerance", "NaN or Inf"), rows)
+    def cells(output: OutputError, contender: Contender) -> list[str]:
+        who = [escape(output.name), escape(contender.label)]
+        if output.problem:
+            return [*who, f'<span class="bad">{escape(output.problem)}</span>', "", "", ""]
+        beyond = f"{output.beyond} of {output.count}"
+        beyond = f'<span class="bad">{beyond}</span>' if output.beyond else beyond
+        return [*who, f"{output.max_abs:.2e}", f"{output.relative:.2e}", beyond, str(output.nonfinite)]
+
+    columns = [_NAME, _Column("run"), *_numbers("largest", "share", "beyond the tolerance", "NaN or Inf")]
+    sides = (("ours", result.ours), ("", result.baseline))
+    return _table(columns, ((kind, cells(output, side)) for kind, side in sides for output in side.outputs))
 
 
 def _node_table(result: ComparisonResult) -> str:
-    rows = []
-    for node in result.nodes:
-        zeros = "" if node.zero_fraction is None else f"{node.zero_fraction:.1%}"
-        rows.append((node.name, node.op, _place(node), zeros, ", ".join(node.fused), node.note))
-    return _table(("node", "operator", "ran on", "zeros skipped", "fused", "note"), rows)
+    columns = [_NAME, _Column("operator"), _Column("ran on"), _Column("zeros", "zeros")]
+    columns += [*_numbers("million multiply-adds"), _Column("fused")]
+    notes = any(node.note for node in result.nodes)
+
+    def row(node: NodeRow) -> tuple[str, list[str]]:
+        cells = [*map(escape, (node.name, node.op, _place(node))), _zeros(node)]
+        cells += map(escape, (_millions(node), ", ".join(node.fused)))
+        return "", [*cells, escape(node.note)] if notes else cells
+
+    return _table([*columns, _Column("note")] if notes else columns, map(row, result.nodes))
+
+
+def _zeros(node: NodeRow) -> str:
+    if node.zero_fraction is None:
+        return ""
+    bar = f'<span class="share"><i style="width:{node.zero_fraction:.1%}"></i></span>'
+    return f"{bar}{node.zero_fraction:.1%}"
+
+
+def _millions(node: NodeRow) -> str:
+    return "" if node.multiply_adds is None else f"{node.multiply_adds / 1e6:,.1f}"
 
 
 def _place(node: NodeRow) -> str:
     if node.ran_as is None:
         return "not in the profile"
-    return node.provider if node.ran_as == node.op else f"{node.provider}, as {node.ran_as}"
+    provider = (node.provider or "").removesuffix("ExecutionProvider")
+    return provider if node.ran_as == node.op else f"{provider}, as {node.ran_as}"
 
 
 def _setting(result: ComparisonResult) -> str:
-    rows = [
+    facts = [
         *result.machine.items(),
         *((f"input {name}", text) for name, text in result.inputs.items()),
         ("precision", result.precision),
@@ -144,5 +161,9 @@ def _setting(result: ComparisonResult) -> str:
         ("tolerance", f"|error| <= {result.tolerance}"),
         *(("note", note) for note in result.notes),
     ]
-    data = json.dumps(result.as_dict()).replace("</", "<\\/")  # a name cannot end the script element
-    return f'{_table(("", ""), rows)}<script type="application/json" id="result">{data}</script>'
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts) + "</dl>"
+
+
+def _data(result: ComparisonResult) -> str:
+    """Everything that was found, for programs."""
+    return json.dumps(result.as_dict()).replace("</", "<\\/")  # a name cannot end the script element

@@ -110,6 +110,18 @@ class ComparisonResult:
         return [node for node in self.nodes if node.ran_as in OPERATORS]
 
     @property
+    def zeros_skipped(self) -> float | None:
+        """The share of all convolutions' multiply-adds that have a zero and lie in an ort_cks operator.
+
+        None where it is not known of every convolution.
+        """
+        total = [node.multiply_adds for node in self.nodes]
+        if not total or None in total:
+            return None
+        ours = [node for node in self.ran_in_our_ops if node.zero_fraction is not None]
+        return sum(node.zero_fraction * node.multiply_adds for node in ours) / sum(total)
+
+    @property
     def ok(self) -> bool:
         """The rewritten model ran and its outputs are within the tolerance."""
         return self.ours.ok
@@ -128,6 +140,7 @@ class ComparisonResult:
             "speedup": self.speedup,
             "nodes_in_our_ops": len(self.ran_in_our_ops),
             "convolutions": len(self.nodes),
+            "zeros_skipped": self.zeros_skipped,
             "reference": self.reference,
             "tolerance": asdict(self.tolerance),
             "ours": self.ours.as_dict(),

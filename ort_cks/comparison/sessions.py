@@ -9,10 +9,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper
 
 from ort_cks.comparison.inputs import BadInput
+from ort_cks.fixed_buffers import NUMPY_TYPES, FixedBuffers, as_numpy_knows
 from ort_cks.library import import_onnxruntime, register
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class BoundSession:
 
     Args:
         way: how to open the model.
-        feeds: one array an input.
+        feeds: one array an input; floats are converted where this model takes others.
         output_shapes: by name; needed with a CUDA graph, whose outputs must stay where they are.
         profile_prefix: where ONNX Runtime writes its profile; None for no profile.
     """
@@ -124,30 +124,30 @@ class BoundSession:
         output_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
         profile_prefix: str | None = None,
     ):
-        ort = import_onnxruntime()
         self.way = way
         self.session = way.open(profile_prefix)
-        self._binding = self.session.io_binding()
-        # A CUDA graph is captured on other values, so that what it answers can only come from a replay.
-        first = {name: np.roll(array, 1) for name, array in feeds.items()} if way.cuda_graph else feeds
-        values = {name: _on_device(array, way.provider) for name, array in first.items()}
-        for name, value in values.items():
-            self._binding.bind_ortvalue_input(name, value)
-        for value in self.session.get_outputs():
-            if way.cuda_graph:
-                kind = _element_type(value.type)
-                buffer = ort.OrtValue.ortvalue_from_shape_and_type(
-                    output_shapes[value.name], kind, way.provider, 0
-                )
-                self._binding.bind_ortvalue_output(value.name, buffer)
-            else:
-                self._binding.bind_output(value.name, way.provider)
+        feeds = _as_taken(self.session, feeds)
         if way.cuda_graph:
-            for _ in range(RUNS_TO_CAPTURE):
-                self.run()
-            for name, value in values.items():
-                value.update_inplace(_as_numpy_knows(feeds[name]))
+            self._binding = self._capture(feeds, output_shapes)
+        else:
+            self._binding = self.session.io_binding()
+            for name, array in feeds.items():
+                self._binding.bind_ortvalue_input(name, _on_device(array, way.provider))
+            for value in self.session.get_outputs():
+                self._binding.bind_output(value.name, way.provider)
         self.run()
+
+    def _capture(
+        self, feeds: Mapping[str, np.ndarray], output_shapes: Mapping[str, tuple[int, ...]]
+    ) -> "onnxruntime.IOBinding":
+        """Captured on other values, so that what the graph answers can only come from a replay."""
+        shapes = {name: array.shape for name, array in feeds.items()} | dict(output_shapes)
+        buffers = FixedBuffers(self.session, shapes, self.way.provider)
+        buffers.write({name: np.roll(array, 1) for name, array in feeds.items()})
+        for _ in range(RUNS_TO_CAPTURE):
+            self.session.run_with_iobinding(buffers.binding)
+        buffers.write(feeds)
+        return buffers.binding
 
     def run(self) -> None:
         """Returns when the outputs are computed: ONNX Runtime synchronises the stream at the end of a run."""
@@ -163,6 +163,21 @@ class BoundSession:
         return dict(zip(names, self._binding.get_outputs(), strict=True))
 
 
+def _as_taken(
+    session: "onnxruntime.InferenceSession", feeds: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """A model that was converted to float16 is fed with what its original takes."""
+    kinds = {value.name: NUMPY_TYPES.get(value.type) for value in session.get_inputs()}
+    return {
+        name: array.astype(kinds[name]) if _both_floats(array.dtype, kinds.get(name)) else array
+        for name, array in feeds.items()
+    }
+
+
+def _both_floats(given: np.dtype, taken: np.dtype | None) -> bool:
+    return taken is not None and given.kind == taken.kind == "f"
+
+
 def _on_device(array: np.ndarray, device: str) -> "onnxruntime.OrtValue":
     ort = import_onnxruntime()
     if array.dtype.name != "bfloat16":
@@ -171,13 +186,8 @@ def _on_device(array: np.ndarray, device: str) -> "onnxruntime.OrtValue":
         value = ort.OrtValue.ortvalue_from_shape_and_type(array.shape, TensorProto.BFLOAT16, device, 0)
     except RuntimeError as error:  # "Not a valid numpy type"
         raise BadInput(f"bfloat16 inputs need a newer onnxruntime than {ort.__version__}") from error
-    value.update_inplace(_as_numpy_knows(array))
+    value.update_inplace(as_numpy_knows(array))
     return value
-
-
-def _as_numpy_knows(array: np.ndarray) -> np.ndarray:
-    """bfloat16 as the integers with the same bits: ONNX Runtime takes arrays of NumPy's own types only."""
-    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
 
 
 def _to_numpy(value: "onnxruntime.OrtValue", device: str) -> np.ndarray:
@@ -197,12 +207,6 @@ def _to_numpy(value: "onnxruntime.OrtValue", device: str) -> np.ndarray:
     binding.bind_output("y", "cpu")
     session.run_with_iobinding(binding)
     return binding.get_outputs()[0].numpy()
-
-
-def _element_type(text: str) -> np.dtype | int:
-    """What ONNX Runtime calls, say, tensor(float16), as OrtValue takes it: bfloat16 by ONNX's number only."""
-    kind = onnx.TensorProto.DataType.Value(text.removeprefix("tensor(").removesuffix(")").upper())
-    return kind if kind == TensorProto.BFLOAT16 else helper.tensor_dtype_to_np_dtype(kind)
 
 
 def one_line(error: Exception) -> str:
