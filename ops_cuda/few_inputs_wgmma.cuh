@@ -41,16 +41,16 @@ class FewInputsWgmma : public FewInputsBlock<Math, kColumns, kWarps, kRowTiles, 
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i)
       a[i] = known(args_.chunk_pitch * int(sizeof(T)) >> 4 << 16 | hopper::descriptor_low(patch(which) + base_[i]));
-    hopper::wgmma_fence();
 #pragma unroll 2
     for (int step = 0; step < args_.steps; ++step) {
+      hopper::wgmma_fence();
       const uint32_t tap = uint32_t(args_.step[step].patch) >> 4;
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i)
         hopper::wgmma<T, kColumns>(sums(i), pixels | (a[i] + tap), columns | b, step > 0);
+      hopper::wgmma_commit();
       b += kColumns * 32 >> 4;
     }
-    hopper::wgmma_commit();
     hopper::wgmma_wait<0>();
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) hopper::accumulators_changed(sums(i));
