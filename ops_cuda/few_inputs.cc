@@ -1,4 +1,4 @@
-// The host's half of few_inputs_conv.cuh.
+// The host's half of the kernels for few input channels.
 #include "ops_cuda/few_inputs.h"
 
 #include <algorithm>
@@ -12,17 +12,24 @@
 namespace cks::cuda {
 namespace {
 
-const void* find_kernel(const ConvolutionSpec& spec, int columns) {
+const void* find_kernel(const ConvolutionSpec& spec, FewInputsShape shape, int columns) {
+#ifdef ORT_CKS_HOPPER
+  if (shape.loop == FewInputsLoop::kWgmma)
+    return spec.type == DataType::kHalf ? few_inputs_wgmma_half(shape, columns)
+                                        : few_inputs_wgmma_bfloat16(shape, columns);
+#endif
   switch (spec.type) {
     case DataType::kHalf:
-      return few_inputs_half(columns);
+      return few_inputs_half(shape, columns);
     case DataType::kBFloat16:
-      return few_inputs_bfloat16(columns);
+      return few_inputs_bfloat16(shape, columns);
     case DataType::kFloat:
       break;
   }
-  return spec.precision == Precision::kTF32 ? few_inputs_tf32(columns) : few_inputs_float(columns);
+  return spec.precision == Precision::kTF32 ? few_inputs_tf32(shape, columns) : few_inputs_float(shape, columns);
 }
+
+bool in_steps(const FewInputsPlan& plan) { return plan.shape.loop != FewInputsLoop::kWords; }
 
 int32_t log2_of(int32_t power) { return int32_t(std::countr_zero(unsigned(power))); }
 
@@ -31,7 +38,7 @@ bool by_chunks(PatchSource source) { return source != PatchSource::kElements && 
 class FewInputsConv : public ConvolutionKernel {
  public:
   FewInputsConv(const ConvolutionSpec& spec, const Device& device)
-      : FewInputsConv(spec, device, *plan_few_inputs(spec.problem, spec.type, spec.layout, half_of_shared(device))) {}
+      : FewInputsConv(spec, device, *plan_few_inputs(spec.problem, spec.type, spec.layout, device)) {}
 
   size_t workspace_bytes() const override { return 0; }
   const char* name() const override { return "few inputs"; }
@@ -43,22 +50,31 @@ class FewInputsConv : public ConvolutionKernel {
     FewInputsArgs args = args_;
     args.x = x, args.filter = filter;
     args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
+    cudaLaunchAttribute attribute;
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t launch{};
+    launch.gridDim = grid_, launch.blockDim = dim3(unsigned(threads_));
+    launch.dynamicSmemBytes = size_t(shared_bytes_), launch.stream = stream;
+    launch.attrs = &attribute, launch.numAttrs = dependent_ ? 1 : 0;
     void* parameters[] = {&args};
-    check(cudaLaunchKernel(function_, grid_, dim3(kFewInputsThreads), parameters, size_t(shared_bytes_), stream),
-          "launching the convolution of few inputs");
+    check(cudaLaunchKernelExC(&launch, function_, parameters), "launching the convolution of few inputs");
   }
 
  private:
   FewInputsConv(const ConvolutionSpec& spec, const Device& device, const FewInputsPlan& plan)
-      : words_(plan.words.data(), plan.words.size() * sizeof(FewInputsWord)),
-        function_(find_kernel(spec, plan.columns)),
-        shared_bytes_(plan.shared_bytes()) {
+      : words_(plan.words.data(), in_steps(plan) ? 0 : plan.words.size() * sizeof(FewInputsWord)),
+        function_(find_kernel(spec, plan.shape, plan.columns)),
+        threads_(32 * plan.shape.warps),
+        shared_bytes_(plan.shared_bytes()),
+        dependent_(in_steps(plan) && device.capability >= 90) {
     const Problem& p = spec.problem;
     const Filter& f = p.filter;
     const int chunk = 16 / int(size_of(spec.type));
     const GemmGroups gemm = gemm_groups(f);
     args_.words = reinterpret_cast<const FewInputsWord*>(words_.data());
-    args_.steps = plan.steps();
+    args_.steps = plan.steps(), args_.patches = plan.patches;
+    args_.filter_is_constant = spec.filter_is_constant;
     args_.channels_first = spec.layout == Layout::kNCHW;
     args_.source = plan.source;
     const bool planes = plan.source == PatchSource::kPlanes || plan.source == PatchSource::kPlaneRuns;
@@ -66,10 +82,16 @@ class FewInputsConv : public ConvolutionKernel {
     const int row = plan.lead + plan.patch.w * (planes ? 1 : plan.slice_c);  // elements of x
     args_.row_units = Divider(by_chunks(plan.source) ? ceil_div(row, chunk) : row);
     args_.parts = Divider(parts), args_.patch_h = Divider(plan.patch.h);
+    if (in_steps(plan)) {
+      for (int i = 0; i < args_.steps; ++i)
+        args_.step[i] = {plan.words[size_t(i) * 8].patch * 4, plan.words[size_t(i) * 8].weight[0]};
+    }
     args_.input = to_int3(p.input), args_.output = to_int3(p.output);
     args_.stride = to_int3(p.stride), args_.pad = to_int3(p.pad);
     args_.box_log2 = {log2_of(plan.box.d), log2_of(plan.box.h), log2_of(plan.box.w)};
-    args_.patch = plan.patch, args_.pixel_pitch = plan.pixel_pitch, args_.row_pitch = plan.row_pitch;
+    args_.patch = plan.patch, args_.row_pitch = plan.row_pitch;
+    args_.pixel_pitch = plan.pixel_pitch, args_.chunk_pitch = plan.chunk_pitch;
+    args_.matrix_pitch = plan.matrix_pitch * int(size_of(spec.type));
     args_.lead = plan.lead, args_.origin = plan.origin;
     args_.patch_words = plan.patch_words, args_.shifted = plan.shifted;
     args_.C = int(f.C), args_.K = int(f.K), args_.slice_c = plan.slice_c, args_.slice_k = plan.slice_k;
@@ -89,7 +111,7 @@ class FewInputsConv : public ConvolutionKernel {
 
     allow_all_shared_memory(function_);
     int resident = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, function_, kFewInputsThreads, size_t(shared_bytes_)),
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, function_, threads_, size_t(shared_bytes_)),
           "preparing the convolution of few inputs");
     const int64_t filters = plan.slices * args_.column_blocks;
     // A block keeps its filter for many tiles, as many blocks as run at once.
@@ -99,7 +121,8 @@ class FewInputsConv : public ConvolutionKernel {
 
   DeviceCopy words_;
   const void* function_;
-  int shared_bytes_;
+  int threads_, shared_bytes_;
+  bool dependent_;  // launched before the kernel ahead of it has ended, for which it waits itself
   dim3 grid_;
   FewInputsArgs args_{};
 };

@@ -6,16 +6,26 @@
 
 namespace cks::cuda {
 
+// A step of 32 bytes of a tap's channels: where it lies in the patch relative to the tap at offset 0, in bytes, and its
+// weights' offset at k = 0, in elements.
+struct FewInputsStep {
+  int32_t patch, weight;
+};
+
 struct FewInputsArgs {
-  const void *x, *filter;  // filter: [packed groups][taps][packed k][filter_pitch]
-  const FewInputsWord* words;
+  const void *x, *filter;      // filter: [packed groups][taps][packed k][filter_pitch]
+  const FewInputsWord* words;  // few_inputs_words
   int32_t steps;
+  FewInputsStep step[kFewInputsMostSteps];  // few_inputs_steps and few_inputs_wgmma
+  int32_t patches;                          // 2: one is copied while the other is read
+  int32_t matrix_pitch;                     // few_inputs_wgmma: of eight pixels in the patch, in bytes
+  bool filter_is_constant;
   PatchSource source;
   Divider row_units;       // of a row of the patch as it is copied
   Divider patch_h, parts;  // parts: units of a pixel, or (planes) channels of a slice
   Int3 input, output, stride, pad;
   Int3 box_log2, patch;
-  int32_t pixel_pitch, row_pitch, lead, origin, patch_words;
+  int32_t pixel_pitch, chunk_pitch, row_pitch, lead, origin, patch_words;
   bool shifted;
   int32_t C, K, slice_c, slice_k, column_blocks;  // column_blocks: of a slice
   int32_t slices_together;                        // slices of a packed group
@@ -27,9 +37,11 @@ struct FewInputsArgs {
 };
 
 // The __global__ function of one FewInputsArgs. One definition a file, so that they compile apart.
-const void* few_inputs_half(int columns);
-const void* few_inputs_bfloat16(int columns);
-const void* few_inputs_tf32(int columns);
-const void* few_inputs_float(int columns);
+const void* few_inputs_half(FewInputsShape, int columns);
+const void* few_inputs_bfloat16(FewInputsShape, int columns);
+const void* few_inputs_tf32(FewInputsShape, int columns);
+const void* few_inputs_float(FewInputsShape, int columns);
+const void* few_inputs_wgmma_half(FewInputsShape, int columns);
+const void* few_inputs_wgmma_bfloat16(FewInputsShape, int columns);
 
 }  // namespace cks::cuda

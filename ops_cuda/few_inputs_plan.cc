@@ -31,48 +31,47 @@ struct Box3 {
 };
 
 // The box that loads and multiplies least. A thread stores four neighbours along w, so boxes are no narrower.
-// row_elements: of a pixel in the rows of x; 0 where rows cannot be read by chunks.
-Box3 choose_box(const Problem& p, int64_t pixel_pitch, int64_t row_elements, int64_t chunk) {
+// row_elements: of a pixel in the rows of x; 0 where rows cannot be read by chunks. matrices: 64 pixels of the box are
+// eight times eight in a row, equally far apart in the patch.
+Box3 choose_box(const Problem& p, int pixels, bool matrices, int64_t pixel_pitch, int64_t row_elements, int64_t chunk) {
   Box3 best;
   double best_cost = 0;
-  for (int w = 4; w <= kFewInputsPixels; w *= 2)
-    for (int h = 1; w * h <= kFewInputsPixels; h *= 2) {
-      const Int3 box{kFewInputsPixels / w / h, h, w}, patch = patch_of(p, box);
+  for (int w = 4; w <= pixels; w *= 2)
+    for (int h = 1; w * h <= pixels; h *= 2) {
+      if (matrices && w < 64 && (w != 8 || h < 8)) continue;
+      const Int3 box{pixels / w / h, h, w}, patch = patch_of(p, box);
       const bool alike = w >= p.output[2] || w * p.stride[2] * row_elements % chunk == 0;
       const bool runs = row_elements > 0 && alike;
       const double tiles = double(ceil_div(p.output[0], box.d)) * double(ceil_div(p.output[1], box.h)) *
                            double(ceil_div(p.output[2], box.w));
       // A row of the patch costs a few elements more than it has, an element copied alone as much as several.
       const double row = (double(patch.w) * double(pixel_pitch) + 16) * (row_elements > 0 && !runs ? 4 : 1);
-      const double cost = tiles * (2048 + double(patch.d) * patch.h * row);  // a tile's own work is worth 2048
+      const double cost = tiles * (16 * pixels + double(patch.d) * patch.h * row);  // a pixel's own work is worth 16
       if (best_cost == 0 || cost < best_cost) best = {box, patch, runs}, best_cost = cost;
     }
   return best;
 }
 
-}  // namespace
+// The slices of a problem, and what to cut it into.
+struct Cut {
+  int64_t slices, slice_c, slice_k;
+  FewInputsShape shape;
+  int columns, patches;
+};
 
-std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, Layout layout, int shared_bytes) {
+// None where it takes more shared memory a thread block.
+std::optional<FewInputsPlan> plan_cut(const Problem& p, DataType type, Layout layout, const Cut& cut,
+                                      int shared_bytes) {
   const Filter& f = p.filter;
-  if (f.op != Operator::kConv) return {};
-  // The kernel counts elements of a row, rows and slices in 32 bits.
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max(), kMostFilters = 65535;
-  if (p.input[2] * f.C > kMost || p.input[0] * p.input[1] > kMost || p.input[0] * f.C > kMost) return {};
-  for (int axis = 0; axis < 3; ++axis) {
-    if (p.stride[axis] * kFewInputsPixels + p.dilation[axis] * f.extent[axis] > kMost) return {};
-  }
   FewInputsPlan plan;
-  const int64_t per_word = 4 / int64_t(size_of(type)), chunk = 4 * per_word, members = members_of(f);
-  const int64_t slice_c = f.C / f.groups * members, slice_k = f.K / f.groups * members;
-  if (f.taps() * slice_c > 2048) return {};  // many channels after all: the filter would not fit
-  plan.slices = f.groups / members, plan.slice_c = int32_t(slice_c), plan.slice_k = int32_t(slice_k);
-  plan.columns = slice_k <= 16 ? 16 : slice_k <= 32 ? 32 : 64;
-  if (f.groups / members * ceil_div(slice_k, plan.columns) > kMostFilters) return {};
+  plan.shape = cut.shape, plan.columns = cut.columns, plan.patches = cut.patches;
+  plan.slices = cut.slices, plan.slice_c = int32_t(cut.slice_c), plan.slice_k = int32_t(cut.slice_k);
+  const int64_t per_word = 4 / int64_t(size_of(type)), chunk = 4 * per_word, slice_c = cut.slice_c;
 
-  // Pixels 8 words apart would meet in a bank.
-  const bool apart = slice_c % (8 * per_word) == 0;
-  plan.pixel_pitch = int32_t(slice_c + (apart ? 4 * per_word : 0));
-  const bool joined = !apart && p.dilation[2] == 1;  // the taps of a filter row
+  // As words, pixels 8 words apart would meet in a bank.
+  const bool words = cut.shape.loop == FewInputsLoop::kWords, wgmma = cut.shape.loop == FewInputsLoop::kWgmma;
+  plan.pixel_pitch = int32_t(wgmma ? chunk : words ? slice_c : slice_c + chunk);
+  const bool joined = words && p.dilation[2] == 1;  // the taps of a filter row
   const int64_t S = f.extent[2], run_taps = joined ? S : 1, run = run_taps * slice_c;
   const bool odd = plan.pixel_pitch % per_word != 0;
   if (odd && !joined && S > 1) return {};  // runs would begin at odd elements
@@ -80,9 +79,12 @@ std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, La
 
   const bool planes = layout == Layout::kNCHW && f.C > 1;
   const bool chunks = !planes && f.C % chunk == 0 && slice_c % chunk == 0;
+  if ((cut.patches == 2 || wgmma) && !chunks) return {};  // only chunks are copied beside products
+  if (wgmma && p.stride[2] != 1) return {};
   const int64_t in_row = planes ? 1 : f.C;  // elements of a pixel in a row of x
   const bool whole_rows = (planes || plan.pixel_pitch == f.C) && p.input[2] * in_row % chunk == 0;
-  const Box3 box = choose_box(p, plan.pixel_pitch, whole_rows && !chunks ? in_row : 0, chunk);
+  const Box3 box = choose_box(p, cut.shape.pixels(), wgmma, wgmma ? slice_c : plan.pixel_pitch,
+                              whole_rows && !chunks ? in_row : 0, chunk);
   plan.box = box.pixels, plan.patch = box.patch;
   if (chunks)
     plan.source = PatchSource::kChunks;
@@ -99,8 +101,16 @@ std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, La
   plan.origin = int32_t(lead + (plan.shifted ? 2 : lead % per_word));
   const int64_t row_pitch =
       round_up(round_up(plan.lead + plan.patch.w * (planes ? 1 : int64_t(plan.pixel_pitch)), chunk) * stretch, chunk);
-  const int64_t patch_words = (row_pitch * plan.patch.d * plan.patch.h + chunk) / per_word;
-  if (patch_words * 4 > shared_bytes) return {};
+  int64_t patch_elements = row_pitch * plan.patch.d * plan.patch.h + chunk;
+  plan.chunk_pitch = int32_t(chunk);
+  if (wgmma) {  // eight chunks that are copied at once go to different banks
+    const int64_t parts = slice_c / chunk;
+    plan.matrix_pitch = int32_t(plan.box.w == 8 ? p.stride[1] * row_pitch : 8 * plan.pixel_pitch);
+    plan.chunk_pitch = int32_t(round_up(patch_elements, 8 * chunk) + std::max<int64_t>(8 / parts, 1) * chunk);
+    patch_elements = parts * plan.chunk_pitch;
+  }
+  const int64_t patch_words = patch_elements / per_word;
+  if (patch_words * 4 * cut.patches > shared_bytes) return {};
   plan.row_pitch = int32_t(row_pitch), plan.patch_words = int32_t(patch_words);
 
   const GemmGroups gemm = gemm_groups(f);
@@ -115,13 +125,81 @@ std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, La
           return i < run ? int32_t(tap * gemm.k * filter_pitch + i % slice_c) : -1;
         };
         for (int64_t i = 0; i < run; i += per_word)
-          plan.words.push_back({int32_t((begin + i) / per_word),
+          plan.words.push_back({int32_t((begin + i / chunk * plan.chunk_pitch + i % chunk) / per_word),
                                 i + per_word <= run ? 0xffffffffu : 0x0000ffffu,
                                 {weight(i), per_word == 2 ? weight(i + 1) : -1}});
       }
   while (plan.words.size() % 8) plan.words.push_back({0, 0, {-1, -1}});
   if (plan.shared_bytes() > shared_bytes) return {};
   return plan;
+}
+
+// Roughly what a plan of whole steps takes, in cycles of a multiprocessor, which reads 128 bytes of shared memory in
+// one and moves some 40 to or from the L2 cache. A product of 16 x 8 pixels and channels by 32 bytes takes mma.sync two
+// and a half (measured); wgmma is bound by its reads.
+double cycles_of(const FewInputsPlan& plan, const Problem& p, DataType type, const Device& device) {
+  const FewInputsShape& shape = plan.shape;
+  const bool wgmma = shape.loop == FewInputsLoop::kWgmma;
+  const double size = double(size_of(type)), tiles = plan.steps() * shape.warps * shape.row_tiles;
+  const double products = wgmma ? tiles * (4 + plan.columns / 16.) : tiles * (plan.columns / 8) * 2.5;
+  const double loads = double(plan.patch.d) * plan.patch.h * plan.patch.w * plan.slice_c * size / 40;
+  const double moved = loads + shape.pixels() * std::min(plan.slice_k, plan.columns) * size / 40;
+  const int64_t blocks = plan.slices * ceil_div(plan.slice_k, plan.columns) * std::max<int64_t>(p.N, 1) *
+                         ceil_div(p.output[0], plan.box.d) * ceil_div(p.output[1], plan.box.h) *
+                         ceil_div(p.output[2], plan.box.w);
+  const int64_t fit = std::min(device.shared_bytes / (plan.shared_bytes() + 1024), shape.row_tiles == 4 ? 1
+                                                                                   : shape.warps == 8   ? 2
+                                                                                                        : 4);
+  const int64_t together = std::min<int64_t>(fit, ceil_div(blocks, device.multiprocessors));
+  const double rounds = double(ceil_div(blocks, device.multiprocessors * together));
+  const bool overlap = together > 1 || (plan.patches == 2 && rounds > 1);
+  const double tile = overlap ? std::max(products, moved) + 200 : products + moved + 1000;
+  return double(together) * (plan.filter_bytes() / 40. + rounds * tile) + loads;
+}
+
+}  // namespace
+
+std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, Layout layout, const Device& device) {
+  const Filter& f = p.filter;
+  if (f.op != Operator::kConv) return {};
+  // The kernels count elements of a row, rows and slices in 32 bits.
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max(), kMostFilters = 65535, kMostPixels = 512;
+  if (p.input[2] * f.C > kMost || p.input[0] * p.input[1] > kMost || p.input[0] * f.C > kMost) return {};
+  for (int axis = 0; axis < 3; ++axis) {
+    if (p.stride[axis] * kMostPixels + p.dilation[axis] * f.extent[axis] > kMost) return {};
+  }
+  const int64_t members = members_of(f), slices = f.groups / members;
+  const int64_t slice_c = f.C / slices, slice_k = f.K / slices;
+  if (f.taps() * slice_c > 2048) return {};  // many channels after all: the filter would not fit
+  const int columns = slice_k <= 16 ? 16 : slice_k <= 32 ? 32 : 64;
+  if (slices * ceil_div(slice_k, 16) > kMostFilters) return {};
+  Cut cut{slices, slice_c, slice_k, kFewInputsWords, columns, 1};
+  // Two blocks share a multiprocessor, so that one copies while the other computes; CUDA keeps 1 KB of each.
+  if (slice_c * int64_t(size_of(type)) % 32 != 0) return plan_cut(p, type, layout, cut, device.shared_bytes / 2 - 1024);
+
+  std::optional<FewInputsPlan> best;
+  double best_cycles = 0;
+  const auto consider = [&](const FewInputsShape& shape) {
+    for (cut.patches = 1; cut.patches <= 2; ++cut.patches) {
+      cut.shape = shape;
+      const auto plan = plan_cut(p, type, layout, cut, device.shared_bytes - 1024);
+      if (!plan) continue;
+      const double cycles = cycles_of(*plan, p, type, device);
+      if (!best || cycles < best_cycles) best = plan, best_cycles = cycles;
+    }
+  };
+#ifdef ORT_CKS_HOPPER
+  if (device.capability == 90 && size_of(type) == 2 && layout == Layout::kNHWC && slice_k > 16) {
+    consider({FewInputsLoop::kWgmma, 4, 2});
+    consider({FewInputsLoop::kWgmma, 8, 2});
+    if (columns == 32) consider({FewInputsLoop::kWgmma, 8, 4});
+  }
+#endif
+  for (; !best && cut.columns >= 16; cut.columns /= 2) {  // fewer where the filter does not fit
+    consider(kFewInputsSmall);
+    consider(few_inputs_large(cut.columns));
+  }
+  return best;
 }
 
 }  // namespace cks::cuda

@@ -1,19 +1,36 @@
-// How few_inputs_conv.cuh cuts a convolution with few input channels (of a group): pure functions, tested without a
-// GPU.
+// How the kernels for few input channels (of a group) cut a convolution: pure functions, tested without a GPU.
 //
-// A tile of output pixels reads a patch of the input, kept in shared memory as [d][h][w][c]. One row of the filter
-// meets neighbouring elements of a patch row, so taps and channels are summed as one index without gaps: S * C elements
-// a run, or C where pixels of the patch lie apart (dilation). The kernel reads the patch in words of 32 bits, one float
-// or two 16-bit elements, and eight words are a step of the tensor cores.
+// A tile of output pixels reads a patch of the input, kept in shared memory as [d][h][w][c]. The kernels read it in
+// words of 32 bits, one float or two 16-bit elements, and eight words are a step of the tensor cores. Where a tap's
+// channels are whole steps, a step is one place in the patch for all pixels (few_inputs_steps.cuh). Elsewhere
+// (few_inputs_words.cuh) words are listed one by one: one row of the filter meets neighbouring elements of a patch row,
+// so taps and channels are summed as one index without gaps, S * C elements a run, or C where pixels of the patch lie
+// apart (dilation).
 #pragma once
 #include <optional>
 #include <vector>
 
 #include "ops_cuda/device_plan.h"
+#include "ops_cuda/kernel.h"
 
 namespace cks::cuda {
 
-inline constexpr int kFewInputsThreads = 128, kFewInputsPixels = 128;  // of a tile
+enum class FewInputsLoop { kWords, kSteps, kWgmma };  // few_inputs_words.cuh, ...
+
+// A thread block: its warps, and 16 pixels of so many tiles for each.
+struct FewInputsShape {
+  FewInputsLoop loop;
+  int warps, row_tiles;
+
+  constexpr int pixels() const { return warps * row_tiles * 16; }  // of a tile
+  bool operator==(const FewInputsShape&) const = default;
+};
+inline constexpr FewInputsShape kFewInputsWords{FewInputsLoop::kWords, 4, 2},
+    kFewInputsSmall{FewInputsLoop::kSteps, 4, 2};
+// More pixels for each weight read, and less patch around them, as far as registers hold the sums.
+constexpr FewInputsShape few_inputs_large(int columns) { return {FewInputsLoop::kSteps, 8, columns == 64 ? 2 : 4}; }
+
+inline constexpr int kFewInputsMostSteps = 256;  // of whole steps
 
 // A word of the summed index: where it lies in the patch, relative to the tap at offset 0 (in words), which bits of it
 // count, and which weights meet its elements: offset of [tap][c] in a filter [taps][k][pitch] at k = 0, or -1.
@@ -33,27 +50,31 @@ enum class PatchSource {
 };
 
 struct FewInputsPlan {
+  FewInputsShape shape;
   int64_t slices;            // the channels are cut into these, each its own convolution
   int32_t slice_c, slice_k;  // channels of a slice
   int32_t columns;           // output channels of a thread block: 16, 32 or 64
-  Int3 box, patch;           // pixels of a tile (powers of two, kFewInputsPixels in all), and of its patch
+  Int3 box, patch;           // pixels of a tile (powers of two, shape.pixels() in all), and of its patch
   PatchSource source;
   int32_t lead;                      // runs: elements of x that a row's first chunk has before the patch, of a channel
   int32_t pixel_pitch;               // of the patch, in elements
+  int32_t chunk_pitch;               // of a pixel's chunks, which are neighbours or (wgmma) in planes
   int32_t row_pitch;                 // of patch rows, in elements
+  int32_t matrix_pitch = 0;          // wgmma: of eight pixels in the patch, 64 of the box being eight times eight
   int32_t origin;                    // where the patch begins, in elements
   int32_t patch_words;               // of the whole patch
+  int32_t patches;                   // 2: one is copied while the other is read
   bool shifted;                      // a second patch follows, an element further left: pairs may begin at odd elements
   std::vector<FewInputsWord> words;  // a multiple of eight
 
   int steps() const { return int(words.size()) / 8; }
-  // Shared memory: the filter, the words' places, the patch (or two).
+  // Shared memory: the filter, the words' places (but those of whole steps), the patch or two.
   int filter_bytes() const { return int(words.size()) * columns * 4; }
-  int table_bytes() const { return int(words.size()) * 8; }
-  int shared_bytes() const { return filter_bytes() + table_bytes() + patch_words * 4 * (shifted ? 2 : 1); }
+  int table_bytes() const { return shape.loop != FewInputsLoop::kWords ? 0 : int(words.size()) * 8; }
+  int shared_bytes() const { return filter_bytes() + table_bytes() + patch_words * 4 * (shifted ? 2 : patches); }
 };
 
-// None where the kernel cannot serve the problem with so much shared memory a thread block.
-std::optional<FewInputsPlan> plan_few_inputs(const Problem&, DataType, Layout, int shared_bytes);
+// None where the kernels cannot serve the problem on such a device.
+std::optional<FewInputsPlan> plan_few_inputs(const Problem&, DataType, Layout, const Device&);
 
 }  // namespace cks::cuda

@@ -55,9 +55,24 @@ template <int kPending>
 __device__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
+__device__ inline void wait_for_all_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #else
 #define CKS_HAS_ASYNC_COPY 0
+__device__ inline void wait_for_all_copies() {}
 #endif
+
+// Programmatic dependent launch, where the device knows it: the next grid may set itself up while this one runs; what
+// the grids before this one wrote is there after the wait.
+__device__ inline void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_previous_grid() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 // d += a * b for a 16 x 16 (tf32: 16 x 8) and a 16 x 8 (tf32: 8 x 8) operand.
 __device__ inline void mma_fp16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -34,6 +34,7 @@ target_link_libraries(ort_cks_cuda PUBLIC ort_cks_plan CUDA::cudart_static)
 
 if("90a" IN_LIST ORT_CKS_CUDA_ARCHITECTURES)
   include(ops_cuda/hopper/sources.cmake)
+  target_sources(ort_cks_hopper PRIVATE ops_cuda/few_inputs_wgmma_bfloat16.cu ops_cuda/few_inputs_wgmma_half.cu)
   target_compile_definitions(ort_cks_cuda PUBLIC ORT_CKS_HOPPER)
   target_sources(ort_cks_cuda INTERFACE $<TARGET_OBJECTS:ort_cks_hopper>)
 endif()

@@ -47,15 +47,35 @@ Problem random_problem(std::mt19937& random, Operator op, int64_t groups, int64_
   }
 }
 
+// Where pixel i of the box begins in the patch, rows of the box after each other.
+int64_t in_patch(const Problem& p, const FewInputsPlan& plan, int64_t i) {
+  const int64_t w = i % plan.box.w, h = i / plan.box.w % plan.box.h, d = i / plan.box.w / plan.box.h;
+  return (d * p.stride[0] * plan.patch.h + h * p.stride[1]) * plan.row_pitch + w * p.stride[2] * plan.pixel_pitch;
+}
+
+// What wgmma reads: 64 pixels as eight matrices of eight pixels, a chunk each, equally far apart; planes of chunks
+// apart from each other.
+void check_matrices(const Problem& p, const FewInputsPlan& plan) {
+  const int64_t chunk = 8;
+  expect(plan.pixel_pitch == chunk && plan.matrix_pitch % chunk == 0 && plan.chunk_pitch % chunk == 0,
+         "chunks lie one by one");
+  for (int64_t i = 0; i < plan.shape.pixels(); ++i)
+    expect(in_patch(p, plan, i) ==
+               in_patch(p, plan, i / 64 * 64) + i % 64 / 8 * plan.matrix_pitch + i % 8 * plan.pixel_pitch,
+           "64 pixels are eight times eight");
+  expect(int64_t(plan.row_pitch) * plan.patch.d * plan.patch.h <= plan.chunk_pitch, "a plane holds its chunks");
+  expect(plan.chunk_pitch * plan.slice_c / chunk <= plan.patch_words * 2, "the patch its planes");
+}
+
 // Every weight of a slice meets its element of the patch, once; what else fills the words counts nothing.
 void check_few_inputs(const Problem& p, DataType type, Layout layout) {
-  const auto plan = plan_few_inputs(p, type, layout, half_of_shared(kH200));
+  const auto plan = plan_few_inputs(p, type, layout, kH200);
   if (!plan) return;
   const Filter& f = p.filter;
-  const int64_t per_word = 4 / int64_t(size_of(type)), row = plan->row_pitch;
+  const int64_t per_word = 4 / int64_t(size_of(type)), chunk = 4 * per_word, row = plan->row_pitch;
   expect(plan->slices * plan->slice_c == f.C && plan->slices * plan->slice_k == f.K, "slices share out all channels");
-  expect(plan->words.size() % 8 == 0 && plan->shared_bytes() <= half_of_shared(kH200), "whole steps, which fit");
-  expect(int64_t(plan->box.d) * plan->box.h * plan->box.w == kFewInputsPixels && plan->box.w % 4 == 0,
+  expect(plan->words.size() % 8 == 0 && plan->shared_bytes() < kH200.shared_bytes, "whole steps, which fit");
+  expect(int64_t(plan->box.d) * plan->box.h * plan->box.w == plan->shape.pixels() && plan->box.w % 4 == 0,
          "a box holds the pixels of a tile, four in a row");
 
   std::map<int64_t, int64_t> element_of;  // weight to patch element
@@ -72,8 +92,8 @@ void check_few_inputs(const Problem& p, DataType type, Layout layout) {
   for (int64_t tap = 0; tap < f.taps(); ++tap)
     for (int64_t c = 0; c < plan->slice_c; ++c, ++count) {
       const int64_t s = tap % f.extent[2], r = tap / f.extent[2] % f.extent[1], t = tap / f.extent[2] / f.extent[1];
-      const int64_t element =
-          (t * p.dilation[0] * plan->patch.h + r * p.dilation[1]) * row + s * p.dilation[2] * plan->pixel_pitch + c;
+      const int64_t element = (t * p.dilation[0] * plan->patch.h + r * p.dilation[1]) * row +
+                              s * p.dilation[2] * plan->pixel_pitch + c / chunk * plan->chunk_pitch + c % chunk;
       const auto found = element_of.find(tap * gemm.k * padded_channels(gemm.c, type) + c);
       expect(found != element_of.end() && found->second == element, "a weight meets its element");
       last = std::max(last, element);
@@ -84,11 +104,12 @@ void check_few_inputs(const Problem& p, DataType type, Layout layout) {
   const int64_t base = ((box.d - 1) * p.stride[0] * patch.h + (box.h - 1) * p.stride[1]) * row +
                        (box.w - 1) * p.stride[2] * plan->pixel_pitch;
   expect(plan->origin + base + last < plan->patch_words * per_word, "all inside the patch");
+  if (plan->shape.loop == FewInputsLoop::kWgmma) check_matrices(p, *plan);
   expect(plan->shifted || per_word == 1 || (plan->origin % 2 == 0 && plan->pixel_pitch * p.stride[2] % 2 == 0),
          "without a second patch no pair begins at an odd element");
   const bool planes = plan->source == PatchSource::kPlaneRuns;
   if (!planes && plan->source != PatchSource::kRuns) return;
-  const int64_t chunk = 4 * per_word, in_row = planes ? 1 : f.C, stretch = planes ? plan->pixel_pitch : 1;
+  const int64_t in_row = planes ? 1 : f.C, stretch = planes ? plan->pixel_pitch : 1;
   for (int64_t tile = 0; tile * box.w < p.output[2]; ++tile)
     expect(((tile * box.w * p.stride[2] - p.pad[2]) * in_row - plan->lead) % chunk == 0, "rows begin at a chunk");
   const int64_t chunks = ceil_div(plan->lead + patch.w * (planes ? 1 : f.C), chunk);
@@ -169,7 +190,7 @@ void test_random_plans() {
   std::mt19937 random(1);
   for (int i = 0; i < 2000; ++i) {
     const DataType type = pick(random, {0, 1}) ? DataType::kHalf : DataType::kFloat;
-    const int64_t groups = pick(random, {1, 1, 2, 8, 32}), c = pick(random, {1, 2, 3, 4, 8, 12, 16, 24, 56}),
+    const int64_t groups = pick(random, {1, 1, 2, 8, 32}), c = pick(random, {1, 2, 3, 4, 8, 12, 16, 24, 32, 56, 64}),
                   k = pick(random, {1, 2, 3, 4, 12, 17, 64, 100});
     check_few_inputs(random_problem(random, Operator::kConv, groups, c, k), type,
                      pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW);
@@ -204,6 +225,11 @@ void test_choice() {
   expect(family_of(kC, 3, 64, 1, {1, 7, 7}, 224, 2, 1, DataType::kFloat, kTuring) == Family::kMatrixProduct,
          "no tensor cores for floats before sm_80");
   expect(family_of(kT, 64, 3, 1, {1, 4, 4}, 32, 2) == Family::kFewOutputs, "an image output has few outputs");
+  expect(family_of(kC, 32, 32, 1, {1, 3, 3}, 256) == Family::kFewInputs, "half of a k-block");
+  expect(family_of(kC, 32, 32, 1, {1, 3, 3}, 256, 1, 1, DataType::kFloat) == Family::kMatrixProduct, "not of floats");
+  expect(family_of(kC, 32, 32, 1, {1, 1, 1}, 256) == Family::kMatrixProduct, "nor of a single tap");
+  expect(family_of(kC, 32, 32, 1, {1, 3, 3}, 256, 2) == Family::kMatrixProduct, "nor where pixels are skipped");
+  expect(family_of(kC, 32, 128, 1, {1, 3, 3}, 256) == Family::kMatrixProduct, "nor with many outputs");
   expect(family_of(kC, 56, 12, 1, {1, 1, 1}, 64) == Family::kFewOutputs, "odd channels of not too many");
   expect(family_of(kC, 256, 17, 1, {1, 1, 1}, 64) == Family::kMatrixProduct, "but not of many");
   expect(family_of(kC, 64, 1, 1, {1, 3, 3}, 64, 1, 12) == Family::kMatrixProduct, "unless patches overlap too much");

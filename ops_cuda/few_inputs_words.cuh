@@ -1,0 +1,128 @@
+// Convolutions with few input channels (of a group), on tensor cores, where channels do not fill whole steps of them. A
+// thread block keeps the filter in shared memory for all its tiles; the patch of a tile is copied there as it is, and
+// fragments are read straight from it, one word a (tap, channel) pair as the plan lists them: no im2col is written, and
+// nothing but the last step is padded.
+#pragma once
+#include "ops_cuda/few_inputs_block.cuh"
+
+namespace cks::cuda {
+
+template <class Math, int kColumns>
+class FewInputsWords : public FewInputsBlock<Math, kColumns, kFewInputsWords.warps, kFewInputsWords.row_tiles> {
+  using Base = FewInputsBlock<Math, kColumns, kFewInputsWords.warps, kFewInputsWords.row_tiles>;
+  using Base::args_, Base::sum_, Base::kTiles, Base::kPerWord, Base::kThreads;
+  using typename Base::T;
+
+ public:
+  using typename Base::Tile;
+
+  __device__ FewInputsWords(const FewInputsArgs& args, char* shared)
+      : Base(args), filter_(reinterpret_cast<uint32_t*>(shared)) {
+    table_ = reinterpret_cast<int4*>(filter_ + args.steps * 8 * kColumns);
+    patch_ = reinterpret_cast<uint32_t*>(table_ + args.steps * 4);
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const int element = this->in_patch(this->own_row(r));
+      base_[r] = element / kPerWord + element % kPerWord * args.patch_words;
+    }
+  }
+
+  __device__ void load_filter() {
+    const T* const filter = this->filter();
+    // In the order of fragments, [step][pair][lane][word]: a lane reads the words of two tiles of 8 channels at once. A
+    // thread fills the same word of the same lane of all of them.
+    static_assert(kThreads == 4 * 32);
+    const int lane = threadIdx.x / 4, word = threadIdx.x % 4;
+    const int4* const places = reinterpret_cast<const int4*>(args_.words) + lane % 4 + word % 2 * 4;
+    int weights[kTiles / 2];  // of each pair's output channel, from the first of the block; -1: no such channel
+#pragma unroll
+    for (int pair = 0; pair < kTiles / 2; ++pair) {
+      const int j = 2 * (2 * pair + word / 2) + lane / 4 % 2, column = Base::own_column(j, lane / 8);
+      weights[pair] = column < args_.slice_k - this->first_column_ ? column * args_.filter_pitch : -1;
+    }
+#pragma unroll 4
+    for (int step = 0; step < args_.steps; ++step) {
+      const int4 place = __ldg(places + step * 8);
+      const int from[2] = {place.z, place.w};
+#pragma unroll
+      for (int pair = 0; pair < kTiles / 2; ++pair) {
+        Pair value;
+        value.word = 0;
+#pragma unroll
+        for (int j = 0; j < kPerWord; ++j)
+          if (from[j] >= 0 && weights[pair] >= 0) value.element[j] = __ldg(filter + (weights[pair] + from[j]));
+        filter_[(step * (kTiles / 2) + pair) * 128 + threadIdx.x] = value.word;
+      }
+    }
+    for (int i = threadIdx.x; i < args_.steps * 4; i += kThreads) {
+      const int4* const words = reinterpret_cast<const int4*>(args_.words) + i / 4 * 8 + i % 4;
+      const int4 low = __ldg(words), high = __ldg(words + 4);
+      table_[i] = make_int4(low.x, low.y, high.x, high.y);
+    }
+  }
+
+  template <bool kShifted>
+  __device__ void load_patch(const Tile& tile) {
+    if (args_.source == PatchSource::kPlaneRuns || args_.source == PatchSource::kPlanes)
+      this->template load_planes<kShifted>(patch_, tile);
+    else
+      this->template load_pixels<kShifted>(patch_, tile);
+  }
+
+  __device__ void multiply() {
+    const int lane = threadIdx.x % 32;
+    this->clear_sums();
+    for (int step = 0; step < args_.steps; ++step) {
+      const int4 place = table_[step * 4 + lane % 4];
+      uint32_t words[2][4];
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        words[r / 2][r % 2] = patch_[base_[r] + place.x] & uint32_t(place.y);
+        words[r / 2][r % 2 + 2] = patch_[base_[r] + place.z] & uint32_t(place.w);
+      }
+      const Fragment<Math, 4> a[2] = {Fragment<Math, 4>(words[0]), Fragment<Math, 4>(words[1])};
+#pragma unroll
+      for (int pair = 0; pair < kTiles / 2; ++pair) {
+        const uint4 b = reinterpret_cast<const uint4*>(filter_)[(step * (kTiles / 2) + pair) * 32 + lane];
+        const Fragment<Math, 2> even({b.x, b.y}), odd({b.z, b.w});
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          cks::cuda::multiply(sum_[i][2 * pair], a[i], even);
+          cks::cuda::multiply(sum_[i][2 * pair + 1], a[i], odd);
+        }
+      }
+    }
+  }
+
+ private:
+  union Pair {
+    uint32_t word;
+    T element[kPerWord];
+    __device__ Pair() {}
+  };
+
+  uint32_t *filter_, *patch_;
+  int4* table_;
+  int base_[4];  // where the thread's rows begin in the patch, in words
+};
+
+template <class Math, int kColumns>
+__global__ void __launch_bounds__(32 * kFewInputsWords.warps, 4)
+    few_inputs_words(const __grid_constant__ FewInputsArgs args) {
+  extern __shared__ __align__(16) char shared[];
+  FewInputsWords<Math, kColumns> block(args, shared);
+  block.load_filter();
+  for (unsigned i = blockIdx.x; i < args.num_tiles; i += gridDim.x) {
+    const auto tile = block.tile_at(i);
+    __syncthreads();  // all have left the patch of the tile before
+    if (sizeof(typename Math::Element) == 2 && args.shifted)
+      block.template load_patch<true>(tile);
+    else
+      block.template load_patch<false>(tile);
+    __syncthreads();
+    block.multiply();
+    block.store(tile);
+  }
+}
+
+}  // namespace cks::cuda
