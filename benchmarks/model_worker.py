@@ -11,13 +11,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch  # before onnxruntime: it brings cuDNN and cuBLAS into the process
 
-from benchmarks import architectures, torch_side
-from ort_cks.comparison.compare import compare_models
+from benchmarks import architectures, kernel_kinds, torch_side
+from benchmarks.contenders import Contenders
 from ort_cks.comparison.errors import output_error, tolerance_for
 from ort_cks.comparison.inputs import make_inputs
 from ort_cks.comparison.placement import OPERATORS, node_rows, profile
@@ -27,16 +29,37 @@ from ort_cks.comparison.timing import interleaved
 from ort_cks.graph_rewrite import rewrite_model
 from ort_cks.graph_rewrite.load import load
 
-WARMUP, RUNS = 10, 100
+
+@dataclass(frozen=True)
+class Exported:
+    """A model as PyTorch has it, its export and the rewritten export; files of a folder."""
+
+    folder: Path
+    name: str
+    dtype: str
+
+    @property
+    def torch(self) -> Path:
+        return self.folder / f"{self.name}.{self.dtype}.pt"
+
+    @property
+    def original(self) -> Path:
+        return self.folder / f"{self.name}.{self.dtype}.onnx"
+
+    @property
+    def rewritten(self) -> Path:
+        return self.folder / f"{self.name}.{self.dtype}.cks.onnx"
 
 
-def export(name: str, dtype: str, folder: Path, fold_norms: bool) -> tuple[torch.nn.Module, Path, Path]:
-    """The PyTorch model, its export and the rewritten export."""
-    original, rewritten = folder / f"{name}.{dtype}.onnx", folder / f"{name}.{dtype}.cks.onnx"
+def export(name: str, dtype: str, folder: Path, fold_norms: bool) -> tuple[Exported, float]:
+    """The files, and how many seconds rewriting took."""
+    files = Exported(folder, name, dtype)
     model = architectures.load(name).to(torch_side.TORCH_TYPE[dtype])
-    architectures.export(name, model, original, fold_norms)
-    rewrite_model(original, precision="fp32" if dtype == "fp32" else "tf32").save(rewritten)
-    return model, original, rewritten
+    torch.save(model, files.torch)
+    architectures.export(name, model, files.original, fold_norms)
+    begin = time.perf_counter()
+    rewrite_model(files.original, precision="fp32" if dtype == "fp32" else "tf32").save(files.rewritten)
+    return files, time.perf_counter() - begin
 
 
 def check(name: str, dtype: str, provider: str, folder: Path) -> Iterator[dict]:
@@ -45,7 +68,8 @@ def check(name: str, dtype: str, provider: str, folder: Path) -> Iterator[dict]:
     In float16 torch folds the export's BatchNormalizations, in the others they are left to our rewriter.
     """
     begin = time.perf_counter()
-    _, original, rewritten = export(name, dtype, folder, fold_norms=dtype == "fp16")
+    files, _ = export(name, dtype, folder, fold_norms=dtype == "fp16")
+    original, rewritten = files.original, files.rewritten
     feeds, _ = make_inputs(load(original), {}, {}, seed=0)
     reference, how = strict_run(original, provider, feeds, folder)
     shapes = {output: array.shape for output, array in reference.items()}
@@ -72,38 +96,65 @@ def check(name: str, dtype: str, provider: str, folder: Path) -> Iterator[dict]:
         }
 
 
-def measure(name: str, dtype: str, torch_compile: bool, folder: Path) -> dict:
+class Started:
+    """A session that is ready to replay, with what that took."""
+
+    def __init__(self, way: Way, feeds: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
+        torch_side.free_memory()
+        free, _ = torch.cuda.mem_get_info()
+        begin = time.perf_counter()
+        self.session = BoundSession(way, feeds, shapes)
+        self.seconds = time.perf_counter() - begin
+        self.megabytes = (free - torch.cuda.mem_get_info()[0]) / 1e6
+
+
+def measure(files: Exported, torch_compile: bool) -> dict:
     """The row of times: through IO binding and CUDA graphs, input and output as the user has them (NCHW)."""
-    model, original, rewritten = export(name, dtype, folder, fold_norms=True)
-    result = compare_models(original, rewritten, provider="cuda", cuda_graph=True, warmup=WARMUP, runs=RUNS)
-    failures = {}
-    row = {"name": name, "dtype": dtype}
-    for column, contender in (("ours_us", result.ours), ("ort_us", result.baseline)):
-        if contender.latency:
-            row[column] = round(contender.latency.p50_ms * 1e3, 1)
-        else:
-            failures[column] = contender.failure
+    name, dtype = files.name, files.dtype
+    model = torch.load(files.torch, weights_only=False)
     x = architectures.example_input(name)
-    graphs: dict[str, Callable[[], list[Callable[[], None]]]] = {
-        "torch_us": lambda: torch_side.model_graphs(model, x, dtype)
-    }
+    reference = torch_side.strict_output(model, x)
+    graph = onnx.load(files.original, load_external_data=False).graph
+    feeds = {graph.input[0].name: x.to(torch_side.TORCH_TYPE[dtype]).numpy()}
+    output = graph.output[0].name
+    started: dict[str, list[Started]] = {"ours_us": [], "ort_us": []}
+
+    def sessions(column: str, ways: list[Way]) -> list[Callable[[], None]]:
+        for way in ways:
+            started[column].append(Started(way, feeds, {output: reference.shape}))
+        return [each.session.run for each in started[column]]
+
+    plain = Way(name, files.original, "cuda", tf32=dtype != "fp32", cuda_graph=True)
+    ours = replace(plain, model=files.rewritten, with_library=True)
+    contenders = Contenders()
+    contenders.add("ours_us", lambda: sessions("ours_us", [ours]))
+    contenders.add("ort_us", lambda: sessions("ort_us", [plain, replace(plain, prefer_nhwc=True)]))
+    contenders.add("torch_us", lambda: torch_side.model_graphs(model, x, dtype))
     if torch_compile:
-        graphs["compile_us"] = lambda: [torch_side.compiled_graph(model, x, dtype)]
-    for column, make in graphs.items():
-        try:
-            latencies = interleaved(make(), WARMUP, RUNS)
-            row[column] = round(min(latency.p50_ms for latency in latencies) * 1e3, 1)
-        except Exception as error:  # one side's failure is a result too, and no reason to lose the others
-            failures[column] = one_line(error)
-    row |= {
-        "max_error": rounded(result.ours.max_error),
-        "ort_max_error": rounded(result.baseline.max_error),
-        "ok": result.ok,
-        "ort_layout": result.baseline.label,
-        "convolutions": len(result.nodes),
-        "in_our_ops": len(result.ran_in_our_ops),
-    }
-    return row | ({"failures": failures} if failures else {})
+        contenders.add("compile_us", lambda: [torch_side.compiled_graph(model, x, dtype)])
+    row = {"name": name, "dtype": dtype} | {k: round(v, 1) for k, v in contenders.times_us().items()}
+    for column, prefix in (("ours_us", ""), ("ort_us", "ort_")):
+        if column not in row:
+            continue
+        alone = {each: _median_us(each.session.run) for each in started[column]}
+        best = min(alone, key=alone.__getitem__)
+        error = output_error(output, best.session.outputs()[output], reference, tolerance_for(dtype))
+        row |= {
+            f"{prefix}max_error": rounded(error.relative),
+            f"{prefix}start_s": round(best.seconds, 2),
+            f"{prefix}memory_mb": round(best.megabytes),
+            f"{prefix}kernels_us": kernel_kinds.time_by_kind(best.session.run),
+        }
+        if column == "ours_us":
+            row["ok"] = error.ok
+        else:
+            row["ort_layout"] = "NHWC" if best.session.way.prefer_nhwc else "NCHW"
+    row.setdefault("ok", False)
+    return row | ({"failures": contenders.failures} if contenders.failures else {})
+
+
+def _median_us(run: Callable[[], None]) -> float:
+    return interleaved([run], warmup=2, runs=15)[0].p50_ms * 1e3
 
 
 def rounded(value: float) -> float | None:
@@ -114,26 +165,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("task", choices=("check", "time"))
+    parser.add_argument("task", choices=("export", "time", "check"))
     parser.add_argument("name", choices=architectures.BUILDERS)
     parser.add_argument("dtypes", nargs="+", choices=torch_side.TORCH_TYPE)
+    parser.add_argument("--folder", type=Path, help="of the exported files; default: one that is removed")
     parser.add_argument("--provider", choices=PROVIDERS, default="cuda", help="of a check")
     parser.add_argument("--compile", action="store_true", help="time torch.compile too")
     options = parser.parse_args()
     rows = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:
+    with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
         for dtype in options.dtypes:
             try:
-                if options.task == "check":
-                    for row in check(options.name, dtype, options.provider, Path(folder)):
-                        print(json.dumps(row), file=rows, flush=True)
-                else:
-                    row = measure(options.name, dtype, options.compile, Path(folder))
+                for row in rows_of(options, dtype, folder):
                     print(json.dumps(row), file=rows, flush=True)
             except Exception as error:
                 row = {"name": options.name, "dtype": dtype, "ok": False, "failure": one_line(error)}
                 print(json.dumps(row), file=rows, flush=True)
     return 0
+
+
+def rows_of(options: argparse.Namespace, dtype: str, folder: Path) -> Iterator[dict]:
+    if options.task == "check":
+        yield from check(options.name, dtype, options.provider, folder)
+    elif options.task == "export":
+        _, seconds = export(options.name, dtype, folder, fold_norms=True)
+        yield {"name": options.name, "dtype": dtype, "ok": True, "rewrite_s": round(seconds, 2)}
+    else:
+        yield measure(Exported(folder, options.name, dtype), options.compile)
 
 
 if __name__ == "__main__":

@@ -135,6 +135,15 @@ def free_memory() -> None:
     torch.cuda.empty_cache()
 
 
+@torch.no_grad()
+def strict_output(model: nn.Module, x: torch.Tensor) -> np.ndarray:
+    """What the model answers in float32 on the GPU, with TF32 off."""
+    set_precision("fp32")
+    torch.backends.cudnn.benchmark = False  # it runs once
+    on_gpu = copy.deepcopy(model).to("cuda", torch.float32)
+    return on_gpu(x.to("cuda", torch.float32)).cpu().numpy()
+
+
 def model_graphs(model: nn.Module, x: torch.Tensor, dtype: str) -> list[Callable[[], None]]:
     """The model inside in either of PyTorch's layouts; input and output stay as the user has them."""
     channels_last = {3: [], 4: [torch.channels_last], 5: [torch.channels_last_3d]}[x.dim()]

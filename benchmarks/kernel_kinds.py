@@ -1,0 +1,52 @@
+"""Where a model's time on the GPU goes: its kernels by what they do."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+REPLAYS = 5
+
+# The first kind whose words are in a kernel's name is its own.
+KINDS = {
+    "ort_cks": ("cks::",),
+    "pooling": ("pooling", "maxpool", "avgpool"),
+    "layout": ("transpose", "nchwtonhwc", "nhwctonchw", "nchw2nhwc", "nhwc2nchw", "tensortransform"),
+    "concat, slice, pad": ("concat", "slice", "splitkernel", "pad", "catarray", "expand", "memcpy", "memset"),
+    "resize": ("resize", "upsample"),
+    "reduction": ("reduce",),
+    "bias": ("optensor", "op_tensor", "addbias", "bias"),
+    "convolution": (
+        "conv",
+        "xmma",
+        "gemm",
+        "wgrad",
+        "dgrad",
+        "fprop",
+        "implicit",
+        "sm90_",
+        "sm80_",
+        "cudnn",
+        "cutlass",
+    ),
+    "activation, arithmetic": ("elementwise", "relu", "activation", "tanh", "triton"),
+}
+OTHER = "other"
+
+
+def kind_of(kernel: str) -> str:
+    name = kernel.lower()
+    return next((kind for kind, words in KINDS.items() if any(word in name for word in words)), OTHER)
+
+
+def time_by_kind(run: Callable[[], None]) -> dict[str, float]:
+    """Microseconds of a run by kind, the longest first. Kernels that overlap count in full."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(REPLAYS):
+            run()
+    times: Counter[str] = Counter()
+    for event in profiled.events():
+        if event.device_type == DeviceType.CUDA:
+            times[kind_of(event.name)] += event.device_time / REPLAYS
+    return {kind: round(time, 1) for kind, time in times.most_common()}
