@@ -24,7 +24,7 @@ std::string name_of(const hopper::Config& c) {
 // How much slower than the fastest configuration the chosen one is, as a ratio.
 template <class T>
 double sweep(const Layer& layer, const char* dtype, DataType type, Precision precision, cudaStream_t stream) {
-  const ConvolutionSpec spec{problem_of(layer), type, Layout::kNHWC, precision, {}, true};
+  const ConvolutionSpec spec{joined_pixels(problem_of(layer), Layout::kNHWC), type, Layout::kNHWC, precision, {}, true};
   const Problem& p = spec.problem;
   const hopper::Operands operands = hopper::operands_of(spec);
   const hopper::Machine machine = hopper::current_machine();

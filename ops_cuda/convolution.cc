@@ -73,7 +73,10 @@ void pack_filter(const FilterUse& use, const void* w, void* packed, Stream strea
 
 Convolution::Convolution(const ConvolutionSpec& spec) : impl_(std::make_unique<Impl>()) {
   const Problem& p = spec.problem;
-  if (p.N * volume(p.output) * p.filter.K > 0) impl_->kernel = make_kernel(spec, current_device());
+  if (p.N * volume(p.output) * p.filter.K == 0) return;
+  ConvolutionSpec joined = spec;
+  joined.problem = joined_pixels(p, spec.layout);
+  impl_->kernel = make_kernel(joined, current_device());
 }
 
 Convolution::~Convolution() = default;

@@ -188,6 +188,19 @@ Problem make_problem(const Attributes& a, const Filter& f, std::span<const int64
   return p;
 }
 
+Problem joined_pixels(const Problem& p, Layout layout) {
+  constexpr Dims kOnes{1, 1, 1}, kZeros{0, 0, 0};
+  const Filter& f = p.filter;
+  if (f.taps() != 1 || p.stride != kOnes || p.pad != kZeros || p.input != p.output) return p;
+  const bool all_images = layout == Layout::kNHWC;
+  const int64_t row = volume(p.output) * (all_images ? p.N : 1);
+  if (row * std::max(f.C, f.K) > kMost) return p;
+  Problem joined = p;
+  joined.N = all_images ? 1 : p.N;
+  joined.input = joined.output = {1, 1, row};
+  return joined;
+}
+
 std::vector<int64_t> output_shape(const Problem& p, size_t rank, Layout layout) {
   std::vector<int64_t> y{p.N};
   if (layout == Layout::kNCHW) y.push_back(p.filter.K);

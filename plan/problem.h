@@ -106,6 +106,12 @@ Dims make_stride(const Attributes&, size_t rank);  // rank: of X
 // extent that is not positive, output_padding >= max(stride, dilation), ...).
 Problem make_problem(const Attributes&, const Filter&, std::span<const int64_t> x_shape, Layout);
 
+// The same sums over one axis, where each output pixel reads the one at its own place: with one tap, no stride and no
+// padding, pixels have no neighbours, and lie in memory as one row, of each image (NCHW) or of all of them (NHWC). A
+// row divides into tiles better than a map does. Any other problem, and one whose row 32 bits do not count, is returned
+// as it is.
+Problem joined_pixels(const Problem&, Layout);
+
 // Y's shape in `layout`, with the rank of X.
 std::vector<int64_t> output_shape(const Problem&, size_t rank, Layout);
 

@@ -166,6 +166,20 @@ void check_weight_gradient(const Problem& p, const std::vector<int64_t>& referen
   if (visited != reference) fail(p, {}, "the weight gradient misses a live pair or touches a dead one");
 }
 
+// Pixels that are joined into one row read what they read before; others are not joined.
+void check_joined(const Problem& p, const std::vector<int64_t>& reference) {
+  const auto every = [](const Dims& d, int64_t value) { return d == Dims{value, value, value}; };
+  const bool own_place = every(p.filter.extent, 1) && every(p.stride, 1) && every(p.pad, 0) && p.input == p.output;
+  for (const cks::Layout layout : {cks::Layout::kNCHW, cks::Layout::kNHWC}) {
+    const Problem joined = cks::joined_pixels(p, layout);
+    const bool all_images = layout == cks::Layout::kNHWC;
+    const Dims row{1, 1, volume(p.output) * (all_images ? p.N : 1)};
+    if (joined.output != (own_place ? row : p.output) || joined.N != (own_place && all_images ? 1 : p.N))
+      fail(p, {}, "pixels are joined that have neighbours, or are not though they have none");
+    if (reference_pairs(joined) != reference) fail(p, {}, "joining the pixels changes what is read");
+  }
+}
+
 // What would overflow is refused in words, not computed.
 void check_limits() {
   using cks::Attributes;
@@ -256,6 +270,14 @@ int main() {
       if (op == Operator::kConv) check_weight_gradient(p, reference);
       ++checked_problems;
     });
+    for (int64_t size = 1; size <= 4; ++size) {
+      const Axis map{size, 1, 1, 2, 0, 0, 0};
+      const Problem p = make(op, 3, {kNeutral, map, map});
+      check_joined(p, reference_pairs(p));
+    }
+    Problem large = make(op, 3, {kNeutral, kNeutral, kNeutral});
+    large.input = large.output = {1, int64_t(1) << 16, int64_t(1) << 15};
+    if (cks::joined_pixels(large, cks::Layout::kNHWC).N != 3) fail(large, {}, "a row longer than 2^31 is joined");
     std::mt19937 random(7);
     const auto pick = [&](int limit) { return int(random() % limit) + 1; };
     for (int i = 0; i < 3000; ++i) {
@@ -266,6 +288,7 @@ int main() {
       const Problem p = make(op, pick(3), axes);
       const std::vector<int64_t> reference = reference_pairs(p);
       check_plan(p, {pick(3), {pick(3), pick(4), pick(5)}}, reference);
+      check_joined(p, reference);
       if (op == Operator::kConv) check_weight_gradient(p, reference);
       if (i % 100 == 0) check_box(p, pick(24));
       ++checked_problems;
