@@ -53,6 +53,9 @@ class Buffer {
   char* data() const { return base_ + kGuard; }
   size_t bytes() const { return bytes_; }
   void poison() { must(cudaMemset(base_, 0xff, bytes_ + 2 * kGuard)); }
+  void write(const std::vector<unsigned char>& v) const {
+    must(cudaMemcpy(data(), v.data(), bytes_, cudaMemcpyHostToDevice));
+  }
   std::vector<unsigned char> read() const {
     std::vector<unsigned char> v(bytes_);
     must(cudaMemcpy(v.data(), data(), bytes_, cudaMemcpyDeviceToHost));
@@ -164,6 +167,12 @@ void make_narrow(Filter& f, std::mt19937& random) {
   f.C = f.groups * pick(random, {8, 16, 32, 48, 64}), f.K = f.groups * pick(random, {8, 12, 16, 24, 32, 64, 72});
 }
 
+// Some of the last channels: of whole blocks of the Hopper kernel, of whole chunks, of neither.
+int64_t pick_x2_channels(int64_t C, std::mt19937& random) {
+  const int64_t channels = pick(random, {C - 64, C - 32, C - 128, C - 8, C / 2, 1, 8, 64});
+  return channels > 0 && channels < C ? channels : 0;
+}
+
 // A problem with an output, small enough for the reference.
 Problem random_problem(std::mt19937& random, Operator op, bool narrow) {
   for (;;) {
@@ -172,7 +181,8 @@ Problem random_problem(std::mt19937& random, Operator op, bool narrow) {
     const int rank = int(pick(random, {1, 2, 2, 2, 3}));
     const bool depthwise = pick(random, {0, 0, 0, 1}) == 1;
     p.filter.groups = depthwise ? pick(random, {1, 3, 8, 24, 64, 65, 320}) : pick(random, {1, 1, 1, 1, 2, 3, 8, 32});
-    p.filter.C = p.filter.groups * (depthwise ? 1 : pick(random, {1, 2, 3, 4, 7, 8, 12, 16, 20, 32, 56, 64, 72, 130}));
+    p.filter.C =
+        p.filter.groups * (depthwise ? 1 : pick(random, {1, 2, 3, 4, 7, 8, 12, 16, 20, 32, 56, 64, 72, 128, 130, 200}));
     p.filter.K = p.filter.groups *
                  (depthwise ? pick(random, {1, 1, 1, 2}) : pick(random, {1, 2, 3, 4, 8, 12, 17, 32, 64, 132, 256}));
     if (narrow) make_narrow(p.filter, random);
@@ -222,8 +232,9 @@ void describe(const Case& c, const char* type, const char* what, const char* ker
               (long long)p.N, (long long)p.filter.C, (long long)p.filter.K, (long long)p.filter.groups);
   dims("filter", p.filter.extent), dims("input", p.input), dims("output", p.output), dims("stride", p.stride);
   dims("dilation", p.dilation), dims("pad", p.pad);
-  std::printf(" activation %d bias %d residual %d coarse %d multiprocessors %d shared %d KB\n", int(c.activation.kind),
-              c.bias, c.residual, c.coarse, c.multiprocessors, c.shared_kb);
+  std::printf(" x2 %lld activation %d bias %d residual %d coarse %d multiprocessors %d shared %d KB\n",
+              (long long)p.x2_channels, int(c.activation.kind), c.bias, c.residual, c.coarse, c.multiprocessors,
+              c.shared_kb);
 }
 
 // A report on the device, cleared; read back after the check.
@@ -294,6 +305,29 @@ std::unique_ptr<cuda::ConvolutionKernel> make_forced(Forced family, const cuda::
       break;
   }
   return cuda::make_portable_conv(spec, device);
+}
+
+// A forced kernel; where it reads one tensor only, of a copy of X and X2.
+std::unique_ptr<cuda::ConvolutionKernel> make_forced_of_two(Forced family, const cuda::ConvolutionSpec& spec,
+                                                            const Case& c) {
+  const cuda::Device device = pretended(c.multiprocessors, c.shared_kb);
+  const bool in_place =
+      spec.problem.x2_channels == 0 ||
+      (family == Forced::kFewInputs && cuda::reads_x2(cuda::Family::kFewInputs, spec, device)) ||
+      (family == Forced::kHopper && cuda::reads_x2(cuda::Family::kMatrixProduct, spec, cuda::current_device()));
+  if (in_place) return make_forced(family, spec, c);
+  cuda::ConvolutionSpec whole = spec;
+  whole.problem.x2_channels = 0;
+  return cuda::make_concatenated_conv(spec, make_forced(family, whole, c));
+}
+
+// The last channels of each pixel of x apart from the others, as bytes.
+void split_channels(const Buffer& x, size_t pixel_bytes, const Buffer& first, const Buffer& second) {
+  const std::vector<unsigned char> all = x.read();
+  std::vector<unsigned char> parts[2];
+  const size_t of_second = second.bytes() * pixel_bytes / std::max<size_t>(all.size(), 1);
+  for (size_t i = 0; i < all.size(); ++i) parts[i % pixel_bytes >= pixel_bytes - of_second].push_back(all[i]);
+  first.write(parts[0]), second.write(parts[1]);
 }
 
 // The packed form that a kernel reads.
@@ -436,19 +470,23 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   fill<T>(x, c.coarse, random), fill<T>(w, c.coarse, random);
   fill<T>(bias, c.coarse, random), fill<T>(residual, c.coarse, random);
   if (c.uneven && !c.coarse && type == DataType::kFloat) make_uneven(x, random);
+  const Buffer x1(size_t(p.N * (f.C - p.x2_channels) * volume(p.input)) * sizeof(T)),
+      x2(size_t(p.N * p.x2_channels * volume(p.input)) * sizeof(T));
+  if (p.x2_channels > 0) split_channels(x, size_t(f.C) * sizeof(T), x1, x2);
+  const InputTensors input = p.x2_channels > 0 ? InputTensors(x1.data(), x2.data()) : InputTensors(x.data());
   const T* b = c.bias ? reinterpret_cast<const T*>(bias.data()) : nullptr;
   const T* z = c.residual ? reinterpret_cast<const T*>(residual.data()) : nullptr;
 
   packing.pack(spec.use(), w.data(), packed.data(), nullptr);
   if (c.constant) must(cudaDeviceSynchronize());
   const cuda::Convolution convolution(spec);
-  const auto forced = as_chosen ? nullptr : make_forced(family, spec, c);
+  const auto forced = as_chosen ? nullptr : make_forced_of_two(family, spec, c);
   Buffer workspace(forced ? forced->workspace_bytes() : convolution.workspace_bytes());
   const auto run = [&] {
     if (forced)
-      forced->run(x.data(), packed.data(), b, z, y.data(), workspace.data(), nullptr);
+      forced->run(input, packed.data(), b, z, y.data(), workspace.data(), nullptr);
     else
-      convolution.run(x.data(), packed.data(), b, z, y.data(), workspace.data(), nullptr);
+      convolution.run(input, packed.data(), b, z, y.data(), workspace.data(), nullptr);
   };
   run();
   must(cudaDeviceSynchronize());
@@ -479,6 +517,8 @@ Case random_case(std::mt19937& random, Operator op) {
     c.activation.alpha = -0.5f, c.activation.beta = 6.f;
   else
     c.activation.alpha = 0.2f, c.activation.beta = 0.5f;
+  if (c.layout == Layout::kNHWC && pick(random, {0, 1}))
+    c.problem.x2_channels = pick_x2_channels(c.problem.filter.C, random);
   c.multiprocessors = int(pick(random, {0, 0, 1, 1, 2, 8})), c.shared_kb = int(pick(random, {64, 100, 228}));
   c.config = narrow ? 0 : random();
   c.bias = pick(random, {0, 1}), c.residual = pick(random, {0, 1}), c.coarse = pick(random, {0, 1});
