@@ -262,12 +262,13 @@ class FewInputsBlock {
   __device__ const T* chunk_of_either(const Tile& tile, int row, int i) const {
     const int d = args_.patch_h.quotient(row), w = args_.parts.quotient(i);
     const int chunk = i - w * args_.parts.divisor, x_chunks = args_.x_chunks;
-    const int64_t line =
-        (int64_t(tile.n) * args_.input.d + tile.corner.d + d) * args_.input.h + tile.corner.h + row - d * args_.patch.h;
-    const int64_t pixel = line * args_.input.w + tile.corner.w + w;
-    return chunk < x_chunks ? static_cast<const T*>(args_.x) + (pixel * x_chunks + chunk) * kChunk<T>
-                            : static_cast<const T*>(args_.x2) +
-                                  (pixel * (args_.parts.divisor - x_chunks) + chunk - x_chunks) * kChunk<T>;
+    const bool second = chunk >= x_chunks;
+    const int own = second ? args_.parts.divisor - x_chunks : x_chunks;
+    const auto* const tensor = static_cast<const uint4*>(second ? args_.x2 : args_.x);
+    const int64_t image = int64_t(tile.n) * args_.input.d * args_.input.h * args_.input.w;
+    const int line = (tile.corner.d + d) * args_.input.h + tile.corner.h + row - d * args_.patch.h;
+    const int in_line = (tile.corner.w + w) * own + chunk - (second ? x_chunks : 0);
+    return reinterpret_cast<const T*>(tensor + image * own + int64_t(line) * (args_.input.w * own) + in_line);
   }
 
   // Chunk i of a row of `length` elements of x, of which `first` is the patch's first; in the patch they lie `stretch`
