@@ -8,7 +8,7 @@ epilogues by If: its condition is constant once the function is inlined, and ONN
 in its place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -142,42 +142,35 @@ class ConvolutionFunction:
     ) -> tuple[ir.Value, ir.Value | None]:
         """What is convolved, and Z: from X and the inputs behind B, which not all nodes have alike."""
 
-        def joined(x2: ir.Value) -> ir.Value:
+        def joined(x: ir.Value, x2: ir.Value) -> ir.Value:
             return body.op("Concat", x, x2, axis=-1)
 
         forms = {epilogue.inputs for epilogue in self._epilogues}
         if len(forms) == 1:
             # Z is cast where it is added, behind the guard.
             z = body.optional_input("Z") if any("Z" in form for form in forms) else None
-            return joined(body.input("X2")) if any("X2" in form for form in forms) else x, z
+            return joined(x, body.input("X2")) if any("X2" in form for form in forms) else x, z
         if not any("X2" in form for form in forms):
             return x, body.optional_input("Z")
-        behind = [body.optional_input(name) for name in ("Z_or_X2", "X2")[: max(map(len, forms))]]
+        third, fourth = (body.optional_input(name) for name in ("Z_or_X2", "X2"))
 
-        def is_node_s(form: Callable[[Epilogue], bool]) -> ir.Value:
-            table = np.array([form(epilogue) for epilogue in self._epilogues])
+        def is_one_of(*some: tuple[str, ...]) -> ir.Value:
+            table = np.array([epilogue.inputs in some for epilogue in self._epilogues])
             return body.op("Gather", body.op("Constant", value=ir.tensor(table)), chosen, axis=0)
 
-        def where(form: Callable[[Epilogue], bool], value: ir.Value) -> ir.Value:
-            """The value of nodes of that form, of others a zero. Its shape is unknown until one is chosen."""
-            zero = body.scalar(0, body.element_type)
-            # Sum, unlike Identity, may lack an input: nodes of other forms have this branch too.
-            return body.either(is_node_s(form), lambda: body.op("Sum", zero, value), lambda: zero)
-
-        z = where(lambda e: e.residual, behind[0]) if any("Z" in form for form in forms) else None
-        x2 = where(lambda e: e.inputs == ("X2",), behind[0])
-        if len(behind) > 1:
-            both = is_node_s(lambda e: len(e.inputs) == 2)
-            third, fourth = x2, where(lambda e: len(e.inputs) == 2, behind[1])
-            x2 = body.either(both, lambda: fourth, lambda: third)
-        return body.either(is_node_s(lambda e: e.concat), lambda: joined(x2), lambda: x), z
+        # Each branch is there for nodes of other forms too: Concat may lack an input, and what does not fit
+        # together shows only where the shape of X is known. It is not, until the branches are chosen.
+        zero = body.scalar(0, body.element_type)
+        shapeless = body.either(is_one_of(*forms), lambda: x, lambda: zero)
+        alone = body.either(is_one_of(("X2",)), lambda: joined(shapeless, third), lambda: shapeless)
+        either = body.either(is_one_of(("Z", "X2")), lambda: joined(shapeless, fourth), lambda: alone)
+        return either, third
 
     def _finished(
         self, body: FunctionBody, y: ir.Value, z: ir.Value | None, chosen: ir.Value | None
     ) -> ir.Value:
         # Sum, unlike Add, may lack an input: nodes without a residual have the branches of others too.
         add = "Add" if all(epilogue.residual for epilogue in self._epilogues) else "Sum"
-
         if z is not None:
             z = body.cast(z, body.outer_type, body.element_type)
 
