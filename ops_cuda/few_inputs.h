@@ -13,9 +13,9 @@ struct FewInputsStep {
 };
 
 struct FewInputsArgs {
-  const void *x, *x2, *filter;  // x2: null, or the chunks of a pixel from x_chunks on; filter: [packed groups][taps]
-                                // [packed k][filter_pitch]
-  const FewInputsWord* words;   // few_inputs_words
+  const void *x, *filter;      // filter: [packed groups][taps][packed k][filter_pitch]
+  const void* x2;              // null, or the chunks of a pixel from x_chunks on
+  const FewInputsWord* words;  // few_inputs_words
   int32_t steps;
   FewInputsStep step[kFewInputsMostSteps];  // few_inputs_steps and few_inputs_wgmma
   int32_t patches;                          // 2: one is copied while the other is read

@@ -7,6 +7,7 @@ from fallback_models import run as run_optimized
 from fallback_models import with_fallback
 from onnx import TensorProto, helper
 from rewrite_models import Builder, assert_same_answers, op_types, random_feeds, rewrite
+from test_fallback_overloads import CHANGES
 
 import ort_cks
 from ort_cks.graph_rewrite.errors import RewriteError
@@ -115,16 +116,30 @@ def test_open_extents():
         assert_same_answers(model, result.model, random_feeds(model, dims=dims))
 
 
-def test_a_unet_with_and_without_residuals():
-    """Nodes of one operator with every set of inputs share one fallback function."""
+def every_set_of_inputs() -> onnx.ModelProto:
+    """Convolutions with and without X2 and a residual, strides apart, so that a wrong branch does not fit."""
     b = Builder()
     x, x2 = two(b)
     y = b.op("Relu", conv(b, b.op("Concat", x, x2, axis=1), 16, 8))
     y = b.op("Add", conv(b, y, 8, 8), y)
-    y = b.op("Add", conv(b, b.op("Concat", y, x2, axis=1), 16, 8), y)
-    rewritten = check_fused(b.model(y), readers=2, rtol=1e-4)
+    z = b.op("Add", conv(b, b.op("Concat", y, x2, axis=1), 16, 8), y)
+    halves = [conv(b, part, 8, 12, strides=[2, 2]) for part in (z, y)]
+    return b.model(b.op("Add", conv(b, b.op("Concat", *halves, axis=1), 24, 12), halves[0]))
+
+
+def test_nodes_of_one_operator_with_every_set_of_inputs_share_one_function():
+    rewritten = check_fused(every_set_of_inputs(), readers=3, rtol=1e-4)
     bodies = {tuple(node.op_type for node in f.node) for f in rewritten.functions if f.name == "ConvV2"}
     assert len(bodies) == 1
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_tools_and_runtimes_that_know_no_overloads(change):
+    model = every_set_of_inputs()
+    feeds = random_feeds(model)
+    got = run_optimized(CHANGES[change](nhwc(model).model), feeds)
+    want = run_optimized(model, feeds)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])

@@ -167,25 +167,29 @@ void make_narrow(Filter& f, std::mt19937& random) {
   f.C = f.groups * pick(random, {8, 16, 32, 48, 64}), f.K = f.groups * pick(random, {8, 12, 16, 24, 32, 64, 72});
 }
 
-// Some of the last channels: of whole blocks of the Hopper kernel, of whole chunks, of neither.
-int64_t pick_x2_channels(int64_t C, std::mt19937& random) {
-  const int64_t channels = pick(random, {C - 64, C - 32, C - 128, C - 8, C / 2, 1, 8, 64});
-  return channels > 0 && channels < C ? channels : 0;
+// Channels of X: whole blocks of the Hopper kernel, in most cases, or whole chunks, or neither; of X2 likewise.
+void make_two_inputs(Problem& p, std::mt19937& random) {
+  p.filter.groups = pick(random, {1, 1, 1, 1, 1, 2});
+  const int64_t x_channels = pick(random, {64, 64, 128, 192, 32, 16, 8, 10});
+  p.x2_channels = pick(random, {8, 16, 64, 72, 136, 32, 16, 6});
+  p.filter.C = x_channels + p.x2_channels, p.filter.K = p.filter.groups * pick(random, {8, 24, 32, 64, 72, 132, 256});
 }
 
+enum class Kind { kAny, kNarrow, kTwoInputs };
+
 // A problem with an output, small enough for the reference.
-Problem random_problem(std::mt19937& random, Operator op, bool narrow) {
+Problem random_problem(std::mt19937& random, Operator op, Kind kind) {
   for (;;) {
     Problem p;
     p.filter.op = op;
     const int rank = int(pick(random, {1, 2, 2, 2, 3}));
     const bool depthwise = pick(random, {0, 0, 0, 1}) == 1;
     p.filter.groups = depthwise ? pick(random, {1, 3, 8, 24, 64, 65, 320}) : pick(random, {1, 1, 1, 1, 2, 3, 8, 32});
-    p.filter.C =
-        p.filter.groups * (depthwise ? 1 : pick(random, {1, 2, 3, 4, 7, 8, 12, 16, 20, 32, 56, 64, 72, 128, 130, 200}));
+    p.filter.C = p.filter.groups * (depthwise ? 1 : pick(random, {1, 2, 3, 4, 7, 8, 12, 16, 20, 32, 56, 64, 72, 130}));
     p.filter.K = p.filter.groups *
                  (depthwise ? pick(random, {1, 1, 1, 2}) : pick(random, {1, 2, 3, 4, 8, 12, 17, 32, 64, 132, 256}));
-    if (narrow) make_narrow(p.filter, random);
+    if (kind == Kind::kNarrow) make_narrow(p.filter, random);
+    if (kind == Kind::kTwoInputs) make_two_inputs(p, random);
     p.N = pick(random, {0, 1, 1, 1, 2, 3, 5, 17, 70});
     bool valid = true;
     for (int i = 3 - rank; i < 3; ++i) {
@@ -508,19 +512,24 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
 
 Case random_case(std::mt19937& random, Operator op) {
   Case c;
-  const bool narrow = op == Operator::kConv && pick(random, {0, 0, 1}) == 1;
-  c.problem = random_problem(random, op, narrow);
-  c.layout = pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW;
+  Kind kind = Kind(pick(random, {0, 0, 1, 2}));
+  if (kind == Kind::kNarrow && op == Operator::kConvTranspose) kind = Kind::kAny;
+  c.problem = random_problem(random, op, kind);
+  c.layout = kind == Kind::kTwoInputs || pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW;
+  if (kind == Kind::kNarrow && c.layout == Layout::kNHWC)
+    c.problem.x2_channels = pick(random, {0, c.problem.filter.C / 2});
   c.precision = pick(random, {0, 1}) ? Precision::kTF32 : Precision::kFP32;
   c.activation.kind = ActivationKind(pick(random, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}));
   if (c.activation.kind == ActivationKind::kClip)
     c.activation.alpha = -0.5f, c.activation.beta = 6.f;
   else
     c.activation.alpha = 0.2f, c.activation.beta = 0.5f;
-  if (c.layout == Layout::kNHWC && pick(random, {0, 1}))
-    c.problem.x2_channels = pick_x2_channels(c.problem.filter.C, random);
   c.multiprocessors = int(pick(random, {0, 0, 1, 1, 2, 8})), c.shared_kb = int(pick(random, {64, 100, 228}));
-  c.config = narrow ? 0 : random();
+  c.config = kind == Kind::kNarrow ? 0 : random();
+  if (kind == Kind::kTwoInputs) {  // mostly such families as read them in place
+    c.shared_kb = 228;
+    c.config = c.config / 3 * 3 + unsigned(pick(random, {0, 2, 2}));
+  }
   c.bias = pick(random, {0, 1}), c.residual = pick(random, {0, 1}), c.coarse = pick(random, {0, 1});
   c.constant = pick(random, {0, 1}), c.uneven = pick(random, {0, 1});
   return c;
@@ -548,6 +557,7 @@ std::unique_ptr<cuda::WeightGradientKernel> forced_gradient(const Problem& p, Da
 // Half of the problems are such that the Hopper kernel takes them.
 Case random_gradient_case(std::mt19937& random) {
   Case c = random_case(random, Operator::kConv);
+  c.problem.x2_channels = 0;
   if (pick(random, {0, 1})) {
     Filter& f = c.problem.filter;
     c.layout = Layout::kNHWC;
