@@ -31,6 +31,8 @@ class FuseConcatPass(ir.passes.InPlacePass):
             if not _joins_channels(node):
                 continue
             readers = [reader for reader, _ in node.outputs[0].uses()]
+            if not all(reader in self._records for reader in readers):
+                continue
             if len(readers) > 1 and not all(_reads_in_place(reader, *node.inputs) for reader in readers):
                 continue
             for reader in readers:
