@@ -4,6 +4,7 @@
 #include <string>
 
 #include "benchmarks/cuda_layers.h"
+#include "ops_cuda/kernel.h"
 
 using namespace cks;
 using namespace cks::benchmark;
@@ -40,6 +41,21 @@ Time time_layer(const Problem& p, DataType type, Layout layout, Precision precis
   }
   return t;
 }
+
+// The library's convolution as one of its kernels.
+class WholeConvolution : public cuda::ConvolutionKernel {
+ public:
+  explicit WholeConvolution(const cuda::ConvolutionSpec& spec) : convolution_(spec) {}
+  size_t workspace_bytes() const override { return convolution_.workspace_bytes(); }
+  const char* name() const override { return convolution_.kernel_name(); }
+  void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void* workspace,
+           cuda::Stream stream) const override {
+    convolution_.run(input, filter, bias, residual, y, workspace, stream);
+  }
+
+ private:
+  cuda::Convolution convolution_;
+};
 
 using Parts = std::vector<const char*>;
 
@@ -89,6 +105,43 @@ void time_narrow(const Parts& parts, cudaStream_t stream) {
   }
 }
 
+// Of one tensor, of two as the library reads them, and of two that are copied into one first.
+template <class T>
+void time_concat(const ConcatLayer& l, DataType type, Precision precision, cudaStream_t stream) {
+  std::mt19937 random(1);
+  cuda::ConvolutionSpec spec{problem_of(l.layer), type, Layout::kNHWC, precision, {}, true};
+  const Problem& p = spec.problem;
+  const int64_t in = p.N * volume(p.input);
+  const Buffer<T> x(in * p.filter.C, random), x2(in * l.x2, random), w(p.filter.elements(), random);
+  const Buffer<T> y(p.N * p.filter.K * volume(p.output), random);
+  const Buffer<char> packed(int64_t(cuda::packed_filter_bytes(spec.use())));
+  cuda::pack_filter(spec.use(), w.data(), packed.data(), stream);
+  must(cudaStreamSynchronize(stream));
+  const auto time = [&](const auto& conv, InputTensors input) {
+    const Buffer<char> workspace(int64_t(conv.workspace_bytes()));
+    return microseconds(stream,
+                        [&] { conv.run(input, packed.data(), nullptr, nullptr, y.data(), workspace.data(), stream); });
+  };
+  const double one = time(cuda::Convolution(spec), x.data());
+  auto whole = std::make_unique<WholeConvolution>(spec);
+  spec.problem.x2_channels = l.x2;
+  const cuda::Convolution both(spec);
+  const InputTensors two(x.data(), x2.data());
+  const double of_both = time(both, two), copied = time(*cuda::make_concatenated_conv(spec, std::move(whole)), two);
+  std::printf(" %8.2f %8.2f %8.2f  %-24s", one, of_both, copied, both.kernel_name());
+}
+
+void time_concats(const Parts& parts, cudaStream_t stream) {
+  std::printf("us, fp16, then tf32, each: one tensor, X and X2, a copy of both\n");
+  for (const ConcatLayer& l : kConcatLayers) {
+    if (!wanted(l.layer, parts)) continue;
+    std::printf("%-18s", l.layer.name);
+    time_concat<__half>(l, DataType::kHalf, Precision::kTF32, stream);
+    time_concat<float>(l, DataType::kFloat, Precision::kTF32, stream);
+    std::printf("\n");
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -98,6 +151,7 @@ int main(int argc, char** argv) {
   try {
     time_suite(parts, stream);
     time_narrow(parts, stream);
+    time_concats(parts, stream);
   } catch (const std::exception& e) {
     std::printf("%s\n", e.what());
     return 1;

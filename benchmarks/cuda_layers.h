@@ -122,6 +122,21 @@ inline const Layer kNarrowLayers[] = {
     {"unet3d_head", kC, 1, 32, 2, 96, 96, 1, 1, 0, 1, 0, 1, 3},
 };
 
+// Convolutions of Concat([X, X2]): the decoders of U-Net and of its 3-D kin, pix2pix.
+struct ConcatLayer {
+  Layer layer;
+  int64_t x2;  // channels, of the layer's C
+};
+inline const ConcatLayer kConcatLayers[] = {
+    {{"unet_64+64_512", kC, 1, 128, 64, 512, 512, 3, 1, 1, 1, 0, 1}, 64},
+    {{"unet_128+128_256", kC, 1, 256, 128, 256, 256, 3, 1, 1, 1, 0, 1}, 128},
+    {{"unet_256+256_128", kC, 1, 512, 256, 128, 128, 3, 1, 1, 1, 0, 1}, 256},
+    {{"unet_512+512_64", kC, 1, 1024, 512, 64, 64, 3, 1, 1, 1, 0, 1}, 512},
+    {{"unet3d_32+32_96", kC, 1, 64, 32, 96, 96, 3, 1, 1, 1, 0, 1, 3}, 32},
+    {{"unet3d_64+64_48", kC, 1, 128, 64, 48, 48, 3, 1, 1, 1, 0, 1, 3}, 64},
+    {{"pix2pix_256+256_16", kT, 1, 512, 128, 16, 16, 4, 2, 1, 1, 0, 1}, 256},
+};
+
 inline void must(cudaError_t status) {
   if (status == cudaSuccess) return;
   std::printf("CUDA: %s\n", cudaGetErrorString(status));

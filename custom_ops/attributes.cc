@@ -76,6 +76,13 @@ NodeAttributes read_attributes(const AttributeSource& source, OpKind kind) {
   if (kind == OpKind::kSkDilatedWeightGrad) {
     if (a.kernel_shape.empty()) throw Error("attribute kernel_shape is required");
   } else {
+    const int64_t concat = source.integer("concat").value_or(0);
+    if (concat != 0 && concat != 1)
+      throw Error("attribute concat is " + std::to_string(concat) + "; it must be 0 or 1");
+    node.concat = concat == 1;
+    if (node.concat && node.layout == Layout::kNCHW) {
+      throw Error("attribute concat is 1 and layout \"NCHW\"; X and X2 are read as one tensor in \"NHWC\" only");
+    }
     node.activation = make_activation(source.text("activation").value_or(""),
                                       source.floats("activation_params").value_or(std::vector<float>{}));
   }

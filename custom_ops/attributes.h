@@ -16,6 +16,7 @@ struct NodeAttributes {
   Layout layout = Layout::kNCHW;
   Precision precision = Precision::kTF32;
   Activation activation;
+  bool concat = false;  // the input is Concat([X, X2]) on the channel axis
 };
 
 // Where attributes are read from. Each reader returns nothing where the attribute is absent (or an empty list) and

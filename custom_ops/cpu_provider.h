@@ -54,9 +54,10 @@ class CpuProvider {
     return std::make_unique<const WeightGradient>(problem, type, layout);
   }
 
-  static void convolve(const Run& run, const Convolution& convolution, const void* x, const cpu::PackedFilter& filter,
-                       const void* bias, const void* residual, void* y, void* workspace) {
-    convolution.run(x, filter, bias, residual, y, workspace, run.parallel_for());
+  static void convolve(const Run& run, const Convolution& convolution, InputTensors input,
+                       const cpu::PackedFilter& filter, const void* bias, const void* residual, void* y,
+                       void* workspace) {
+    convolution.run(input, filter, bias, residual, y, workspace, run.parallel_for());
   }
   static void differentiate(const Run& run, const WeightGradient& gradient, const void* x, const void* dy, void* dw,
                             void* workspace) {

@@ -77,9 +77,9 @@ class CudaProvider {
     return std::make_unique<const WeightGradient>(problem, type, layout, precision);
   }
 
-  static void convolve(const Run& run, const Convolution& convolution, const void* x, const void* filter,
+  static void convolve(const Run& run, const Convolution& convolution, InputTensors input, const void* filter,
                        const void* bias, const void* residual, void* y, void* workspace) {
-    convolution.run(x, filter, bias, residual, y, workspace, run.stream());
+    convolution.run(input, filter, bias, residual, y, workspace, run.stream());
   }
   static void differentiate(const Run& run, const WeightGradient& gradient, const void* x, const void* dy, void* dw,
                             void* workspace) {

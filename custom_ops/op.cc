@@ -49,10 +49,10 @@ Op::Op(const OrtApi& api, OpKind kind, DataType type, ProviderKind provider)
   version = kApiVersion;
   GetName = [](const OrtCustomOp* op) { return name_of(self(op).kind_); };
   GetExecutionProviderType = [](const OrtCustomOp* op) { return self(op).provider_name(); };
-  GetInputTypeCount = [](const OrtCustomOp* op) -> size_t { return self(op).is_gradient() ? 2 : 4; };
+  GetInputTypeCount = [](const OrtCustomOp* op) -> size_t { return self(op).is_gradient() ? 2 : 5; };
   GetInputType = [](const OrtCustomOp* op, size_t) { return element_type(self(op).type_); };
   GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
-    return index < 2 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;  // B and Z
+    return index < 2 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;  // B, Z, X2
   };
   GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
   GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };

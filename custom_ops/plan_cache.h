@@ -17,7 +17,7 @@ namespace cks::ort {
 template <class Planned>
 class PlanCache {
  public:
-  using Key = std::array<Shape, 2>;  // of the two inputs that a plan depends on
+  using Key = std::array<Shape, 3>;  // of the inputs that a plan depends on; rank 0 where there are fewer
 
   // The plan for these shapes, made by `plan` where there is none. A captured CUDA graph points into the plan for as
   // long as it lives, so a plan that was asked for while `capturing` is never dropped.

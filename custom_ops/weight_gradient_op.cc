@@ -49,7 +49,7 @@ class WeightGradientKernel final : public Kernel {
   using Cache = PlanCache<PlannedGradient<Provider>>;
 
   std::unique_ptr<const PlannedGradient<Provider>> plan(const typename Cache::Key& key, Precision precision) const {
-    const auto& [x, dy] = key;
+    const Shape &x = key[0], &dy = key[1];
     const Attributes& a = attributes_.convolution;
     auto planned = std::make_unique<PlannedGradient<Provider>>();
     planned->dw = to_shape(gradient_shape(attributes_, x, dy));

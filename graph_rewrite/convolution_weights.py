@@ -47,6 +47,22 @@ def set_bias(conv: Convolution, bias: ir.TensorProtocol, constants: ConstantFact
     conv.node.replace_input_with(2, constants.add(conv.node.graph, f"{conv.node.name}.bias", bias))
 
 
+def ensure_bias(node: ir.Node, channels: int | ir.SymbolicDim, constants: ConstantFactory) -> bool:
+    """Gives the node a bias, of zeros: ONNX Runtime before 1.24 crashes on a hole in front of other inputs.
+
+    False where it has none and its channels are unknown.
+    """
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        return True
+    if not isinstance(channels, int):
+        return False
+    dtype = node.outputs[0].dtype
+    node.resize_inputs(max(len(node.inputs), 3))
+    zeros = ir.Tensor(np.zeros(channels, dtype.numpy()), dtype=dtype)
+    node.replace_input_with(2, constants.add(node.graph, f"{node.name}.zero_bias", zeros))
+    return True
+
+
 def _is_finite(values: np.ndarray, dtype: ir.DataType) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(values.astype(dtype.numpy()).astype(np.float64)).all())

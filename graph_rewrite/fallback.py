@@ -3,8 +3,8 @@
 A session with the library registered runs its kernels; one without it inlines these functions. So a rewritten
 model runs anywhere, and shape inference, checkers and optimisers can look into it.
 
-The function of a node has an `overload` that says its data type, residual and activation, e.g.
-"residual_Relu".
+The function of a node has an `overload` that says its data type, concatenated input, residual and
+activation, e.g. "residual_Relu".
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from ort_cks.graph_rewrite.fallback_weight_gradient import weight_gradient
 from ort_cks.graph_rewrite.function_body import FunctionBody
 
 DOMAIN = "ort_cks"
+CONVOLUTIONS = ("ConvV2", "SkDilated", "KSDeconv")
 
 _OVERLOAD_IR_VERSION = 10  # the first in which a function has an overload
 
@@ -36,16 +37,16 @@ def add_fallback_functions(model: ir.Model) -> None:
             function needs.
     """
     opset_version = model.graph.opset_imports[""]
-    groups: dict[tuple[str, ir.DataType, bool], list[ir.Node]] = {}
+    groups: dict[tuple, list[ir.Node]] = {}
     nodes = [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.domain == DOMAIN]
     for node in nodes:
         for earlier in [name for name in node.attributes if name.startswith(PREFIX)]:
             del node.attributes[earlier]
         with _naming(node):
             element_type = _element_type(node)
-        # A residual in bfloat16 is cast, and a body that casts it is none for a node without it.
-        cast_residual = element_type == ir.DataType.BFLOAT16 and Epilogue.of(node).residual
-        groups.setdefault((node.op_type, element_type, cast_residual), []).append(node)
+        # Inputs in bfloat16 are cast, and a body that casts one is none for a node without it.
+        cast = Epilogue.of(node).inputs if element_type == ir.DataType.BFLOAT16 else ()
+        groups.setdefault((node.op_type, element_type, cast), []).append(node)
     for (op_type, element_type, _), group in groups.items():
         if op_type == "SkDilatedWeightGrad":
             functions = _give_weight_gradients(group, element_type, opset_version)

@@ -3,8 +3,9 @@
 ONNX Runtime before 1.27 and some tools (onnxslim) ignore the overload of a node and take any function of its
 name. So all overloads of an operator have the same body, and what tells its nodes apart comes from their
 attributes: those of the ONNX operator, the permutations to and from its layout, and which of the epilogues
-(residual, activation) that the model has is theirs. The body chooses between epilogues by If: its condition
-is constant once the function is inlined, and ONNX Runtime then puts the branch in its place.
+(residual, activation, and whether X2 is read too) that the model has is theirs. The body chooses between
+epilogues by If: its condition is constant once the function is inlined, and ONNX Runtime then puts the branch
+in its place.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import onnx_ir as ir
 from ort_cks.graph_rewrite.fallback_activations import activate
 from ort_cks.graph_rewrite.fallback_guard import PREFIX, REFUSAL, guard_attribute, guarded
 from ort_cks.graph_rewrite.function_body import FunctionBody, to_channels_first, to_channels_last
+from ort_cks.graph_rewrite.operator_inputs import reads_two, residual
 
 _STANDARD_OPERATORS = {"ConvV2": "Conv", "SkDilated": "Conv", "KSDeconv": "ConvTranspose"}
 CONV_ATTRIBUTES = {
@@ -34,14 +36,15 @@ _CONV_TRANSPOSE_ATTRIBUTES = CONV_ATTRIBUTES | {
 # Before, Constants and Less take no integers. Then all nodes of an operator must have the same epilogue, and
 # the model has one function that any of them can take: there is nothing to choose and nothing to guard.
 _FIRST_OPSET_WITH_INTEGERS = 9
-_OWN_ATTRIBUTES = ("activation", "activation_params", "layout", "precision")
+_OWN_ATTRIBUTES = ("activation", "activation_params", "concat", "layout", "precision")
 _EPILOGUE, _TO_NCHW, _FROM_NCHW = (f"{PREFIX}_{name}" for name in ("epilogue", "to_nchw", "from_nchw"))
 
 
 @dataclass(frozen=True, order=True)
 class Epilogue:
-    """What follows the convolution."""
+    """What a node computes beside its convolution: of Concat([X, X2]), and what follows it."""
 
+    concat: bool
     residual: bool
     activation: str
     params: tuple[float, ...]
@@ -49,13 +52,19 @@ class Epilogue:
     @classmethod
     def of(cls, node: ir.Node) -> "Epilogue":
         return cls(
-            residual=len(node.inputs) > 3 and node.inputs[3] is not None,
+            concat=reads_two(node),
+            residual=residual(node) is not None,
             activation=node.attributes.get_string("activation", ""),
             params=tuple(node.attributes.get_floats("activation_params", ())),
         )
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Those behind X, W and B."""
+        return (("Z",) if self.residual else ()) + (("X2",) if self.concat else ())
+
     def overload(self) -> str:
-        parts = ["residual"] if self.residual else []
+        parts = [*(["concat"] if self.concat else []), *(["residual"] if self.residual else [])]
         if self.activation:
             # as float, the shortest decimal that is the same float: 0.1, not 0.10000000149011612
             parts += [self.activation, *(str(np.float32(value)) for value in self.params)]
@@ -72,7 +81,7 @@ class ConvolutionFunction:
         self._has_integers = opset_version >= _FIRST_OPSET_WITH_INTEGERS
         if len(self._epilogues) > 1 and not self._has_integers:
             raise ValueError(
-                "it and others differ in residual or activation, which needs opset "
+                "it and others differ in inputs or activation, which needs opset "
                 f"{_FIRST_OPSET_WITH_INTEGERS} or newer, and the model has {opset_version}; leave the "
                 "functions out (--no-fallback)"
             )
@@ -100,13 +109,15 @@ class ConvolutionFunction:
         attributes = _CONV_TRANSPOSE_ATTRIBUTES if standard_op == "ConvTranspose" else CONV_ATTRIBUTES
         body = FunctionBody(self._opset_version, self._element_type)
         x, w, b = (body.input(name) for name in "XWB")
+        chosen = self._chosen(body)
+        x, z = self._others(body, x, chosen)
         # Reference attributes have no defaults: one that the node lacks is absent in the body too.
         references = {name: ir.RefAttr(name, name, kind) for name, kind in attributes.items()}
         y = body.op(standard_op, self._permuted(body, x, _TO_NCHW), w, b, **references)
         if self._has_integers:
             y = guarded(body, y, self._guard)
         y = self._permuted(body, y, _FROM_NCHW)
-        y = body.output(self._finished(body, y))
+        y = body.output(self._finished(body, y, z, chosen))
         return body.function(
             ("ort_cks", self._op_type, overload),
             y,
@@ -119,21 +130,56 @@ class ConvolutionFunction:
             return value
         return body.op("Transpose", value, perm=ir.RefAttr("perm", attribute, ir.AttributeType.INTS))
 
-    def _finished(self, body: FunctionBody, y: ir.Value) -> ir.Value:
-        residuals = {epilogue.residual for epilogue in self._epilogues}
-        if residuals == {True}:
-            y = body.op("Add", y, body.input("Z"))
-        z = body.optional_input("Z") if len(residuals) == 2 else None
+    def _chosen(self, body: FunctionBody) -> ir.Value | None:
+        """The index of the node's epilogue; None where there is but one."""
+        if len(self._epilogues) == 1:
+            return None
+        reference = ir.RefAttr("value", _EPILOGUE, ir.AttributeType.TENSOR)
+        return body.op("Constant", value=reference, name=f"{REFUSAL}_to_choose")
+
+    def _others(
+        self, body: FunctionBody, x: ir.Value, chosen: ir.Value | None
+    ) -> tuple[ir.Value, ir.Value | None]:
+        """What is convolved, and Z: from X and the inputs behind B, which not all nodes have alike."""
+
+        def joined(x: ir.Value, x2: ir.Value) -> ir.Value:
+            return body.op("Concat", x, x2, axis=-1)
+
+        forms = {epilogue.inputs for epilogue in self._epilogues}
+        if len(forms) == 1:
+            # Z is cast where it is added, behind the guard.
+            z = body.optional_input("Z") if any("Z" in form for form in forms) else None
+            return joined(x, body.input("X2")) if any("X2" in form for form in forms) else x, z
+        if not any("X2" in form for form in forms):
+            return x, body.optional_input("Z")
+        third, fourth = (body.optional_input(name) for name in ("Z_or_X2", "X2"))
+
+        def is_one_of(*some: tuple[str, ...]) -> ir.Value:
+            table = np.array([epilogue.inputs in some for epilogue in self._epilogues])
+            return body.op("Gather", body.op("Constant", value=ir.tensor(table)), chosen, axis=0)
+
+        # Each branch is there for nodes of other forms too: Concat may lack an input, and what does not fit
+        # together shows only where the shape of X is known. It is not, until the branches are chosen.
+        zero = body.scalar(0, body.element_type)
+        shapeless = body.either(is_one_of(*forms), lambda: x, lambda: zero)
+        alone = body.either(is_one_of(("X2",)), lambda: joined(shapeless, third), lambda: shapeless)
+        either = body.either(is_one_of(("Z", "X2")), lambda: joined(shapeless, fourth), lambda: alone)
+        return either, third
+
+    def _finished(
+        self, body: FunctionBody, y: ir.Value, z: ir.Value | None, chosen: ir.Value | None
+    ) -> ir.Value:
+        # Sum, unlike Add, may lack an input: nodes without a residual have the branches of others too.
+        add = "Add" if all(epilogue.residual for epilogue in self._epilogues) else "Sum"
+        if z is not None:
+            z = body.cast(z, body.outer_type, body.element_type)
 
         def finished(epilogue: Epilogue) -> ir.Value:
-            # Sum, unlike Add, may lack an input: nodes without a residual have this branch too.
-            added = body.op("Sum", y, z) if z is not None and epilogue.residual else y
+            added = body.op(add, y, z) if epilogue.residual else y
             return activate(body, epilogue.activation, epilogue.params, added)
 
-        if len(self._epilogues) == 1:
+        if chosen is None:
             return finished(self._epilogues[0])
-        reference = ir.RefAttr("value", _EPILOGUE, ir.AttributeType.TENSOR)
-        chosen = body.op("Constant", value=reference, name=f"{REFUSAL}_to_choose")
 
         # By halves: the time in which ONNX Runtime loads an If doubles with each If within another.
         def choose(first: int, last: int) -> ir.Value:

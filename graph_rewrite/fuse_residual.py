@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import onnx_ir as ir
 
 from ort_cks.graph_rewrite.absorb import absorb, only_consumer
 from ort_cks.graph_rewrite.constants import ConstantFactory
+from ort_cks.graph_rewrite.convolution_weights import ensure_bias
 from ort_cks.graph_rewrite.records import NodeRecord
 from ort_cks.graph_rewrite.symbolic_shapes import SymbolicShapes
 
@@ -35,7 +35,9 @@ class FuseResidualPass(ir.passes.InPlacePass):
             ):
                 continue
             z = add.inputs[1] if add.inputs[0] is y else add.inputs[0]
-            if z.dtype != y.dtype or not self._shapes.same(y, z) or not _ensure_bias(node, constants):
+            if z.dtype != y.dtype or not self._shapes.same(y, z):
+                continue
+            if not ensure_bias(node, y.shape[1], constants):
                 continue
             node.resize_inputs(4)
             node.replace_input_with(3, z)
@@ -46,17 +48,3 @@ class FuseResidualPass(ir.passes.InPlacePass):
             record.fused.append("residual Add")
             modified = True
         return ir.passes.PassResult(model, modified=modified)
-
-
-def _ensure_bias(node: ir.Node, constants: ConstantFactory) -> bool:
-    """Gives the node a bias, of zeros: ONNX Runtime before 1.24 crashes on a hole in front of Z."""
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        return True
-    y = node.outputs[0]
-    channels = y.shape[1]
-    if not isinstance(channels, int):
-        return False
-    node.resize_inputs(3)
-    zeros = ir.Tensor(np.zeros(channels, y.dtype.numpy()), dtype=y.dtype)
-    node.replace_input_with(2, constants.add(node.graph, f"{node.name}.zero_bias", zeros))
-    return True

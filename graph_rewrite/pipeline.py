@@ -22,6 +22,7 @@ from ort_cks.graph_rewrite.fold_affine import FoldAffinePass
 from ort_cks.graph_rewrite.fold_input_affine import FoldInputAffinePass
 from ort_cks.graph_rewrite.fold_pad import FoldPadPass
 from ort_cks.graph_rewrite.fuse_activation import FuseActivationPass
+from ort_cks.graph_rewrite.fuse_concat import FuseConcatPass
 from ort_cks.graph_rewrite.fuse_residual import FuseResidualPass
 from ort_cks.graph_rewrite.geometry import zero_fraction
 from ort_cks.graph_rewrite.layout import NhwcLayoutPass
@@ -135,18 +136,22 @@ def rewrite_model(
         _swap(ir_model, eligible, timed, fuse, precision)
         return ir_model, records
 
+    def lay_out(ir_model: ir.Model, records: dict[ir.Node, NodeRecord]) -> None:
+        if layout == "nhwc":
+            logger.info("laying out as NHWC")
+            NhwcLayoutPass()(ir_model)
+            if fuse:
+                FuseConcatPass(records)(ir_model)
+
     ir_model, records = rewrite({})
     if measure:
         from ort_cks.graph_rewrite.measure import NATIVE, measure_regions  # only this needs ONNX Runtime
 
         native, _ = rewrite(dict.fromkeys(range(len(records)), NATIVE))
-        if layout == "nhwc":
-            NhwcLayoutPass()(ir_model)
+        lay_out(ir_model, records)
         by_node = measure_regions(native, ir_model, precision)
         ir_model, records = rewrite({i: by_node[node] for i, node in enumerate(records) if node in by_node})
-    if layout == "nhwc":
-        logger.info("laying out as NHWC")
-        NhwcLayoutPass()(ir_model)
+    lay_out(ir_model, records)
     if fallback:
         add_fallback_functions(ir_model)
     return RewriteResult(ir_model, list(records.values()))

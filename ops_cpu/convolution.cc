@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "ops_cpu/block_rows.h"
+#include "ops_cpu/concatenate.h"
 #include "ops_cpu/feature_rows.h"
 #include "ops_cpu/kernels.h"
 
@@ -64,6 +65,7 @@ struct Convolution::Impl {
   Layout layout;
   Activation activation;
   Plan plan;
+  Concatenation joined;
   FeatureRows rows;
   Packing packing;
   Schedule tasks;
@@ -76,6 +78,8 @@ struct Convolution::Impl {
         layout(l),
         activation(a),
         plan(make_plan(p, choose_box(p, kernels.rows, kTileOverhead))),
+        joined{p.N * volume(p.input), (p.filter.C - p.x2_channels) * int64_t(size_of(t)),
+               p.x2_channels * int64_t(size_of(t))},
         rows{t, l, p.N, p.filter.C, volume(p.input)},
         packing(choose_packing(kernels, p.filter)),
         tasks(schedule(int64_t(plan.tiles.size()), packing.panels,
@@ -84,10 +88,11 @@ struct Convolution::Impl {
     blocks = cut_blocks(plan, tasks.tiles);
   }
 
-  // Workspace: X's rows, a row of zeros, the bias.
+  // Workspace: X's rows, a row of zeros, the bias, X and X2 as one tensor.
   int64_t zeros_at() const { return round_up(rows.workspace_floats(), kLineFloats); }
   int64_t bias_at() const { return zeros_at() + round_up(problem.filter.C, kLineFloats); }
-  int64_t floats() const { return bias_at() + round_up(problem.filter.K, kLineFloats); }
+  int64_t joined_at() const { return bias_at() + round_up(problem.filter.K, kLineFloats); }
+  size_t bytes() const { return size_t(joined_at()) * sizeof(float) + (problem.x2_channels ? joined.bytes() : 0); }
 
   // What one panel multiplies; its channels are [k, k + count) of Y, after `skip` that are its neighbour's.
   struct Panel {
@@ -154,13 +159,18 @@ Convolution::Convolution(const Problem& p, DataType type, Layout layout, const A
     : impl_(new Impl(p, type, layout, activation)) {}
 Convolution::~Convolution() = default;
 
-size_t Convolution::workspace_bytes() const { return size_t(impl_->floats()) * sizeof(float); }
+size_t Convolution::workspace_bytes() const { return impl_->bytes(); }
 
-void Convolution::run(const void* x, const PackedFilter& filter, const void* bias, const void* residual, void* y,
+void Convolution::run(InputTensors input, const PackedFilter& filter, const void* bias, const void* residual, void* y,
                       void* workspace, const ParallelFor& parallel_for) const {
   const Impl& self = *impl_;
   const Filter& f = self.problem.filter;
   float* scratch = static_cast<float*>(workspace);
+  const void* x = input.x;
+  if (input.x2) {
+    self.joined.make(input, scratch + self.joined_at(), parallel_for);
+    x = scratch + self.joined_at();
+  }
   const float* x_rows = self.rows.make(self.kernels, x, scratch, parallel_for);
   float* zeros = scratch + self.zeros_at();
   std::fill_n(zeros, f.C, 0.0f);

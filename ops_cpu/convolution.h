@@ -31,8 +31,8 @@ class Convolution {
   Convolution(const Problem&, DataType, Layout, const Activation&);
   ~Convolution();
   size_t workspace_bytes() const;  // scratch for one run, 64-byte aligned, contents irrelevant
-  // bias: K elements, residual: Y's shape and layout; either may be null. x, bias, residual and y are of the DataType.
-  void run(const void* x, const PackedFilter&, const void* bias, const void* residual, void* y, void* workspace,
+  // bias: K elements, residual: Y's shape and layout; either may be null. All tensors are of the DataType.
+  void run(InputTensors, const PackedFilter&, const void* bias, const void* residual, void* y, void* workspace,
            const ParallelFor&) const;
 
  private:

@@ -3,6 +3,7 @@ set(ORT_CKS_CPU_DIR ${CMAKE_CURRENT_LIST_DIR})
 
 add_library(ort_cks_cpu STATIC
   ${ORT_CKS_CPU_DIR}/block_rows.cc
+  ${ORT_CKS_CPU_DIR}/concatenate.cc
   ${ORT_CKS_CPU_DIR}/convolution.cc
   ${ORT_CKS_CPU_DIR}/feature_rows.cc
   ${ORT_CKS_CPU_DIR}/kernels.cc

@@ -33,7 +33,13 @@ bool is_on_hopper(const FilterUse& use, const Device& device) {
 #endif
 
 std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Device& device) {
-  switch (choose_family(spec, device)) {
+  const Family family = choose_family(spec, device);
+  if (spec.problem.x2_channels > 0 && !reads_x2(family, spec, device)) {
+    ConvolutionSpec whole = spec;
+    whole.problem.x2_channels = 0;
+    return make_concatenated_conv(spec, make_kernel(whole, device));
+  }
+  switch (family) {
     case Family::kDepthwise:
       return make_depthwise_conv(spec, device);
     case Family::kDirect:
@@ -83,9 +89,9 @@ Convolution::~Convolution() = default;
 
 size_t Convolution::workspace_bytes() const { return impl_->kernel ? impl_->kernel->workspace_bytes() : 0; }
 
-void Convolution::run(const void* x, const void* packed_filter, const void* bias, const void* residual, void* y,
+void Convolution::run(InputTensors input, const void* packed_filter, const void* bias, const void* residual, void* y,
                       void* workspace, Stream stream) const {
-  if (impl_->kernel) impl_->kernel->run(x, packed_filter, bias, residual, y, workspace, stream);
+  if (impl_->kernel) impl_->kernel->run(input, packed_filter, bias, residual, y, workspace, stream);
 }
 
 const char* Convolution::kernel_name() const { return impl_->kernel ? impl_->kernel->name() : "none (empty output)"; }

@@ -45,7 +45,7 @@ class Convolution {
   ~Convolution();
   size_t workspace_bytes() const;  // device scratch for one run, aligned to kWorkspaceAlignment, contents irrelevant
   // bias: K elements, residual: Y's shape and layout; either may be null. Device pointers of the DataType.
-  void run(const void* x, const void* packed_filter, const void* bias, const void* residual, void* y, void* workspace,
+  void run(InputTensors, const void* packed_filter, const void* bias, const void* residual, void* y, void* workspace,
            Stream) const;
   const char* kernel_name() const;  // for logs and tests: which kernel serves this problem
 

@@ -324,10 +324,10 @@ class DepthwiseChunks : public ConvolutionKernel {
   size_t workspace_bytes() const override { return 0; }
   const char* name() const override { return "depthwise, by chunks"; }
 
-  void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void*,
+  void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void*,
            Stream stream) const override {
-    require_aligned(x, "X"), require_aligned(y, "Y"), require_aligned(residual, "Z"), require_aligned(bias, "B");
-    const ChunkArgs args = with_tensors(args_, x, filter, bias, residual, y);
+    require_aligned(input.x, "X"), require_aligned(y, "Y"), require_aligned(residual, "Z"), require_aligned(bias, "B");
+    const ChunkArgs args = with_tensors(args_, input.x, filter, bias, residual, y);
     with_type(type_, [&]<class T>(T*) {
       launch(kLaunching, step_ == 1 ? depthwise_chunks<T, 1> : depthwise_chunks<T, 2>, dim3(grid_), threads_, stream,
              args);
@@ -367,10 +367,10 @@ class DepthwisePlanes : public ConvolutionKernel {
   size_t workspace_bytes() const override { return 0; }
   const char* name() const override { return "depthwise, by planes"; }
 
-  void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void*,
+  void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void*,
            Stream stream) const override {
-    if (args_.chunks) require_aligned(x, "X");
-    const PlaneArgs args = with_tensors(args_, x, filter, bias, residual, y);
+    if (args_.chunks) require_aligned(input.x, "X");
+    const PlaneArgs args = with_tensors(args_, input.x, filter, bias, residual, y);
     with_type(type_, [&]<class T>(T*) {
       const auto kernel = step_ == 0   ? depthwise_planes<T, 0>
                           : step_ == 1 ? depthwise_planes<T, 1>

@@ -130,13 +130,14 @@ class DirectConv : public ConvolutionKernel {
   size_t workspace_bytes() const override { return 0; }
   const char* name() const override { return by_chunks_ ? "direct, by chunks" : "direct"; }
 
-  void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void*,
+  void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void*,
            Stream stream) const override {
     if (by_chunks_) {
-      require_aligned(x, "X"), require_aligned(y, "Y"), require_aligned(residual, "Z"), require_aligned(bias, "B");
+      require_aligned(input.x, "X"), require_aligned(y, "Y"), require_aligned(residual, "Z"),
+          require_aligned(bias, "B");
     }
     DirectConvArgs args = args_;
-    args.x = x, args.filter = filter;
+    args.x = input.x, args.filter = filter;
     args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
     switch (type_) {
       case DataType::kFloat:

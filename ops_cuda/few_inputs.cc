@@ -43,12 +43,12 @@ class FewInputsConv : public ConvolutionKernel {
   size_t workspace_bytes() const override { return 0; }
   const char* name() const override { return "few inputs"; }
 
-  void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void*,
+  void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void*,
            Stream stream) const override {
-    if (by_chunks(args_.source)) require_aligned(x, "X");
+    if (by_chunks(args_.source)) require_aligned(input.x, "X"), require_aligned(input.x2, "X2");
     if (args_.neighbours) require_aligned(y, "Y"), require_aligned(residual, "Z");
     FewInputsArgs args = args_;
-    args.x = x, args.filter = filter;
+    args.x = input.x, args.x2 = input.x2, args.filter = filter;
     args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
     cudaLaunchAttribute attribute;
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -94,7 +94,8 @@ class FewInputsConv : public ConvolutionKernel {
     args_.matrix_pitch = plan.matrix_pitch * int(size_of(spec.type));
     args_.lead = plan.lead, args_.origin = plan.origin;
     args_.patch_words = plan.patch_words, args_.shifted = plan.shifted;
-    args_.C = int(f.C), args_.K = int(f.K), args_.slice_c = plan.slice_c, args_.slice_k = plan.slice_k;
+    args_.C = int(f.C), args_.x_chunks = int(f.C - p.x2_channels) / chunk, args_.K = int(f.K),
+    args_.slice_c = plan.slice_c, args_.slice_k = plan.slice_k;
     args_.column_blocks = int(ceil_div(plan.slice_k, plan.columns));
     args_.slices_together = int(plan.slices / gemm.count);
     args_.packed_k = int(gemm.k), args_.filter_pitch = int(padded_channels(gemm.c, spec.type));

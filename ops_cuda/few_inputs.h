@@ -14,6 +14,7 @@ struct FewInputsStep {
 
 struct FewInputsArgs {
   const void *x, *filter;      // filter: [packed groups][taps][packed k][filter_pitch]
+  const void* x2;              // null, or the chunks of a pixel from x_chunks on
   const FewInputsWord* words;  // few_inputs_words
   int32_t steps;
   FewInputsStep step[kFewInputsMostSteps];  // few_inputs_steps and few_inputs_wgmma
@@ -27,8 +28,8 @@ struct FewInputsArgs {
   Int3 box_log2, patch;
   int32_t pixel_pitch, chunk_pitch, row_pitch, lead, origin, patch_words;
   bool shifted;
-  int32_t C, K, slice_c, slice_k, column_blocks;  // column_blocks: of a slice
-  int32_t slices_together;                        // slices of a packed group
+  int32_t C, x_chunks, K, slice_c, slice_k, column_blocks;  // column_blocks: of a slice
+  int32_t slices_together;                                  // slices of a packed group
   int32_t packed_k, filter_pitch, filter_taps;
   Int3 tiles;
   uint32_t num_tiles;

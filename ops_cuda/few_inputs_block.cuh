@@ -143,14 +143,10 @@ class FewInputsBlock {
   // Starts to copy a patch of chunks.
   __device__ void start_chunks(uint32_t patch, const Tile& tile) const {
     const T* const x = static_cast<const T*>(args_.x);
-    const int count = lines() * args_.row_units.divisor;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      const int row = args_.row_units.quotient(i);
-      const RowPlace line = line_at(tile, row);
-      const UnitPlace part = part_at(tile, i - row * args_.row_units.divisor, kChunk<T>);
-      const bool valid = line.valid && part.valid;
-      start_copy(patch + (line.to + part.to) * int(sizeof(T)), x + (valid ? line.from + part.from : 0), valid);
+    if (args_.x2) {
+      start_chunks(patch, tile, [&](int64_t, int row, int i) { return chunk_of_either(tile, row, i); });
+    } else {
+      start_chunks(patch, tile, [&](int64_t from, int, int) { return x + from; });
     }
   }
 
@@ -245,6 +241,34 @@ class FewInputsBlock {
 
   __device__ int64_t image(const Tile& tile) const {
     return int64_t(tile.n) * args_.C * args_.input.d * args_.input.h * args_.input.w;
+  }
+
+  // at(from, row, i): where chunk i of a row lies, which begins at element `from` of the input.
+  template <class At>
+  __device__ void start_chunks(uint32_t patch, const Tile& tile, At at) const {
+    const int count = lines() * args_.row_units.divisor;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+      const int row = args_.row_units.quotient(i), unit = i - row * args_.row_units.divisor;
+      const RowPlace line = line_at(tile, row);
+      const UnitPlace part = part_at(tile, unit, kChunk<T>);
+      const bool valid = line.valid && part.valid;
+      start_copy(patch + (line.to + part.to) * int(sizeof(T)),
+                 valid ? at(line.from + part.from, row, unit) : static_cast<const T*>(args_.x), valid);
+    }
+  }
+
+  // Where it lies in x or in x2, which have pixels of their own chunks only.
+  __device__ const T* chunk_of_either(const Tile& tile, int row, int i) const {
+    const int d = args_.patch_h.quotient(row), w = args_.parts.quotient(i);
+    const int chunk = i - w * args_.parts.divisor, x_chunks = args_.x_chunks;
+    const bool second = chunk >= x_chunks;
+    const int own = second ? args_.parts.divisor - x_chunks : x_chunks;
+    const auto* const tensor = static_cast<const uint4*>(second ? args_.x2 : args_.x);
+    const int64_t image = int64_t(tile.n) * args_.input.d * args_.input.h * args_.input.w;
+    const int line = (tile.corner.d + d) * args_.input.h + tile.corner.h + row - d * args_.patch.h;
+    const int in_line = (tile.corner.w + w) * own + chunk - (second ? x_chunks : 0);
+    return reinterpret_cast<const T*>(tensor + image * own + int64_t(line) * (args_.input.w * own) + in_line);
   }
 
   // Chunk i of a row of `length` elements of x, of which `first` is the patch's first; in the patch they lie `stretch`

@@ -32,11 +32,11 @@ class FewOutputsConv : public ConvolutionKernel {
   size_t workspace_bytes() const override { return 0; }
   const char* name() const override { return "few outputs"; }
 
-  void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void*,
+  void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void*,
            Stream stream) const override {
-    if (chunks_) require_aligned(x, "X");
+    if (chunks_) require_aligned(input.x, "X");
     FewOutputsArgs args = args_;
-    args.x = x, args.filter = filter;
+    args.x = input.x, args.filter = filter;
     args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
     void* parameters[] = {&args};
     check(cudaLaunchKernel(function_, dim3(unsigned(blocks_)), dim3(kFewOutputsThreads), parameters,

@@ -31,10 +31,13 @@ class ConvolutionKernel {
  public:
   virtual ~ConvolutionKernel() = default;
   virtual size_t workspace_bytes() const = 0;
-  virtual void run(const void* x, const void* packed_filter, const void* bias, const void* residual, void* y,
+  virtual void run(InputTensors, const void* packed_filter, const void* bias, const void* residual, void* y,
                    void* workspace, Stream) const = 0;
   virtual const char* name() const = 0;
 };
+
+// For kernels that read one tensor: copies X and X2 into one, in front of a convolution that was made without X2.
+std::unique_ptr<ConvolutionKernel> make_concatenated_conv(const ConvolutionSpec&, std::unique_ptr<ConvolutionKernel>);
 
 // sm_90a: TMA and wgmma, for NHWC tensors. A tile does not span groups; a tensor map wants rows of whole 16 bytes (X's
 // are padded to that), and steps over a few elements at most.

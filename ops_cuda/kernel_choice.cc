@@ -3,6 +3,7 @@
 #include "ops_cuda/depthwise_plan.h"
 #include "ops_cuda/few_inputs_plan.h"
 #include "ops_cuda/few_outputs_plan.h"
+#include "ops_cuda/hopper/schedule.h"
 #include "ops_cuda/pack.h"
 
 namespace cks::cuda {
@@ -86,6 +87,25 @@ Family choose_family(const ConvolutionSpec& spec, const Device& device) {
     return Family::kFewInputs;
   if (has_tensor_cores(spec.type, device) && few_outputs_pays(spec, device)) return Family::kFewOutputs;
   return Family::kMatrixProduct;
+}
+
+bool reads_x2(Family family, const ConvolutionSpec& spec, const Device& device) {
+  const Problem& p = spec.problem;
+  const int64_t chunk = 16 / int64_t(size_of(spec.type)), x_channels = p.filter.C - p.x2_channels;
+  if (spec.layout != Layout::kNHWC || p.filter.groups > 1 || x_channels % chunk || p.x2_channels % chunk) return false;
+  switch (family) {
+    case Family::kFewInputs: {
+      const auto plan = plan_few_inputs(p, spec.type, spec.layout, device);
+      return plan->shape.loop != FewInputsLoop::kWords && plan->source == PatchSource::kChunks;
+    }
+    case Family::kMatrixProduct:
+#ifdef ORT_CKS_HOPPER
+      return choose_form(spec.use(), device) == FilterForm::kHopper &&
+             x_channels * int64_t(size_of(spec.type)) % hopper::kBlockBytes == 0;
+#endif
+    default:
+      return false;
+  }
 }
 
 }  // namespace cks::cuda

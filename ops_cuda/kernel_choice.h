@@ -19,6 +19,9 @@ Family choose_family(const ConvolutionSpec&, const Device&);
 enum class FilterForm { kPortable, kHopper };
 FilterForm choose_form(const FilterUse&, const Device&);
 
+// Whether a family that serves it reads X2 in place. Others want X and X2 copied into one tensor first.
+bool reads_x2(Family, const ConvolutionSpec&, const Device&);
+
 // What a family can serve at all, be it the best choice or not.
 bool depthwise_can(const ConvolutionSpec&);
 bool few_inputs_can(const ConvolutionSpec&, const Device&);

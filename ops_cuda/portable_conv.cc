@@ -73,12 +73,12 @@ class PortableConv : public ConvolutionKernel {
   size_t workspace_bytes() const override { return input_.is_already() ? 0 : input_.bytes(); }
   const char* name() const override { return kernel_.name; }
 
-  void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void* workspace,
+  void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void* workspace,
            Stream stream) const override {
     PortableConvArgs args = args_;
-    args.x = x;
+    args.x = input.x;
     if (!input_.is_already()) {
-      pack_pixel_major(input_, x, workspace, stream);
+      pack_pixel_major(input_, input.x, workspace, stream);
       args.x = workspace;
     }
     require_aligned(args.x, "X");

@@ -1,6 +1,7 @@
 # The CUDA kernels, one object library. Kernels of each way to multiply are a file of their own, so that they compile
 # side by side.
 add_library(ort_cks_cuda OBJECT
+  ops_cuda/concatenated_conv.cu
   ops_cuda/convolution.cc
   ops_cuda/depthwise.cu
   ops_cuda/depthwise_plan.cc

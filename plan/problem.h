@@ -85,7 +85,14 @@ struct Problem {
   Filter filter;
   int64_t N = 1;
   Dims input{1, 1, 1}, output{1, 1, 1}, stride{1, 1, 1}, dilation{1, 1, 1},
-      pad{0, 0, 0};  // pad: the one before the first element
+      pad{0, 0, 0};         // pad: the one before the first element
+  int64_t x2_channels = 0;  // the last of C are those of a tensor of their own, X2[N, x2_channels, input]
+};
+
+// What a call reads: X and, where the problem has one, X2.
+struct InputTensors {
+  InputTensors(const void* first, const void* second = nullptr) : x(first), x2(second) {}
+  const void *x, *x2;
 };
 
 // A node's attributes as ONNX has them (empty: absent); spatial axes in the node's own rank.

@@ -183,7 +183,7 @@ def test_some_residuals_in_bfloat16_without_overloads_are_refused(keep):
 
 def test_different_epilogues_before_opset_9_are_refused():
     cases = [Case("ConvV2", 2, activation=activation, opset=8) for activation in ("Relu", "Tanh")]
-    with pytest.raises(RewriteError, match="differ in residual or activation, which needs opset 9"):
+    with pytest.raises(RewriteError, match="differ in inputs or activation, which needs opset 9"):
         with_fallback(side_by_side(cases))
 
 

@@ -173,6 +173,51 @@ def test_bad_shapes(inputs, expected, constants):
     assert expected in refused("ConvV2", inputs, {}, [name for name in constants if name in inputs])
 
 
+NHWC_2 = {"layout": "NHWC", "concat": 1}
+BAD_CONCATS = [
+    ({"X": (2, 7, 8, 4), "W": (5, 6, 3, 3), "X2": (2, 7, 8, 2)}, NHWC_2 | {"concat": 2}, "concat is 2"),
+    ({"X": (2, 7, 8, 4), "W": (5, 6, 3, 3), "X2": (2, 7, 8, 2)}, {"concat": 1}, 'in "NHWC" only'),
+    ({"X": (2, 7, 8, 4), "W": (5, 6, 3, 3)}, NHWC_2, "attribute concat is 1, but it has no X2"),
+    (
+        {"X": (2, 7, 8, 4), "W": (5, 6, 3, 3), "X2": (2, 7, 7, 2)},
+        NHWC_2,
+        "X2 has shape [2, 7, 7, 2]; but for its channels, the last axis, it must be X's, [2, 7, 8, 4]",
+    ),
+    ({"X": (2, 7, 8, 4), "W": (5, 6, 3, 3), "X2": (7, 8, 2)}, NHWC_2, "X2 has shape [7, 8, 2]; but for"),
+    (
+        {"X": (2, 7, 8, 4), "W": (5, 6, 3, 3), "X2": (2, 7, 8, 3)},
+        NHWC_2,
+        "X and X2 have shapes [2, 7, 8, 4] and [2, 7, 8, 3], 7 channels together, but W takes 6 input",
+    ),
+    (
+        {"X": (2, 7, 8, 6), "W": (5, 6, 3, 3), "B": (5,), "Z": (2, 5, 6, 5), "X2": (2, 7, 8, 2)},
+        {"layout": "NHWC"},
+        "it has five inputs, of which the last is X2, but attribute concat is 0",
+    ),
+]
+
+
+@pytest.mark.parametrize("constants", ["", "W"])
+@pytest.mark.parametrize(("inputs", "attributes", "expected"), BAD_CONCATS)
+def test_bad_second_inputs(inputs, attributes, expected, constants):
+    assert expected in refused("ConvV2", inputs, attributes, constants)
+
+
+def test_an_x2_that_does_not_fit_is_refused_after_one_that_did(provider):
+    rng = np.random.default_rng(0)
+    x, x2 = (rng.standard_normal((1, 6, 7, c)).astype(np.float32) for c in (4, 2))
+    w = rng.standard_normal((5, 6, 3, 3)).astype(np.float32)
+    inputs, shapes = {"X": x, "W": w, "X2": x2}, {"X": ("n", "h", "w", 4), "X2": ("n", "h2", "w2", 2)}
+    attributes = ATTRIBUTES | NHWC_2
+    running = session(node_model("ConvV2", inputs, attributes, constants=("W",), shapes=shapes), provider)
+    joined = np.moveaxis(np.concatenate([x, x2], -1), -1, 1)
+    for _ in range(2):
+        (y,) = running.run(None, {"X": x, "X2": x2})
+        check(GEOMETRY, joined, w, np.moveaxis(y, -1, 1))
+        with pytest.raises(Exception, match="X2 has shape"):
+            running.run(None, {"X": x, "X2": x2[:, :5]})
+
+
 BAD_GRADIENTS = [
     ((2, 5, 5, 6), {}, "attribute kernel_shape is required"),
     ((2, 5, 5, 5), {"kernel_shape": [3, 3]}, "the output of this convolution has [2, 5, 5, 6]"),

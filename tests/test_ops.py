@@ -50,7 +50,10 @@ class Node:
             "Z": draw((batch, K, *geometry.output_extents(extents))),
         }
 
-    def check(self, provider, names="XWBZ", activation="", layout="NCHW", constants="WB", precision="fp32"):
+    def check(
+        self, provider, names="XWBZ", activation="", layout="NCHW", constants="WB", precision="fp32", split=0
+    ):
+        """split: the channels of X, the others of the input being X2's; 0 where X is all of it."""
         parameters, apply = ACTIVATIONS[activation]
         want, magnitude = self._sums(names)
         attributes = self.geometry.attributes() | {"layout": layout, "precision": precision}
@@ -62,6 +65,10 @@ class Node:
         if layout == "NHWC":
             inputs = {n: to_nhwc(v) if n in "XZ" else v for n, v in inputs.items()}
         constants = tuple(c for c in constants if c in names)
+        if split:
+            attributes["concat"] = 1
+            x = inputs["X"]
+            inputs |= {"X": x[..., :split].copy(), "X2": x[..., split:].copy()}
         got = run_node(self.op, inputs, attributes, self.dtype, constants, provider)
         if layout == "NHWC":
             got = to_nchw(got)
@@ -124,6 +131,41 @@ def test_groups_and_channels(provider, case, C, K, group, dtype, layout):
     Node(op, extents, replace(geometry, group=group), dtype, C, K, seed=5).check(
         provider, layout=layout, activation="Silu"
     )
+
+
+# (channels, those of X, output channels, groups): what the kernels of a GPU read in place, by blocks or by
+# chunks of channels, and what they copy first
+SPLITS = [
+    (128, 64, 64, 1),
+    (104, 64, 72, 1),
+    (192, 128, 16, 1),
+    (64, 32, 32, 1),
+    (32, 16, 24, 1),
+    (24, 16, 40, 1),
+    (11, 8, 12, 1),
+    (64, 61, 32, 1),
+    (40, 16, 3, 1),
+    (12, 5, 8, 4),
+    (16, 8, 16, 16),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("case", ["ConvV2-2d", "SkDilated-2d", "KSDeconv-2d"])
+def test_an_input_in_two_tensors(provider, case, split, dtype):
+    op, extents, geometry = CASES[case]
+    C, of_x, K, group = split
+    node = Node(op, extents, replace(geometry, group=group), dtype, C, K, seed=6)
+    node.check(provider, layout="NHWC", activation="Relu", split=of_x)
+
+
+@pytest.mark.parametrize("names", ["XW", "XWB", "XWBZ"])
+@pytest.mark.parametrize("constants", ["WB", ""])
+@pytest.mark.parametrize("case", CASES)
+def test_x2_is_the_last_input(provider, case, constants, names):
+    node = Node(*CASES[case], seed=7, C=40)
+    node.check(provider, names, layout="NHWC", constants=constants, split=32)
 
 
 def random_node(seed):

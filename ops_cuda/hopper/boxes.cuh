@@ -56,8 +56,9 @@ struct BoxProducer {
     const auto copy_a = [&](const Walk& k, int stage) {
       const auto& at = work.input();
       const int4 tap = k.tap();
-      copy_box(tiles + stage * kStageBytes, &p.x, full0 + stage * 8,
-               {k.c() * BK, at.w + tap.z, at.h + tap.y, at.d + tap.x, at.n});
+      const ChannelBlock<BK> from(p, k.c());
+      copy_box(tiles + stage * kStageBytes, from.map, full0 + stage * 8,
+               {from.c, at.w + tap.z, at.h + tap.y, at.d + tap.x, at.n});
     };
     const auto copy_b = [&](const Walk& k, int stage) {
       barrier_expect(full0 + stage * 8, bytes);

@@ -102,8 +102,9 @@ class HopperConv : public ConvolutionKernel {
                                      : spec.type == DataType::kHalf ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
                                                                     : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
     const int64_t channels = input_.group_pitch();
-    x_ = {type, CU_TENSOR_MAP_SWIZZLE_128B, innermost_first(channels, p.input, p.N),
+    x_ = {type, CU_TENSOR_MAP_SWIZZLE_128B, innermost_first(channels - p.x2_channels, p.input, p.N),
           pixels(bk, s.patch ? s.patch->box : s.box), steps(conv)};
+    x2_ = x_, x2_.extent[0] = cuuint64_t(p.x2_channels);
     const bool halves = spec.type == DataType::kFloat;
     const int row = hopper::filter_row(int(element_bytes_), products_of(spec.use()));
     filter_ = {halves ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type,
@@ -121,6 +122,7 @@ class HopperConv : public ConvolutionKernel {
     params_.epilogue.kind = spec.activation.kind;
     params_.epilogue.alpha = spec.activation.alpha, params_.epilogue.beta = spec.activation.beta;
     params_.channel_blocks = int((channels + bk - 1) / bk);
+    params_.x_blocks = int((channels - p.x2_channels + bk - 1) / bk);
     params_.box_bytes = int(s.box.pixels() * 128);
     if (s.patch) {
       params_.patch_bytes = int(s.patch->box.pixels() * 128), params_.patch_pitch = hopper::patch_pitch(*s.patch);
@@ -148,20 +150,22 @@ class HopperConv : public ConvolutionKernel {
   size_t workspace_bytes() const override { return packed_at_ + (input_.is_already() ? 0 : input_.bytes()); }
   const char* name() const override { return "hopper wgmma"; }
 
-  void run(const void* x, const void* filter, const void* bias, const void* residual, void* y, void* workspace,
+  void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void* workspace,
            Stream stream) const override {
     char* const scratch = static_cast<char*>(workspace);
+    const void* x = input.x;
     if (!input_.is_already()) {
       pack_pixel_major(input_, x, scratch + packed_at_, stream);
       x = scratch + packed_at_;
     }
-    require_aligned(x, "X"), require_aligned(y, "Y"), require_aligned(residual, "Z");
+    require_aligned(x, "X"), require_aligned(input.x2, "X2"), require_aligned(y, "Y"), require_aligned(residual, "Z");
     Params params = params_;
     if (counters_) {
       params.counters = counters_->of(stream);
       params.partials = reinterpret_cast<float4*>(scratch);
     }
     params.x = x_.map(x, element_bytes_);
+    if (input.x2) params.x2 = x2_.map(input.x2, element_bytes_);
     params.filter = filter_.map(filter, sizeof(uint16_t));
     params.filter_scales = reinterpret_cast<const float*>(static_cast<const char*>(filter) + scales_at_);
     params.y = y_.map(y, element_bytes_);
@@ -209,7 +213,7 @@ class HopperConv : public ConvolutionKernel {
   size_t element_bytes_;
   PixelMajor input_;
   std::unique_ptr<DeviceCopy> plan_;
-  BoxedTensor<5> x_, y_;
+  BoxedTensor<5> x_, x2_, y_;
   BoxedTensor<3> filter_;
   Params params_{};
   const void* function_;

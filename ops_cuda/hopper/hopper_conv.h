@@ -11,7 +11,7 @@
 namespace cks::cuda::hopper {
 
 struct Params {
-  CUtensorMap x, filter, y, residual;
+  CUtensorMap x, x2, filter, y, residual;
   const WorkItem* items;  // [rounds][clusters]
   const WorkTap* taps;
   Epilogue epilogue;
@@ -19,6 +19,7 @@ struct Params {
   float4* partials;            // of cut tiles, in accumulator order
   unsigned* counters;          // of cut tiles
   int channel_blocks;          // k-blocks of a tap
+  int x_blocks;                // of them, those in x; the others are in x2
   int box_bytes;               // of the tile's pixels, 128 each: the box may have fewer than the tile has rows
   int clusters, stages, splits;
   // Where taps share a patch; bytes.

@@ -108,6 +108,7 @@ __global__ void __launch_bounds__(TileShape{kTeam, kRowBlocks, BN}.threads(),
   if (warp == 0) Tile::init(bars, p);
   if (threadIdx.x == Tile::kMathWarps * 32) {
     prefetch_map(&p.x);
+    if (p.x_blocks < p.channel_blocks) prefetch_map(&p.x2);
     prefetch_map(&p.filter);
     prefetch_map(&p.y);
   }

@@ -56,7 +56,8 @@ struct PatchProducer {
     };
     const auto copy_a = [&](int stage, int c, const WorkItem::Input& at) {
       barrier_expect(patch_full0 + stage * 8, p.patch_bytes);
-      copy_box(patches + stage * p.patch_pitch, &p.x, patch_full0 + stage * 8, {c * BK, at.w, at.h, at.d, at.n});
+      const ChannelBlock<BK> from(p, c);
+      copy_box(patches + stage * p.patch_pitch, from.map, patch_full0 + stage * 8, {from.c, at.w, at.h, at.d, at.n});
     };
     bool any = work.next();
     PatchWalk walk(p, work);

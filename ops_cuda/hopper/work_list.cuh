@@ -50,6 +50,15 @@ class WorkReader {
   WorkItem::Part part_{}, coming_part_;
 };
 
+// A block of channels of the input, as copies name it: of x or, behind its last, of x2.
+template <int BK>
+struct ChannelBlock {
+  const CUtensorMap* map;
+  int c;
+  __device__ ChannelBlock(const Params& p, int block)
+      : map(block < p.x_blocks ? &p.x : &p.x2), c((block < p.x_blocks ? block : block - p.x_blocks) * BK) {}
+};
+
 // A position in a ring of buffers.
 struct PipelineState {
   int stage = 0, parity = 0;

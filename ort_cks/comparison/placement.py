@@ -12,6 +12,7 @@ import onnx_ir as ir
 from ort_cks.comparison.sessions import BoundSession, Way
 from ort_cks.graph_rewrite.convolution import is_convolution
 from ort_cks.graph_rewrite.fallback import DOMAIN
+from ort_cks.graph_rewrite.operator_inputs import reads_two, residual
 from ort_cks.graph_rewrite.records import NodeRecord
 from ort_cks.graph_rewrite.work import Work, multiply_adds, work
 
@@ -109,9 +110,9 @@ def node_rows(
 def _epilogue(node: ir.Node) -> tuple[str, ...]:
     if node.domain != DOMAIN:
         return ()
-    residual = len(node.inputs) > 3 and node.inputs[3] is not None
     activation = node.attributes.get_string("activation", "")
-    return (("Add",) if residual else ()) + ((activation,) if activation else ())
+    parts = (reads_two(node) and "Concat", residual(node) is not None and "Add", activation)
+    return tuple(part for part in parts if part)
 
 
 def _work(node: ir.Node, run: NodeRun | None) -> Work | None:

@@ -53,6 +53,9 @@ class Buffer {
   char* data() const { return base_ + kGuard; }
   size_t bytes() const { return bytes_; }
   void poison() { must(cudaMemset(base_, 0xff, bytes_ + 2 * kGuard)); }
+  void write(const std::vector<unsigned char>& v) const {
+    must(cudaMemcpy(data(), v.data(), bytes_, cudaMemcpyHostToDevice));
+  }
   std::vector<unsigned char> read() const {
     std::vector<unsigned char> v(bytes_);
     must(cudaMemcpy(v.data(), data(), bytes_, cudaMemcpyDeviceToHost));
@@ -164,8 +167,18 @@ void make_narrow(Filter& f, std::mt19937& random) {
   f.C = f.groups * pick(random, {8, 16, 32, 48, 64}), f.K = f.groups * pick(random, {8, 12, 16, 24, 32, 64, 72});
 }
 
+// Channels of X: whole blocks of the Hopper kernel, in most cases, or whole chunks, or neither; of X2 likewise.
+void make_two_inputs(Problem& p, std::mt19937& random) {
+  p.filter.groups = pick(random, {1, 1, 1, 1, 1, 2});
+  const int64_t x_channels = pick(random, {64, 64, 128, 192, 32, 16, 8, 10});
+  p.x2_channels = pick(random, {8, 16, 64, 72, 136, 32, 16, 6});
+  p.filter.C = x_channels + p.x2_channels, p.filter.K = p.filter.groups * pick(random, {8, 24, 32, 64, 72, 132, 256});
+}
+
+enum class Kind { kAny, kNarrow, kTwoInputs };
+
 // A problem with an output, small enough for the reference.
-Problem random_problem(std::mt19937& random, Operator op, bool narrow) {
+Problem random_problem(std::mt19937& random, Operator op, Kind kind) {
   for (;;) {
     Problem p;
     p.filter.op = op;
@@ -175,7 +188,8 @@ Problem random_problem(std::mt19937& random, Operator op, bool narrow) {
     p.filter.C = p.filter.groups * (depthwise ? 1 : pick(random, {1, 2, 3, 4, 7, 8, 12, 16, 20, 32, 56, 64, 72, 130}));
     p.filter.K = p.filter.groups *
                  (depthwise ? pick(random, {1, 1, 1, 2}) : pick(random, {1, 2, 3, 4, 8, 12, 17, 32, 64, 132, 256}));
-    if (narrow) make_narrow(p.filter, random);
+    if (kind == Kind::kNarrow) make_narrow(p.filter, random);
+    if (kind == Kind::kTwoInputs) make_two_inputs(p, random);
     p.N = pick(random, {0, 1, 1, 1, 2, 3, 5, 17, 70});
     bool valid = true;
     for (int i = 3 - rank; i < 3; ++i) {
@@ -222,8 +236,9 @@ void describe(const Case& c, const char* type, const char* what, const char* ker
               (long long)p.N, (long long)p.filter.C, (long long)p.filter.K, (long long)p.filter.groups);
   dims("filter", p.filter.extent), dims("input", p.input), dims("output", p.output), dims("stride", p.stride);
   dims("dilation", p.dilation), dims("pad", p.pad);
-  std::printf(" activation %d bias %d residual %d coarse %d multiprocessors %d shared %d KB\n", int(c.activation.kind),
-              c.bias, c.residual, c.coarse, c.multiprocessors, c.shared_kb);
+  std::printf(" x2 %lld activation %d bias %d residual %d coarse %d multiprocessors %d shared %d KB\n",
+              (long long)p.x2_channels, int(c.activation.kind), c.bias, c.residual, c.coarse, c.multiprocessors,
+              c.shared_kb);
 }
 
 // A report on the device, cleared; read back after the check.
@@ -294,6 +309,29 @@ std::unique_ptr<cuda::ConvolutionKernel> make_forced(Forced family, const cuda::
       break;
   }
   return cuda::make_portable_conv(spec, device);
+}
+
+// A forced kernel; where it reads one tensor only, of a copy of X and X2.
+std::unique_ptr<cuda::ConvolutionKernel> make_forced_of_two(Forced family, const cuda::ConvolutionSpec& spec,
+                                                            const Case& c) {
+  const cuda::Device device = pretended(c.multiprocessors, c.shared_kb);
+  const bool in_place =
+      spec.problem.x2_channels == 0 ||
+      (family == Forced::kFewInputs && cuda::reads_x2(cuda::Family::kFewInputs, spec, device)) ||
+      (family == Forced::kHopper && cuda::reads_x2(cuda::Family::kMatrixProduct, spec, cuda::current_device()));
+  if (in_place) return make_forced(family, spec, c);
+  cuda::ConvolutionSpec whole = spec;
+  whole.problem.x2_channels = 0;
+  return cuda::make_concatenated_conv(spec, make_forced(family, whole, c));
+}
+
+// The last channels of each pixel of x apart from the others, as bytes.
+void split_channels(const Buffer& x, size_t pixel_bytes, const Buffer& first, const Buffer& second) {
+  const std::vector<unsigned char> all = x.read();
+  std::vector<unsigned char> parts[2];
+  const size_t of_second = second.bytes() * pixel_bytes / std::max<size_t>(all.size(), 1);
+  for (size_t i = 0; i < all.size(); ++i) parts[i % pixel_bytes >= pixel_bytes - of_second].push_back(all[i]);
+  first.write(parts[0]), second.write(parts[1]);
 }
 
 // The packed form that a kernel reads.
@@ -436,19 +474,23 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   fill<T>(x, c.coarse, random), fill<T>(w, c.coarse, random);
   fill<T>(bias, c.coarse, random), fill<T>(residual, c.coarse, random);
   if (c.uneven && !c.coarse && type == DataType::kFloat) make_uneven(x, random);
+  const Buffer x1(size_t(p.N * (f.C - p.x2_channels) * volume(p.input)) * sizeof(T)),
+      x2(size_t(p.N * p.x2_channels * volume(p.input)) * sizeof(T));
+  if (p.x2_channels > 0) split_channels(x, size_t(f.C) * sizeof(T), x1, x2);
+  const InputTensors input = p.x2_channels > 0 ? InputTensors(x1.data(), x2.data()) : InputTensors(x.data());
   const T* b = c.bias ? reinterpret_cast<const T*>(bias.data()) : nullptr;
   const T* z = c.residual ? reinterpret_cast<const T*>(residual.data()) : nullptr;
 
   packing.pack(spec.use(), w.data(), packed.data(), nullptr);
   if (c.constant) must(cudaDeviceSynchronize());
   const cuda::Convolution convolution(spec);
-  const auto forced = as_chosen ? nullptr : make_forced(family, spec, c);
+  const auto forced = as_chosen ? nullptr : make_forced_of_two(family, spec, c);
   Buffer workspace(forced ? forced->workspace_bytes() : convolution.workspace_bytes());
   const auto run = [&] {
     if (forced)
-      forced->run(x.data(), packed.data(), b, z, y.data(), workspace.data(), nullptr);
+      forced->run(input, packed.data(), b, z, y.data(), workspace.data(), nullptr);
     else
-      convolution.run(x.data(), packed.data(), b, z, y.data(), workspace.data(), nullptr);
+      convolution.run(input, packed.data(), b, z, y.data(), workspace.data(), nullptr);
   };
   run();
   must(cudaDeviceSynchronize());
@@ -470,9 +512,12 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
 
 Case random_case(std::mt19937& random, Operator op) {
   Case c;
-  const bool narrow = op == Operator::kConv && pick(random, {0, 0, 1}) == 1;
-  c.problem = random_problem(random, op, narrow);
-  c.layout = pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW;
+  Kind kind = Kind(pick(random, {0, 0, 1, 2}));
+  if (kind == Kind::kNarrow && op == Operator::kConvTranspose) kind = Kind::kAny;
+  c.problem = random_problem(random, op, kind);
+  c.layout = kind == Kind::kTwoInputs || pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW;
+  if (kind == Kind::kNarrow && c.layout == Layout::kNHWC)
+    c.problem.x2_channels = pick(random, {0, c.problem.filter.C / 2});
   c.precision = pick(random, {0, 1}) ? Precision::kTF32 : Precision::kFP32;
   c.activation.kind = ActivationKind(pick(random, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}));
   if (c.activation.kind == ActivationKind::kClip)
@@ -480,7 +525,11 @@ Case random_case(std::mt19937& random, Operator op) {
   else
     c.activation.alpha = 0.2f, c.activation.beta = 0.5f;
   c.multiprocessors = int(pick(random, {0, 0, 1, 1, 2, 8})), c.shared_kb = int(pick(random, {64, 100, 228}));
-  c.config = narrow ? 0 : random();
+  c.config = kind == Kind::kNarrow ? 0 : random();
+  if (kind == Kind::kTwoInputs) {  // mostly such families as read them in place
+    c.shared_kb = 228;
+    c.config = c.config / 3 * 3 + unsigned(pick(random, {0, 2, 2}));
+  }
   c.bias = pick(random, {0, 1}), c.residual = pick(random, {0, 1}), c.coarse = pick(random, {0, 1});
   c.constant = pick(random, {0, 1}), c.uneven = pick(random, {0, 1});
   return c;
@@ -508,6 +557,7 @@ std::unique_ptr<cuda::WeightGradientKernel> forced_gradient(const Problem& p, Da
 // Half of the problems are such that the Hopper kernel takes them.
 Case random_gradient_case(std::mt19937& random) {
   Case c = random_case(random, Operator::kConv);
+  c.problem.x2_channels = 0;
   if (pick(random, {0, 1})) {
     Filter& f = c.problem.filter;
     c.layout = Layout::kNHWC;

@@ -236,6 +236,29 @@ void test_choice() {
   expect(family_of(kC, 256, 256, 1, {1, 3, 3}, 14) == Family::kMatrixProduct, "many of both");
 }
 
+// Of a 3x3 with these channels of X and X2 in NHWC.
+bool in_place(int64_t c1, int64_t c2, DataType type = DataType::kHalf, int64_t K = 64, int64_t groups = 1,
+              const Device& device = kH200) {
+  Problem p;
+  p.filter = {Operator::kConv, c1 + c2, K, groups, {1, 3, 3}}, p.pad = {0, 1, 1};
+  p.input = p.output = {1, 64, 64}, p.x2_channels = c2;
+  const ConvolutionSpec spec{p, type, Layout::kNHWC, Precision::kTF32, {}};
+  return reads_x2(choose_family(spec, device), spec, device);
+}
+
+void test_what_reads_x2() {
+  constexpr DataType kFloat = DataType::kFloat;
+  expect(in_place(64, 64) && in_place(128, 8) && in_place(64, 200), "whole blocks of X, whole chunks of X2");
+  expect(in_place(32, 64, kFloat) && in_place(96, 4, kFloat), "a block is half as many floats");
+  expect(!in_place(32, 96) && !in_place(96, 64) && !in_place(16, 128, kFloat), "a block must not have some of both");
+  expect(!in_place(64, 12) && !in_place(64, 61) && !in_place(60, 64), "half a chunk");
+  expect(in_place(16, 16) && in_place(24, 8, DataType::kBFloat16, 32), "few inputs are copied by chunks");
+  expect(!in_place(12, 20) && !in_place(4, 4), "but not by less");
+  expect(!in_place(64, 64, DataType::kHalf, 64, 2) && !in_place(64, 64, kFloat, 128, 128), "groups lie across");
+  expect(!in_place(64, 64, DataType::kHalf, 4), "few outputs");
+  expect(!in_place(64, 64, DataType::kHalf, 64, 1, kTuring), "without tensor maps");
+}
+
 // A filter is packed before shapes are known: what has the Hopper kernel's form goes nowhere else, whatever they are.
 void test_forms() {
   std::mt19937 random(5);
@@ -275,6 +298,7 @@ int main() {
   test_random_plans();
   test_forms();
   test_choice();
+  test_what_reads_x2();
   std::printf(failed ? "%d failed\n" : "passed\n", failed);
   return failed ? 1 : 0;
 }
