@@ -10,6 +10,8 @@ from ort_cks.graph_rewrite.geometry import Axis, pads_for_output, same_pads
 from ort_cks.graph_rewrite.records import Shape
 
 OP_TYPES = ("Conv", "ConvTranspose")
+# What they become, in the ort_cks domain.
+OPERATORS = ("ConvV2", "KSDeconv", "SkDilated", "SkDilatedWeightGrad")
 
 
 def is_convolution(node: ir.Node) -> bool:

@@ -10,12 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ort_cks.comparison.sessions import BoundSession, Way
-from ort_cks.graph_rewrite.convolution import is_convolution
+from ort_cks.graph_rewrite.convolution import OPERATORS, is_convolution
 from ort_cks.graph_rewrite.fallback import DOMAIN
 from ort_cks.graph_rewrite.records import NodeRecord
 from ort_cks.graph_rewrite.work import Work, multiply_adds, work
-
-OPERATORS = ("ConvV2", "KSDeconv", "SkDilated", "SkDilatedWeightGrad")
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def profile(way: Way, feeds: Mapping[str, np.ndarray]) -> dict[str, NodeRun]:
 def node_rows(
     model: ir.Model, runs: Mapping[str, NodeRun], records: Sequence[NodeRecord] = ()
 ) -> list[NodeRow]:
-    """A row for each of our operators and each native convolution that the rewritten model holds.
+    """A row for each convolution, ours or native, that the rewritten model holds.
 
     Args:
         model: after the rewrite.
@@ -86,7 +84,8 @@ def node_rows(
     said = {record.name: record for record in records}
     rows = []
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.domain != DOMAIN and not is_convolution(node):
+        ours = node.domain == DOMAIN and node.op_type in OPERATORS
+        if not ours and not is_convolution(node):
             continue
         run = runs.get(node.name)
         record = said.get(node.name)
