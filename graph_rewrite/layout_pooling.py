@@ -17,15 +17,20 @@ from ort_cks.graph_rewrite.node_editor import NodeEditor
 _GLOBAL = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
 _MAX_POOL_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
-# A mean over H and W of NHWC, microseconds on an H200 in float16, onnxruntime 1.31.1 with cuDNN 9.19
-# (docs/notebook.md):
-#                      ReduceMean   AveragePool of the view
-#   [128, 4, 4, 512]      39.4            5.6
-#   [32, 7, 7, 2048]      62.9           11.4
-#   [1, 65, 65, 2048]     13.3          566.8
-# ONNX Runtime sums the rows of one matrix, a batch of 1, by a kernel of its own. A thread of the pool sums a
-# whole window, 0.13 us a pixel: with this many it takes less than the least of the other reductions above.
-_MOST_POOLED_PIXELS = 256
+# A reduction over H and W of NHWC against a pool with a window of the whole map, microseconds on an H200 in
+# float16, onnxruntime 1.31.1 with cuDNN 9.19 (docs/notebook.md):
+#                      ReduceMean  AveragePool of the view  ReduceMax  MaxPoolNhwc
+#   [128, 4, 4, 512]      39.1             5.5               40.3         3.4
+#   [32, 7, 7, 2048]      63.1            11.4               63.9        10.3
+#   [32, 16, 16, 512]     81.4            38.1
+#   [2, 16, 16, 2048]     30.1            37.4
+#   [2, 24, 24, 512]      22.1            80.0
+#   [2, 8, 8, 256]         8.5            11.3
+#   [1, 65, 65, 2048]     13.3           566.8
+# A thread of a pool goes over a whole window, some 0.14 us a pixel however many threads there are; cuDNN's
+# reduction takes some 20 us a million elements. So the pool is faster from 7000 results on. A batch of 1 is
+# the rows of one matrix, for which ONNX Runtime has a kernel of its own.
+_FEWEST_POOLED = 8192
 _AVERAGED_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
@@ -55,31 +60,39 @@ def global_pool(node: ir.Node) -> LayoutRule | None:
     rank = spatial_rank(node.inputs[0])
 
     def convert(node: ir.Node, editor: NodeEditor) -> None:
-        shape = node.outputs[0].shape
-        if node.op_type == "GlobalAveragePool" and pools_faster(node.inputs[0]):
-            return editor.replace(mean_by_pool(node.inputs[0], editor, keepdims=True))
-        axes = list(range(1, rank + 1))
-        return editor.replace(editor.over_axes(_GLOBAL[node.op_type], node.inputs[0], axes, shape=shape))
+        x, y = node.inputs[0], node.outputs[0]
+        if node.op_type == "GlobalAveragePool" and mean_pools_faster(x):
+            editor.replace(mean_by_pool(x, editor, keepdims=True))
+        elif node.op_type == "GlobalMaxPool" and x.dtype in _MAX_POOL_TYPES and _pools_faster(x):
+            node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", list(x.shape[1:-1]))
+            _to_own_operator(node, editor)
+        else:
+            axes = list(range(1, rank + 1))
+            editor.replace(editor.over_axes(_GLOBAL[node.op_type], x, axes, shape=y.shape))
 
     return None if rank is None else LayoutRule(rank, False, (0,), (0,), convert=convert)
 
 
-def pools_faster(x: ir.Value) -> bool:
+def mean_pools_faster(x: ir.Value) -> bool:
     """Whether the mean over all spatial axes of x, in NHWC, is faster as a pool than as a ReduceMean."""
-    batch, *extents, _ = x.shape
-    known = all(isinstance(extent, int) for extent in (batch, *extents))
-    return known and batch > 1 and prod(extents) <= _MOST_POOLED_PIXELS and x.dtype in _AVERAGED_TYPES
+    return x.dtype in _AVERAGED_TYPES and _pools_faster(x)
 
 
 def mean_by_pool(x: ir.Value, editor: NodeEditor, keepdims: bool) -> ir.Value:
     """The mean over all spatial axes of x, in NHWC."""
     n, *extents, c = x.shape
     window = [prod(extents[:-1]), extents[-1]]
-    view = editor.reshape(x, [0, 1, *window, -1], [n, 1, *window, c])
+    view = editor.reshape(x, [n, 1, *window, c], [n, 1, *window, c])
     attributes = {"kernel_shape": [*window, 1]}
     y = editor.op("AveragePool", view, shape=[n, 1, 1, 1, c], attributes=attributes)
     ones = [1] * len(extents) if keepdims else []
-    return editor.reshape(y, [0, *ones, -1], [n, *ones, c])
+    return editor.reshape(y, [n, *ones, c], [n, *ones, c])
+
+
+def _pools_faster(x: ir.Value) -> bool:
+    batch, channels = x.shape[0], x.shape[-1]
+    known = all(isinstance(extent, int) for extent in x.shape)
+    return known and batch > 1 and batch * channels >= _FEWEST_POOLED
 
 
 def _rank(node: ir.Node) -> int | None:

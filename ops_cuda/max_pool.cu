@@ -1,9 +1,9 @@
-// MaxPool, channels last. A thread takes 16 bytes of channels of two outputs along w; neighbouring threads are
-// neighbours along channels, then along w.
+// MaxPool, channels last. A thread takes 16 bytes of channels of one output, or of two along w where windows are two
+// wide; neighbouring threads are neighbours along channels, then along w.
 //
 // The memory bounds it. At 4.8 TB/s and a latency of some 800 ns, 3.8 MB have to be on their way, 29 KB for each of an
-// H200's 132 multiprocessors. A thread waits for 4 loads at once (windows two wide) or 6 (others), and a multiprocessor
-// holds 1024 threads or more: 64 KB.
+// H200's 132 multiprocessors. A thread waits for 3 or 4 loads at once, and a multiprocessor holds 1024 threads or more:
+// 48 KB.
 #include <algorithm>
 
 #include "ops_cuda/device_plan.h"
@@ -16,7 +16,10 @@ namespace cks::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kOutputs = 2;  // of a thread
+// Of a thread, by how many taps of a row of the window it takes at a time. More share no loads, and leave fewer
+// threads.
+template <int kTaps>
+constexpr int kOutputs = kTaps == 2 ? 2 : 1;
 constexpr int kMostColumns = 32, kMostThreadsDeep = 64;
 
 // A thread block covers blockDim = (chunks of channels, outputs along w, rows of outputs); a row is one of any image
@@ -65,16 +68,17 @@ __device__ uint4 larger_chunk(uint4 a, uint4 b) {
 }
 
 template <class T>
-__device__ uint32_t lowest_word() {
-  return std::is_same_v<T, float> ? 0xff7fffffu : std::is_same_v<T, __half> ? 0xfbfffbffu : 0xff7fff7fu;
-}
+inline constexpr uint32_t kMinusInfinity = std::is_same_v<T, float>    ? 0xff800000u
+                                           : std::is_same_v<T, __half> ? 0xfc00fc00u
+                                                                       : 0xff80ff80u;
+template <class T>
+inline constexpr uint32_t kLowest = kMinusInfinity<T> - (std::is_same_v<T, float> ? 1 : 0x00010001);
 
 // What a thread holds of one pixel: a chunk, or a single channel where chunks do not fit.
 template <class T, int kVector>
 struct Part {
   using Raw = typename Elements<T, kVector>::Raw;
-  __device__ static Raw lowest() {
-    const uint32_t word = lowest_word<T>();
+  __device__ static Raw filled(uint32_t word) {
     if constexpr (kVector == 1)
       return *reinterpret_cast<const T*>(&word);
     else
@@ -91,6 +95,7 @@ struct Part {
 // kTaps: of a row of the window, at a time.
 template <class T, int kVector, int kTaps>
 __global__ void __launch_bounds__(kThreads) max_pool(const __grid_constant__ MaxPoolArgs args) {
+  constexpr int kOutputs = cuda::kOutputs<kTaps>;
   using Load = Elements<T, kVector>;
   using Raw = typename Load::Raw;
   unsigned block = blockIdx.x;
@@ -111,7 +116,7 @@ __global__ void __launch_bounds__(kThreads) max_pool(const __grid_constant__ Max
   for (int p = 0; p < kOutputs; ++p) {
     const int output = min(first_w + p * int(blockDim.y), args.output.w - 1);
     w[p] = taps_of(output, args.stride.w, args.pad.w, args.window.w, args.dilation.w, args.input.w);
-    best[p] = Part<T, kVector>::lowest();
+    best[p] = Part<T, kVector>::filled(kMinusInfinity<T>);
   }
   const T* const image = static_cast<const T*>(args.x) + c;
   const int64_t first_plane = int64_t(n) * args.input.d;
@@ -140,14 +145,15 @@ __global__ void __launch_bounds__(kThreads) max_pool(const __grid_constant__ Max
   for (int p = 0; p < kOutputs; ++p) {
     const int output = first_w + p * int(blockDim.y);
     if (output >= args.output.w) break;
+    if (d.first > d.last || h.first > h.last || w[p].first > w[p].last) best[p] = Part<T, kVector>::filled(kLowest<T>);
     T* const y = static_cast<T*>(args.y) + (int64_t(row) * args.output.w + output) * args.C + c;
-    *reinterpret_cast<Raw*>(y) = w[p].first > w[p].last ? Part<T, kVector>::lowest() : best[p];
+    *reinterpret_cast<Raw*>(y) = best[p];
   }
 }
 
-template <class T, int kVector>
+template <class T, int kVector, int kTaps>
 void launch_pool(MaxPoolArgs args, Stream stream) {
-  const int64_t columns = args.C / kVector, strips = ceil_div(args.output.w, kOutputs);
+  const int64_t columns = args.C / kVector, strips = ceil_div(args.output.w, kOutputs<kTaps>);
   args.column_blocks = unsigned(ceil_div(columns, kMostColumns));
   dim3 threads;
   threads.x = unsigned(ceil_div(columns, args.column_blocks));
@@ -158,17 +164,24 @@ void launch_pool(MaxPoolArgs args, Stream stream) {
   args.strip_blocks = unsigned(ceil_div(strips, threads.y));
   const int64_t blocks = ceil_div(args.rows, threads.z) * args.strip_blocks * args.column_blocks;
   if (blocks > INT32_MAX) throw Error("the pool is too large: its output has more than 2^31 tiles");
-  const auto kernel = args.window.w <= 2 || args.window.w == 4 ? max_pool<T, kVector, 2> : max_pool<T, kVector, 3>;
-  launch("launching the pool", kernel, dim3(unsigned(blocks)), threads, stream, args);
+  launch("launching the pool", max_pool<T, kVector, kTaps>, dim3(unsigned(blocks)), threads, stream, args);
+}
+
+template <class T, int kVector>
+void launch_by_window(const MaxPoolArgs& args, Stream stream) {
+  if (args.window.w <= 2 || args.window.w == 4)
+    launch_pool<T, kVector, 2>(args, stream);
+  else
+    launch_pool<T, kVector, 3>(args, stream);
 }
 
 template <class T>
 void launch_as(const MaxPoolArgs& args, Stream stream) {
   const auto aligned = [](const void* tensor) { return reinterpret_cast<uintptr_t>(tensor) % kChunkBytes == 0; };
   if (args.C % kChunk<T> == 0 && aligned(args.x) && aligned(args.y))
-    launch_pool<T, kChunk<T>>(args, stream);
+    launch_by_window<T, kChunk<T>>(args, stream);
   else
-    launch_pool<T, 1>(args, stream);
+    launch_by_window<T, 1>(args, stream);
 }
 
 }  // namespace

@@ -71,14 +71,13 @@ def test_global_pools(rank, op_type, opset):
     between(lambda net, y: net.op("Mul", net.op(op_type, y), y), opset, shape)
 
 
-@pytest.mark.parametrize("case", SHAPES)
-def test_a_classifiers_head(case):
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_classifiers_head(shape):
     net = Builder()
-    y = net.op("GlobalAveragePool", conv(net, net.input(*SHAPES[case]), 3, 4))
+    y = net.op("GlobalAveragePool", conv(net, net.input(*shape), 3, 4))
     y = net.op("Gemm", net.op("Flatten", y), net.normal(4, 5))
     model = check(net, y, transposes=1, **DIMS)
-    mean = {"static": "AveragePool", "open": "ReduceMean"}
-    assert op_types(model)[-3:] == [mean[case], "Reshape", "Gemm"]
+    assert op_types(model)[-3:] == ["ReduceMean", "Reshape", "Gemm"]
 
 
 @pytest.mark.parametrize("op_type", ["ArgMax", "ArgMin"])
@@ -199,15 +198,14 @@ POOLS = {
 }
 
 
-MEANS = {  # input shape: whether its mean over all of the map is an AveragePool
-    (2, 3, 8, 7): True,
-    (3, 3, 9): True,
-    (2, 3, 3, 5, 4): True,
-    (2, 3, 16, 16): True,
-    (2, 3, 16, 17): False,  # too large for one thread
-    (1, 3, 8, 7): False,  # ONNX Runtime has a kernel for it
-    ("n", 3, 8, 7): False,
-    (2, 3, "h", 7): False,
+# Input shape, and whether what is reduced over all of the map of four channels is a pool.
+WHOLE_MAPS = {
+    (2048, 3, 3, 2): True,
+    (2048, 3, 5): True,
+    (2048, 3, 1, 3, 2): True,
+    (2047, 3, 3, 2): False,  # too few results to fill a GPU with windows
+    ("n", 3, 3, 2): False,
+    (2048, 3, "h", 2): False,
 }
 
 
@@ -221,14 +219,32 @@ def means_of(net, y, spelled, rank):
 
 @pytest.mark.parametrize("opset", [12, 18])
 @pytest.mark.parametrize("spelled", ["GlobalAveragePool", "kept", "dropped"])
-@pytest.mark.parametrize("shape", MEANS, ids=str)
+@pytest.mark.parametrize("shape", WHOLE_MAPS, ids=str)
 def test_means_of_maps(shape, spelled, opset):
     net, rank = Builder(opset=opset), len(shape) - 2
     y = means_of(net, conv(net, net.input(*shape), 3, 4, rank), spelled, rank)
     y = net.op("Exp", y) if spelled == "dropped" else net.op("Conv", y, net.normal(2, 4, *[1] * rank))
     types = op_types(check(net, y, transposes=1, **DIMS))
-    assert ("AveragePool" in types) is MEANS[shape]
-    assert ("ReduceMean" in types) is not MEANS[shape]
+    assert ("AveragePool" in types) is WHOLE_MAPS[shape]
+    assert ("ReduceMean" in types) is not WHOLE_MAPS[shape]
+
+
+@pytest.mark.parametrize("shape", WHOLE_MAPS, ids=str)
+def test_maxima_of_maps(shape):
+    net, rank = Builder(), len(shape) - 2
+    y = net.op("GlobalMaxPool", conv(net, net.input(*shape), 3, 4, rank))
+    y = net.op("Conv", y, net.normal(2, 4, *[1] * rank))
+    types = op_types(check(net, y, transposes=1, **DIMS))
+    assert ("MaxPoolNhwc" in types) is WHOLE_MAPS[shape]
+    assert ("ReduceMax" in types) is not WHOLE_MAPS[shape]
+
+
+def test_a_mean_of_one_image_stays_a_reduction():
+    """ONNX Runtime has a kernel for it."""
+    net = Builder()
+    y = conv(net, net.input(1, 3, 2, 2), 3, 8192)
+    types = op_types(check(net, net.op("GlobalAveragePool", y), transposes=1))
+    assert "ReduceMean" in types
 
 
 @pytest.mark.parametrize("axes", [[1, 2, 3], [2], [0, 2, 3]])
