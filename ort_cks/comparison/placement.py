@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ort_cks.comparison.sessions import BoundSession, Way
-from ort_cks.graph_rewrite.convolution import OPERATORS, is_convolution
+from ort_cks.graph_rewrite.convolution import is_convolution, is_swapped
 from ort_cks.graph_rewrite.fallback import DOMAIN
 from ort_cks.graph_rewrite.records import NodeRecord
 from ort_cks.graph_rewrite.work import Work, multiply_adds, work
@@ -84,8 +84,7 @@ def node_rows(
     said = {record.name: record for record in records}
     rows = []
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        ours = node.domain == DOMAIN and node.op_type in OPERATORS
-        if not ours and not is_convolution(node):
+        if not is_swapped(node) and not is_convolution(node):
             continue
         run = runs.get(node.name)
         record = said.get(node.name)
