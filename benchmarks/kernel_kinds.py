@@ -10,8 +10,8 @@ REPLAYS = 5
 
 # The first kind whose words are in a kernel's name is its own.
 KINDS = {
+    "pooling": ("pooling", "maxpool", "max_pool", "avgpool", "avg_pool"),
     "ort_cks": ("cks::",),
-    "pooling": ("pooling", "maxpool", "avgpool"),
     "layout": ("transpose", "nchwtonhwc", "nhwctonchw", "nchw2nhwc", "nhwc2nchw", "tensortransform"),
     "concat, slice, pad": ("concat", "slice", "splitkernel", "pad", "catarray", "expand", "memcpy", "memset"),
     "resize": ("resize", "upsample"),

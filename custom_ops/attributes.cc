@@ -61,11 +61,16 @@ NodeAttributes read_attributes(const AttributeSource& source, OpKind kind) {
   NodeAttributes node;
   Attributes& a = node.convolution;
   a.auto_pad = source.text("auto_pad").value_or(a.auto_pad);
-  a.group = source.integer("group").value_or(a.group);
   a.kernel_shape = integers("kernel_shape");
   a.strides = integers("strides");
   a.dilations = integers("dilations");
   a.pads = integers("pads");
+  if (kind == OpKind::kMaxPoolNhwc) {
+    a.ceil_mode = source.integer("ceil_mode").value_or(0) != 0;
+    node.layout = Layout::kNHWC;
+    return node;
+  }
+  a.group = source.integer("group").value_or(a.group);
   if (kind == OpKind::kKSDeconv) {
     a.op = Operator::kConvTranspose;
     a.output_padding = integers("output_padding");

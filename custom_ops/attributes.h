@@ -9,7 +9,7 @@
 
 namespace cks::ort {
 
-enum class OpKind { kConvV2, kSkDilated, kKSDeconv, kSkDilatedWeightGrad };
+enum class OpKind { kConvV2, kSkDilated, kKSDeconv, kSkDilatedWeightGrad, kMaxPoolNhwc };
 
 struct NodeAttributes {
   Attributes convolution;

@@ -4,6 +4,7 @@
 
 #include "custom_ops/allocator.h"
 #include "ops_cpu/convolution.h"
+#include "ops_cpu/max_pool.h"
 
 namespace cks::ort {
 
@@ -12,6 +13,7 @@ class CpuProvider {
  public:
   using Convolution = cpu::Convolution;
   using WeightGradient = cpu::WeightGradient;
+  using MaxPool = cpu::MaxPool;
 
   CpuProvider(const OrtApi& api, const OrtKernelInfo* info) : api_(api), allocator_(api, info) {}
 
@@ -63,6 +65,7 @@ class CpuProvider {
                             void* workspace) {
     gradient.run(x, dy, dw, workspace, run.parallel_for());
   }
+  static void pool(const Run& run, const MaxPool& pool, const void* x, void* y) { pool.run(x, y, run.parallel_for()); }
 
  private:
   const OrtApi& api_;

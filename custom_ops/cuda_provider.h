@@ -6,6 +6,7 @@
 
 #include "custom_ops/allocator.h"
 #include "ops_cuda/convolution.h"
+#include "ops_cuda/max_pool.h"
 
 namespace cks::ort {
 
@@ -25,6 +26,7 @@ class CudaProvider {
  public:
   using Convolution = cuda::Convolution;
   using WeightGradient = cuda::WeightGradient;
+  using MaxPool = cuda::MaxPool;
 
   CudaProvider(const OrtApi& api, const OrtKernelInfo* info);
 
@@ -85,6 +87,7 @@ class CudaProvider {
                             void* workspace) {
     gradient.run(x, dy, dw, workspace, run.stream());
   }
+  static void pool(const Run& run, const MaxPool& pool, const void* x, void* y) { pool.run(x, y, run.stream()); }
 
  private:
   enum class Tf32 : int8_t { kUnknown, kAllowed, kForbidden };

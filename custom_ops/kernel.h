@@ -36,5 +36,7 @@ template <class Provider>
 std::unique_ptr<Kernel> make_convolution_kernel(const KernelArguments&);
 template <class Provider>
 std::unique_ptr<Kernel> make_weight_gradient_kernel(const KernelArguments&);
+template <class Provider>
+std::unique_ptr<Kernel> make_max_pool_kernel(const KernelArguments&);
 
 }  // namespace cks::ort

@@ -20,6 +20,8 @@ const char* name_of(OpKind kind) {
       return "KSDeconv";
     case OpKind::kSkDilatedWeightGrad:
       return "SkDilatedWeightGrad";
+    case OpKind::kMaxPoolNhwc:
+      return "MaxPoolNhwc";
   }
   return "";
 }
@@ -38,8 +40,14 @@ ONNXTensorElementDataType element_type(DataType type) {
 
 template <class Provider>
 std::unique_ptr<Kernel> make_kernel(const KernelArguments& arguments) {
-  return arguments.kind == OpKind::kSkDilatedWeightGrad ? make_weight_gradient_kernel<Provider>(arguments)
-                                                        : make_convolution_kernel<Provider>(arguments);
+  switch (arguments.kind) {
+    case OpKind::kSkDilatedWeightGrad:
+      return make_weight_gradient_kernel<Provider>(arguments);
+    case OpKind::kMaxPoolNhwc:
+      return make_max_pool_kernel<Provider>(arguments);
+    default:
+      return make_convolution_kernel<Provider>(arguments);
+  }
 }
 
 }  // namespace
@@ -49,7 +57,7 @@ Op::Op(const OrtApi& api, OpKind kind, DataType type, ProviderKind provider)
   version = kApiVersion;
   GetName = [](const OrtCustomOp* op) { return name_of(self(op).kind_); };
   GetExecutionProviderType = [](const OrtCustomOp* op) { return self(op).provider_name(); };
-  GetInputTypeCount = [](const OrtCustomOp* op) -> size_t { return self(op).is_gradient() ? 2 : 5; };
+  GetInputTypeCount = [](const OrtCustomOp* op) -> size_t { return self(op).most_inputs(); };
   GetInputType = [](const OrtCustomOp* op, size_t) { return element_type(self(op).type_); };
   GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
     return index < 2 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;  // B, Z, X2
@@ -72,6 +80,11 @@ Op::Op(const OrtApi& api, OpKind kind, DataType type, ProviderKind provider)
   };
   GetStartVersion = [](const OrtCustomOp*) { return 1; };
   GetEndVersion = [](const OrtCustomOp*) { return 1; };
+}
+
+size_t Op::most_inputs() const {
+  if (kind_ == OpKind::kMaxPoolNhwc) return 1;
+  return kind_ == OpKind::kSkDilatedWeightGrad ? 2 : 5;
 }
 
 const char* Op::provider_name() const {

@@ -16,7 +16,7 @@ class Op : public OrtCustomOp {
  private:
   static const Op& self(const OrtCustomOp* op) { return *static_cast<const Op*>(op); }
   const char* provider_name() const;
-  bool is_gradient() const { return kind_ == OpKind::kSkDilatedWeightGrad; }
+  size_t most_inputs() const;
   OrtStatus* create_kernel(const OrtKernelInfo*, void** kernel) const noexcept;
 
   const OrtApi& api_;

@@ -15,7 +15,8 @@ class Domain {
  public:
   explicit Domain(const OrtApi& api) : api_(api) {
     check(api_, api_.CreateCustomOpDomain("ort_cks", &domain_));
-    for (OpKind kind : {OpKind::kConvV2, OpKind::kSkDilated, OpKind::kKSDeconv, OpKind::kSkDilatedWeightGrad}) {
+    for (OpKind kind :
+         {OpKind::kConvV2, OpKind::kSkDilated, OpKind::kKSDeconv, OpKind::kSkDilatedWeightGrad, OpKind::kMaxPoolNhwc}) {
       for (DataType type : {DataType::kFloat, DataType::kHalf, DataType::kBFloat16}) {
         add(kind, type, ProviderKind::kCpu);
 #ifdef ORT_CKS_CUDA

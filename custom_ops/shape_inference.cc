@@ -35,6 +35,23 @@ std::vector<std::string> extent_names(const std::vector<int64_t>& shape, const c
   return names;
 }
 
+// Of Y, from the shape of X.
+std::vector<int64_t> pooled_shape(const Attributes& a, const Shape& x) {
+  std::vector<int64_t> window{x.dims[x.rank - 1], 1};  // as weights have it
+  window.insert(window.end(), a.kernel_shape.begin(), a.kernel_shape.end());
+  return infer_output_shape(a, x, window, Layout::kNHWC);
+}
+
+// Of Y or dW; empty where nothing can be said.
+std::vector<int64_t> output_shape(const OrtApi& api, OpKind kind, OrtShapeInferContext* context, const Shape& x) {
+  const NodeAttributes node = read_attributes(InferenceAttributes(api, context), kind);
+  if (kind == OpKind::kMaxPoolNhwc) return pooled_shape(node.convolution, x);
+  const Shape second = shape_of(api, input_shape(api, context, 1));
+  if (second.rank == 0) return {};
+  if (kind == OpKind::kSkDilatedWeightGrad) return gradient_shape(node, x, second);
+  return infer_output_shape(node.convolution, x, second, node.layout);
+}
+
 }  // namespace
 
 std::vector<int64_t> gradient_shape(const NodeAttributes& node, const Shape& x, const Shape& dy) {
@@ -56,13 +73,8 @@ std::vector<int64_t> gradient_shape(const NodeAttributes& node, const Shape& x, 
 void infer_shape(const OrtApi& api, OpKind kind, OrtShapeInferContext* context) {
   const OrtTensorTypeAndShapeInfo* x_info = input_shape(api, context, 0);
   const Shape x = shape_of(api, x_info);
-  const Shape second = shape_of(api, input_shape(api, context, 1));
-  if (x.rank == 0 || second.rank == 0) return;  // how ONNX Runtime hands in an unknown rank
-
-  const NodeAttributes node = read_attributes(InferenceAttributes(api, context), kind);
-  const bool is_gradient = kind == OpKind::kSkDilatedWeightGrad;
-  const std::vector<int64_t> shape =
-      is_gradient ? gradient_shape(node, x, second) : infer_output_shape(node.convolution, x, second, node.layout);
+  if (x.rank == 0) return;  // how ONNX Runtime hands in an unknown rank
+  const std::vector<int64_t> shape = output_shape(api, kind, context, x);
   if (shape.empty()) return;
 
   OrtTensorTypeAndShapeInfo* output = nullptr;
@@ -73,7 +85,8 @@ void infer_shape(const OrtApi& api, OpKind kind, OrtShapeInferContext* context) 
   check(api, api.GetTensorElementType(x_info, &type));
   check(api, api.SetTensorElementType(output, type));
   check(api, api.SetDimensions(output, shape.data(), shape.size()));
-  const std::vector<std::string> names = extent_names(shape, is_gradient ? "" : batch_name(api, x_info, x.rank));
+  const bool has_batch = kind != OpKind::kSkDilatedWeightGrad;
+  const std::vector<std::string> names = extent_names(shape, has_batch ? batch_name(api, x_info, x.rank) : "");
   std::vector<const char*> pointers;
   for (const std::string& name : names) pointers.push_back(name.c_str());
   check(api, api.SetSymbolicDimensions(output, pointers.data(), pointers.size()));

@@ -10,8 +10,7 @@ from math import prod
 
 import onnx_ir as ir
 
-from ort_cks.graph_rewrite.convolution import is_convolution, static_shape
-from ort_cks.graph_rewrite.fallback import DOMAIN
+from ort_cks.graph_rewrite.convolution import is_convolution, is_swapped, static_shape
 from ort_cks.graph_rewrite.work import work
 
 # An H200: peaks in multiply-adds and bytes a microsecond, as in benchmarks/suite.py.
@@ -37,7 +36,7 @@ def _node_us(node: ir.Node, precision: str) -> float:
     speed = _TRANSPOSED_BYTES if node.op_type == "Transpose" else _BYTES
     moved = sum(map(_size, (*node.inputs, *node.outputs))) / speed
     kind = precision if node.outputs[0].dtype == ir.DataType.FLOAT else "fp16"
-    if node.domain == DOMAIN:
+    if is_swapped(node):
         return _SWAPPED_US + moved + _multiply_adds(node, swapped=True) / (_PEAK[kind] * _SWAPPED_SHARE)
     if is_convolution(node):
         bias = len(node.inputs) > 2 and node.inputs[2] is not None

@@ -15,11 +15,13 @@ import onnx_ir as ir
 from ort_cks.graph_rewrite.errors import RewriteError
 from ort_cks.graph_rewrite.fallback_convolution import CONV_ATTRIBUTES, ConvolutionFunction, Epilogue
 from ort_cks.graph_rewrite.fallback_guard import PREFIX, guard_attribute, guarded
+from ort_cks.graph_rewrite.fallback_max_pool import max_pool_function
 from ort_cks.graph_rewrite.fallback_weight_gradient import weight_gradient
 from ort_cks.graph_rewrite.function_body import FunctionBody
 
 DOMAIN = "ort_cks"
 CONVOLUTIONS = ("ConvV2", "SkDilated", "KSDeconv")
+MAX_POOL = "MaxPoolNhwc"  # the one operator that is no convolution
 
 _OVERLOAD_IR_VERSION = 10  # the first in which a function has an overload
 
@@ -50,6 +52,9 @@ def add_fallback_functions(model: ir.Model) -> None:
     for (op_type, element_type, _), group in groups.items():
         if op_type == "SkDilatedWeightGrad":
             functions = _give_weight_gradients(group, element_type, opset_version)
+        elif op_type == MAX_POOL:
+            overload = "_".join(_type_part(element_type))
+            functions = [max_pool_function(group, element_type, opset_version, overload)]
         else:
             functions = _give_convolutions(group, element_type, opset_version)
         model.functions.update({function.identifier(): function for function in functions})

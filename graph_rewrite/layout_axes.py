@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from ort_cks.graph_rewrite.constants import constant, is_constant
 from ort_cks.graph_rewrite.function_body import to_channels_first, to_channels_last
+from ort_cks.graph_rewrite.layout_pooling import mean_by_pool, mean_pools_faster
 from ort_cks.graph_rewrite.layout_rule import LayoutRule, has_input, spatial_rank, to_nhwc_axis
 from ort_cks.graph_rewrite.node_editor import NodeEditor
 
@@ -69,7 +70,11 @@ def reduction(node: ir.Node) -> LayoutRule | None:
 
     def convert(node: ir.Node, editor: NodeEditor) -> None:
         moved = sorted(to_nhwc_axis(axis, rank) for axis in axes)
-        if "axes" in node.attributes:
+        is_mean_of_map = node.op_type == "ReduceMean" and moved == list(range(1, rank + 1))
+        if is_mean_of_map and mean_pools_faster(node.inputs[0]):
+            keepdims = bool(node.attributes.get_int("keepdims", 1))
+            editor.replace(mean_by_pool(node.inputs[0], editor, keepdims))
+        elif "axes" in node.attributes:
             node.attributes["axes"] = ir.AttrInt64s("axes", moved)
         elif has_input(node, 1):
             node.replace_input_with(1, editor.ints(moved, "axes"))

@@ -12,13 +12,14 @@ import networkx as nx
 import onnx_ir as ir
 
 from ort_cks.graph_rewrite.constants import is_constant
-from ort_cks.graph_rewrite.convolution import static_shape
-from ort_cks.graph_rewrite.fallback import DOMAIN
+from ort_cks.graph_rewrite.convolution import is_swapped, static_shape
 
 
 @dataclass(frozen=True)
 class Region:
-    """swapped: the ort_cks operators in it. native_graph, swapped_graph: the same computation twice."""
+    """swapped: the convolutions in it that are ort_cks operators. native_graph, swapped_graph: the same
+    computation twice.
+    """
 
     swapped: list[ir.Node]
     native_graph: ir.Graph
@@ -45,7 +46,7 @@ def regions(native: ir.Graph, swapped: ir.Graph) -> list[Region]:
         (sorted(part, key=order.__getitem__) for part in nx.connected_components(links)),
         key=lambda part: order[part[0]],
     ):
-        operators = [node for node in nodes if node.domain == DOMAIN]
+        operators = [node for node in nodes if is_swapped(node)]
         if operators and (region := _cut_out(operators, nodes, common, native, swapped)):
             found.append(region)
     return found

@@ -24,7 +24,9 @@ _PROTOBUF_BYTES = 2**31 - 2**20  # a message ends at 2 GB; graphs are far smalle
 
 # Fusions into convolutions are this package's own: they are reported by node, serve ConvTranspose too and
 # keep off the nodes that are not swapped.
-_SKIPPED_OPTIMIZERS = ("fuse_bn_into_conv", "fuse_add_bias_into_conv", "fuse_pad_into_conv")
+_OWN_FUSIONS = ("fuse_bn_into_conv", "fuse_add_bias_into_conv", "fuse_pad_into_conv")
+# Two ReduceMeans, the first of which keeps its axes, become one that drops them all (onnxsim 0.8.1).
+_WRONG_FUSIONS = ("fuse_consecutive_reduce",)
 
 # A graph of nothing but these, none of them with constant inputs only, is as simple as it gets;
 # importing onnxsim alone takes longer than the whole rewrite of such a model.
@@ -67,7 +69,7 @@ def simplify(model: ir.Model) -> ir.Model:
     try:
         with _as_inputs(model, weights):
             proto = serialize_inline(model)
-        simplified, _ = onnxsim.simplify(proto, skipped_optimizers=list(_SKIPPED_OPTIMIZERS))
+        simplified, _ = onnxsim.simplify(proto, skipped_optimizers=[*_OWN_FUSIONS, *_WRONG_FUSIONS])
         result = ir.from_proto(simplified)
     except Exception as error:  # whatever it stumbles over, the rewrite works on the model as it is
         logger.warning("onnxsim was skipped, as it failed: %s", str(error).strip().split("\n")[0])

@@ -7,6 +7,7 @@ add_library(ort_cks_cpu STATIC
   ${ORT_CKS_CPU_DIR}/convolution.cc
   ${ORT_CKS_CPU_DIR}/feature_rows.cc
   ${ORT_CKS_CPU_DIR}/kernels.cc
+  ${ORT_CKS_CPU_DIR}/max_pool.cc
   ${ORT_CKS_CPU_DIR}/packed_filter.cc
   ${ORT_CKS_CPU_DIR}/weight_gradient.cc)
 

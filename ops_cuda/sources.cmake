@@ -20,6 +20,7 @@ add_library(ort_cks_cuda OBJECT
   ops_cuda/few_outputs_plan.cc
   ops_cuda/few_outputs_tf32.cu
   ops_cuda/kernel_choice.cc
+  ops_cuda/max_pool.cu
   ops_cuda/pack.cu
   ops_cuda/portable_conv.cc
   ops_cuda/portable_conv_bf16.cu

@@ -68,7 +68,10 @@ Resolved resolve(const Attributes& a, const Axis& x, int64_t input) {
       return {output, pad};
     }
     const int64_t room = input + pad.begin + pad.end - x.reach();
-    return {room < 0 ? 0 : room / x.stride + 1, pad};
+    if (!a.ceil_mode) return {room < 0 ? 0 : room / x.stride + 1, pad};
+    // A last window that begins behind the input would see nothing.
+    const int64_t output = ceil_div(room, x.stride) + 1;
+    return {(output - 1) * x.stride >= input + pad.begin ? output - 1 : output, pad};
   }
   const int64_t natural = (input - 1) * x.stride + x.output_padding + x.reach();
   if (x.requested >= 0) return {x.requested, split(a, std::max<int64_t>(0, natural - x.requested))};
@@ -113,7 +116,7 @@ Axes make_axes(const Attributes& a, const Dims& filter, size_t rank) {
 size_t spatial_rank(std::span<const int64_t> shape, const char* name) {
   if (shape.size() < 3 || shape.size() > 5) {
     throw Error(std::string(name) + " has shape " + text(shape) +
-                ": 1-D, 2-D and 3-D convolutions take tensors of rank 3 to 5");
+                ": 1-D, 2-D and 3-D operators take tensors of rank 3 to 5");
   }
   return shape.size() - 2;
 }
@@ -149,6 +152,13 @@ Filter make_filter(const Attributes& a, std::span<const int64_t> w_shape) {
     throw Error("kernel_shape " + text(a.kernel_shape) + " does not fit W of shape " + text(w_shape));
   }
   return f;
+}
+
+Filter make_window(const Attributes& a, std::span<const int64_t> x_shape) {
+  const size_t rank = spatial_rank(x_shape, "X");
+  if (a.kernel_shape.empty()) throw Error("attribute kernel_shape is required");
+  const int64_t C = x_shape.back();
+  return {.C = C, .K = C, .groups = C, .extent = widen(a.kernel_shape, rank, 1, "kernel_shape", 1)};
 }
 
 Dims make_stride(const Attributes& a, size_t rank) { return widen(a.strides, rank - 2, 1, "strides", 1); }

@@ -101,12 +101,17 @@ struct Attributes {
   std::string auto_pad = "NOTSET";
   std::vector<int64_t> kernel_shape, strides, dilations, pads, output_padding, output_shape;
   int64_t group = 1;
+  bool ceil_mode = false;  // of a pool
 };
 
 // The filter that a weight tensor of this shape (ONNX layout) is. Throws Error where rank, group or kernel_shape do not
 // fit.
 Filter make_filter(const Attributes&, std::span<const int64_t> w_shape);
 Dims make_stride(const Attributes&, size_t rank);  // rank: of X
+
+// A pool's window over an input of this shape (N, spatial, C), as the filter of a convolution that keeps channels
+// apart. Throws Error where kernel_shape is absent or does not fit.
+Filter make_window(const Attributes&, std::span<const int64_t> x_shape);
 
 // The problem for an input of this shape (in `layout`). Follows ONNX Runtime's CPU provider for auto_pad,
 // output_padding and output_shape. Throws Error, in words, for what ONNX forbids (channels that do not fit, an output

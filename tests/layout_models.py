@@ -20,7 +20,7 @@ def check(net, *outputs, transposes, fuse=False, **dims):
     assert all(value.uses() for each in result.ir_model.graphs() for value in each.initializers.values())
     assert [output.name for output in graph.output] == list(outputs)
     for node in graph.node:
-        if node.domain == "ort_cks":
+        if node.domain == "ort_cks" and node.op_type != "MaxPoolNhwc":  # which knows no other layout
             assert helper.get_node_attr_value(node, "layout") == b"NHWC"
     feeds = random_feeds(original, dims=dims)
     # As it is saved, without ONNX Runtime's optimiser: what that would tidy up does not count.

@@ -83,6 +83,23 @@ def test_a_rewritten_model_is_equal_and_runs_in_our_ops(model, tmp_path, capsys)
     )
 
 
+def test_a_pool_of_ours_is_no_convolution(tmp_path, capsys):
+    proto = two_layers()
+    pool = helper.make_node("MaxPool", ["b"], ["p"], name="pool", kernel_shape=[2, 2], strides=[2, 2])
+    proto.graph.node.insert(2, pool)
+    proto.graph.node[3].input[0] = "p"
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 4, 6, 6]))
+    report = tmp_path / "report.json"
+    original, rewritten = saved(tmp_path, proto), tmp_path / "rewritten.onnx"
+    ort_cks.rewrite(original).save(rewritten)
+    assert "MaxPoolNhwc" in {node.op_type for node in onnx.load(rewritten).graph.node}
+    assert main([original, str(rewritten), *FAST, "--json", str(report)]) == 0
+    found = json.loads(report.read_text())
+    assert [node["name"] for node in found["nodes"]] == ["first", "second"]
+    assert found["nodes_in_our_ops"] == found["convolutions"] == 2
+    assert found["ours"]["max_error"] < 1e-5
+
+
 def test_zeros_are_counted_in_a_rewritten_file_as_in_memory(model, tmp_path):
     rewritten = tmp_path / "model.cks.onnx"
     ort_cks.rewrite(model).save(rewritten)

@@ -198,6 +198,61 @@ POOLS = {
 }
 
 
+# Input shape, and whether what is reduced over all of the map of four channels is a pool.
+WHOLE_MAPS = {
+    (2048, 3, 3, 2): True,
+    (2048, 3, 5): True,
+    (2048, 3, 1, 3, 2): True,
+    (2047, 3, 3, 2): False,  # too few results to fill a GPU with windows
+    ("n", 3, 3, 2): False,
+    (2048, 3, "h", 2): False,
+}
+
+
+def means_of(net, y, spelled, rank):
+    """The mean over the map in each of its spellings, with N and C alone for "dropped"."""
+    axes = list(range(2, rank + 2))
+    if spelled == "GlobalAveragePool":
+        return net.op("GlobalAveragePool", y)
+    return over(net, "ReduceMean", y, [a - rank - 2 for a in axes], keepdims=int(spelled == "kept"))
+
+
+@pytest.mark.parametrize("opset", [12, 18])
+@pytest.mark.parametrize("spelled", ["GlobalAveragePool", "kept", "dropped"])
+@pytest.mark.parametrize("shape", WHOLE_MAPS, ids=str)
+def test_means_of_maps(shape, spelled, opset):
+    net, rank = Builder(opset=opset), len(shape) - 2
+    y = means_of(net, conv(net, net.input(*shape), 3, 4, rank), spelled, rank)
+    y = net.op("Exp", y) if spelled == "dropped" else net.op("Conv", y, net.normal(2, 4, *[1] * rank))
+    types = op_types(check(net, y, transposes=1, **DIMS))
+    assert ("AveragePool" in types) is WHOLE_MAPS[shape]
+    assert ("ReduceMean" in types) is not WHOLE_MAPS[shape]
+
+
+@pytest.mark.parametrize("shape", WHOLE_MAPS, ids=str)
+def test_maxima_of_maps(shape):
+    net, rank = Builder(), len(shape) - 2
+    y = net.op("GlobalMaxPool", conv(net, net.input(*shape), 3, 4, rank))
+    y = net.op("Conv", y, net.normal(2, 4, *[1] * rank))
+    types = op_types(check(net, y, transposes=1, **DIMS))
+    assert ("MaxPoolNhwc" in types) is WHOLE_MAPS[shape]
+    assert ("ReduceMax" in types) is not WHOLE_MAPS[shape]
+
+
+def test_a_mean_of_one_image_stays_a_reduction():
+    """ONNX Runtime has a kernel for it."""
+    net = Builder()
+    y = conv(net, net.input(1, 3, 2, 2), 3, 8192)
+    types = op_types(check(net, net.op("GlobalAveragePool", y), transposes=1))
+    assert "ReduceMean" in types
+
+
+@pytest.mark.parametrize("axes", [[1, 2, 3], [2], [0, 2, 3]])
+def test_means_of_other_axes_stay_reductions(axes):
+    model = between(lambda net, y: net.op("Add", over(net, "ReduceMean", y, axes), y))
+    assert "ReduceMean" in op_types(model)
+
+
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("case", POOLS)
 @pytest.mark.parametrize("pool", ["MaxPool", "AveragePool", "AveragePool with pads"])
@@ -205,7 +260,10 @@ def test_pools(pool, case, shape):
     op_type, *_, padded = (*pool.split(), "")
     attributes = POOLS[case] | ({"count_include_pad": 1} if padded else {})
     model = between(lambda net, y: net.op(op_type, y, **attributes), 19, shape)
-    assert op_types(model)[3:6] == ["Unsqueeze", op_type, "Squeeze"]
+    if op_type == "AveragePool":
+        assert op_types(model)[3:6] == ["Unsqueeze", op_type, "Squeeze"]
+    else:
+        assert op_types(model)[3] == "MaxPoolNhwc"
 
 
 @pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
@@ -224,17 +282,49 @@ VOLUME_POOLS = {
 
 @pytest.mark.parametrize("batch", [2, "n"])
 @pytest.mark.parametrize("case", VOLUME_POOLS)
-@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool", "AveragePool with pads"])
-def test_pools_of_volumes_are_two_pools(pool, case, batch):
-    op_type, *_, padded = (*pool.split(), "")
-    attributes = VOLUME_POOLS[case] | ({"count_include_pad": 1} if padded else {})
-    model = between(lambda net, y: net.op(op_type, y, **attributes), 19, (batch, 3, 6, 8, 7))
-    assert op_types(model).count(op_type) == 2
+@pytest.mark.parametrize("padded", [0, 1])
+def test_average_pools_of_volumes_are_two_pools(padded, case, batch):
+    attributes = VOLUME_POOLS[case] | {"count_include_pad": padded}
+    model = between(lambda net, y: net.op("AveragePool", y, **attributes), 19, (batch, 3, 6, 8, 7))
+    assert op_types(model).count("AveragePool") == 2
 
 
-def test_pools_of_volumes_of_any_size_stay():
+def test_average_pools_of_volumes_of_any_size_stay():
     attributes = {"kernel_shape": [2, 2, 2], "strides": [2, 2, 2]}
-    between(lambda net, y: net.op("MaxPool", y, **attributes), 17, (2, 3, "d", 8, 7), transposes=4)
+    between(lambda net, y: net.op("AveragePool", y, **attributes), 17, (2, 3, "d", 8, 7), transposes=4)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6, 8, 7), ("n", 3, "d", "h", "w")], ids=["static", "open"])
+@pytest.mark.parametrize("case", VOLUME_POOLS)
+def test_max_pools_of_volumes(case, shape):
+    model = between(lambda net, y: net.op("MaxPool", y, **VOLUME_POOLS[case]), 19, shape)
+    assert op_types(model).count("MaxPoolNhwc") == 1
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 12])
+def test_max_pools_of_old(opset):
+    model = between(lambda net, y: net.op("MaxPool", y, kernel_shape=[2, 2], strides=[2, 1]), opset)
+    assert op_types(model)[3] == "MaxPoolNhwc"
+
+
+def test_a_max_pool_of_doubles_stays():
+    """Which the operator does not know."""
+
+    def make(net, y):
+        wide = net.op("Cast", y, to=TensorProto.DOUBLE)
+        pooled = net.op("MaxPool", wide, kernel_shape=[2, 2])
+        return net.op("Cast", pooled, to=TensorProto.FLOAT)
+
+    between(make, transposes=4)
+
+
+def test_a_max_pool_may_name_the_order_of_indices_it_has_not():
+    def make(net, y):
+        return net.op("MaxPool", y, kernel_shape=[2, 2], storage_order=1)
+
+    model = between(make)
+    pool = next(node for node in model.graph.node if node.op_type == "MaxPoolNhwc")
+    assert "storage_order" not in {attribute.name for attribute in pool.attribute}
 
 
 def test_a_pool_that_says_where_its_maxima_were_stays():

@@ -46,6 +46,14 @@ def model_of_two_regions() -> onnx.ModelProto:
     return b.model(b.op("Conv", z, b.normal(4, 16, 1, 1)))
 
 
+def model_of_a_pool() -> onnx.ModelProto:
+    """A MaxPool between two convolutions."""
+    b = Builder()
+    y = b.op("Conv", b.input(1, 3, 12, 10), b.normal(8, 3, 3, 3), pads=[1] * 4)
+    y = b.op("MaxPool", y, kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 0])
+    return b.model(b.op("Conv", y, b.normal(4, 8, 1, 1)))
+
+
 @pytest.fixture
 def measured(monkeypatch):
     """What was measured; ours counts as slower for regions that hold a filter of this many weights."""
@@ -84,7 +92,7 @@ def test_a_slower_node_stays_native_folded_and_cut(measured):
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
-@pytest.mark.parametrize("make", [model_of_two, model_of_two_regions])
+@pytest.mark.parametrize("make", [model_of_two, model_of_two_regions, model_of_a_pool])
 def test_both_sides_of_a_region_compute_the_same(measured, make, layout):
     rewrite(make(), measure=True, layout=layout)
     assert measured[0]
@@ -111,6 +119,19 @@ def test_a_region_is_what_lies_between_transposes(measured):
     natives = [[node.op_type for node in native.graph.node] for native, _ in measured[0]]
     assert natives[0] == ["Conv", "Relu", "Neg", "Conv"]
     assert natives[1] == ["ConvTranspose", "Sigmoid", "Concat", "Conv"]
+
+
+def test_a_pool_belongs_to_a_region_and_is_no_convolution(measured):
+    result = rewrite(model_of_a_pool(), measure=True, layout="nhwc")
+    ((native, swapped),) = measured[0]
+    assert [node.op_type for node in native.graph.node] == ["Conv", "MaxPool", "Conv"]
+    between = [node.op_type for node in swapped.graph.node][1:-1]
+    assert between == ["ConvV2", "MaxPoolNhwc", "ConvV2"]
+    assert all(record.reason.endswith("its region of 2: 5.0 us, native 10.0 us") for record in result.nodes)
+    assert "MaxPoolNhwc" in op_types(result)
+    measured[1].add(8 * 3 * 9)
+    model = model_of_a_pool()
+    assert op_types(rewrite(model, measure=True, layout="nhwc")) == ["Conv", "MaxPool", "Conv"]
 
 
 def test_a_region_is_native_or_swapped_as_a_whole(measured):
@@ -207,6 +228,14 @@ def test_a_native_transposed_convolution_has_no_zeros_of_its_stride_either():
     for graph, share in zip(graphs_of(model), (0.66, 0.86), strict=True):
         strict = estimate_us(graph, "fp32") - estimate_us(graph, "tf32")
         assert strict == pytest.approx(live / share * (1 / 30e6 - 1 / 197.5e6))
+
+
+def test_a_pool_is_estimated_at_its_bytes_in_either_layout():
+    native, swapped = graphs_of(model_of_a_pool())
+    bytes_moved = 4 * 8 * (12 * 10 + 6 * 5)
+    for graph in (native, swapped):
+        (pool,) = (node for node in graph if "MaxPool" in node.op_type)
+        assert _node_us(pool, "tf32") == pytest.approx(1.1 + bytes_moved / 4.3e6)
 
 
 def test_the_estimate_fits_what_was_measured():

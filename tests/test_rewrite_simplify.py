@@ -75,6 +75,24 @@ def test_the_models_metadata_is_the_users():
     assert [(p.key, p.value) for p in result.model.metadata_props] == [("names", "cat, dog")]
 
 
+@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize("second", [[1], [1, 3]])
+def test_reductions_in_a_row_keep_their_shape(second, opset):
+    """onnxsim would make one ReduceMean of them that drops the axis which the first one keeps."""
+    b = Builder(opset=opset)
+    y = b.op("Identity", b.op("Conv", b.input(2, 16, 6, 5), b.normal(*LARGE)))
+    for axes, keepdims in (([2], 1), (second, 0)):
+        if opset >= 18:
+            y = b.op("ReduceMean", y, b.constant(np.array(axes)), keepdims=keepdims)
+        else:
+            y = b.op("ReduceMean", y, axes=axes, keepdims=keepdims)
+    model = b.model(y)
+    result = rewrite(model, simplify=True)
+    assert op_types(result)[0] == "ConvV2"
+    assert "Identity" not in op_types(result)
+    assert_same_answers(model, result.model)
+
+
 def needs_simplifying() -> Builder:
     b = Builder()
     b.op("Identity", b.op("Conv", b.input(1, 16, 6, 6), b.normal(*LARGE)), output="y")

@@ -19,7 +19,7 @@ from ort_cks.comparison.reference import data_types, strict_run
 from ort_cks.comparison.result import ComparisonResult, Contender
 from ort_cks.comparison.sessions import BoundSession, Way, default_provider, has_provider, one_line
 from ort_cks.comparison.timing import DEFAULT_WARMUP, interleaved
-from ort_cks.graph_rewrite.fallback import DOMAIN
+from ort_cks.graph_rewrite.convolution import is_swapped
 from ort_cks.graph_rewrite.load import load
 from ort_cks.graph_rewrite.records import NodeRecord
 from ort_cks.graph_rewrite.save import save
@@ -190,7 +190,7 @@ def precision_of(original: ir.Model, rewritten: ir.Model, provider: str) -> str:
         return "fp16"
     if provider == "cpu":
         return "fp32"
-    ours = [node for node in ir.traversal.RecursiveGraphIterator(rewritten.graph) if node.domain == DOMAIN]
+    ours = [node for node in ir.traversal.RecursiveGraphIterator(rewritten.graph) if is_swapped(node)]
     strict = [node.attributes.get_string("precision", "tf32") == "fp32" for node in ours]
     return "fp32" if strict and all(strict) else "tf32"
 

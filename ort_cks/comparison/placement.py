@@ -10,13 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from ort_cks.comparison.sessions import BoundSession, Way
-from ort_cks.graph_rewrite.convolution import is_convolution
+from ort_cks.graph_rewrite.convolution import is_convolution, is_swapped
 from ort_cks.graph_rewrite.fallback import DOMAIN
 from ort_cks.graph_rewrite.operator_inputs import reads_two, residual
 from ort_cks.graph_rewrite.records import NodeRecord
 from ort_cks.graph_rewrite.work import Work, multiply_adds, work
-
-OPERATORS = ("ConvV2", "KSDeconv", "SkDilated", "SkDilatedWeightGrad")
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def profile(way: Way, feeds: Mapping[str, np.ndarray]) -> dict[str, NodeRun]:
 def node_rows(
     model: ir.Model, runs: Mapping[str, NodeRun], records: Sequence[NodeRecord] = ()
 ) -> list[NodeRow]:
-    """A row for each of our operators and each native convolution that the rewritten model holds.
+    """A row for each convolution, ours or native, that the rewritten model holds.
 
     Args:
         model: after the rewrite.
@@ -87,7 +85,7 @@ def node_rows(
     said = {record.name: record for record in records}
     rows = []
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.domain != DOMAIN and not is_convolution(node):
+        if not is_swapped(node) and not is_convolution(node):
             continue
         run = runs.get(node.name)
         record = said.get(node.name)

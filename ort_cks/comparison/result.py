@@ -4,8 +4,9 @@ import math
 from dataclasses import asdict, dataclass, field
 
 from ort_cks.comparison.errors import OutputError, Tolerance
-from ort_cks.comparison.placement import OPERATORS, NodeRow
+from ort_cks.comparison.placement import NodeRow
 from ort_cks.comparison.timing import Latency
+from ort_cks.graph_rewrite.convolution import OPERATORS
 
 
 @dataclass
