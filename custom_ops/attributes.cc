@@ -12,7 +12,8 @@ struct ActivationName {
   ActivationKind kind;
   size_t parameters;
 };
-constexpr std::array<ActivationName, 12> kActivations{{
+constexpr size_t kOneAChannel = SIZE_MAX;  // as many as the weights say: check_slopes
+constexpr std::array<ActivationName, 13> kActivations{{
     {"", ActivationKind::kNone, 0},
     {"Relu", ActivationKind::kRelu, 0},
     {"LeakyRelu", ActivationKind::kLeakyRelu, 1},
@@ -25,6 +26,7 @@ constexpr std::array<ActivationName, 12> kActivations{{
     {"Gelu", ActivationKind::kGelu, 0},
     {"GeluTanh", ActivationKind::kGeluTanh, 0},
     {"Elu", ActivationKind::kElu, 1},
+    {"PRelu", ActivationKind::kPRelu, kOneAChannel},
 }};
 
 Activation make_activation(const std::string& name, const std::vector<float>& parameters) {
@@ -36,11 +38,12 @@ Activation make_activation(const std::string& name, const std::vector<float>& pa
     }
     throw Error("attribute activation is \"" + name + "\"; known are" + names);
   }
+  if (known->parameters == kOneAChannel) return {.kind = known->kind, .slopes = parameters};
   if (parameters.size() != known->parameters) {
     throw Error("attribute activation_params has " + std::to_string(parameters.size()) + " values; activation \"" +
                 name + "\" takes " + std::to_string(known->parameters));
   }
-  return {known->kind, known->parameters > 0 ? parameters[0] : 0, known->parameters > 1 ? parameters[1] : 0};
+  return {known->kind, known->parameters > 0 ? parameters[0] : 0, known->parameters > 1 ? parameters[1] : 0, {}};
 }
 
 // The index of the attribute's value among two, the first of which is the default.
@@ -55,6 +58,12 @@ size_t one_of(const AttributeSource& source, const char* name, const std::array<
 }
 
 }  // namespace
+
+void check_slopes(const Activation& activation, int64_t K) {
+  if (activation.kind != ActivationKind::kPRelu || int64_t(activation.slopes.size()) == K) return;
+  throw Error("attribute activation_params has " + std::to_string(activation.slopes.size()) +
+              " values; activation \"PRelu\" takes one for each output channel, " + std::to_string(K));
+}
 
 NodeAttributes read_attributes(const AttributeSource& source, OpKind kind) {
   const auto integers = [&](const char* name) { return source.integers(name).value_or(std::vector<int64_t>{}); };

@@ -67,4 +67,7 @@ class InferenceAttributes final : public AttributeSource {
 // Throws Error, in words, for a value that docs/ops.md does not know.
 NodeAttributes read_attributes(const AttributeSource&, OpKind);
 
+// Throws Error where PRelu has not a slope for each of the K output channels, which only the weights tell.
+void check_slopes(const Activation&, int64_t K);
+
 }  // namespace cks::ort

@@ -35,6 +35,7 @@ class ConvolutionKernel final : public Kernel {
     if (!w) return;
     constant_w_shape_ = shape_of(api_, w);
     const Filter filter = make_filter(attributes_.convolution, constant_w_shape_);
+    check_slopes(attributes_.activation, filter.K);
     if (inputs_ > kB) {
       if (const OrtValue* b = constant_input(api_, arguments.info, kB)) check_bias(b, filter);
     }
@@ -91,6 +92,7 @@ class ConvolutionKernel final : public Kernel {
     }
     auto planned = std::make_unique<PlannedConvolution<Provider>>();
     planned->filter = make_filter(attributes_.convolution, w);
+    check_slopes(attributes_.activation, planned->filter.K);
     const Problem problem = make_problem(attributes_.convolution, planned->filter, x, attributes_.layout);
     planned->y = to_shape(output_shape(problem, x.rank, attributes_.layout));
     planned->is_empty = elements(planned->y) == 0;

@@ -35,12 +35,14 @@ _CONV_TRANSPOSE_ATTRIBUTES = CONV_ATTRIBUTES | {
 # the model has one function that any of them can take: there is nothing to choose and nothing to guard.
 _FIRST_OPSET_WITH_INTEGERS = 9
 _OWN_ATTRIBUTES = ("activation", "activation_params", "layout", "precision")
-_EPILOGUE, _TO_NCHW, _FROM_NCHW = (f"{PREFIX}_{name}" for name in ("epilogue", "to_nchw", "from_nchw"))
+_EPILOGUE, _SLOPES, _TO_NCHW, _FROM_NCHW = (
+    f"{PREFIX}_{name}" for name in ("epilogue", "slopes", "to_nchw", "from_nchw")
+)
 
 
 @dataclass(frozen=True, order=True)
 class Epilogue:
-    """What follows the convolution."""
+    """What follows the convolution, but for PRelu's slopes: they are an attribute of the node."""
 
     residual: bool
     activation: str
@@ -48,10 +50,11 @@ class Epilogue:
 
     @classmethod
     def of(cls, node: ir.Node) -> "Epilogue":
+        activation = node.attributes.get_string("activation", "")
         return cls(
             residual=len(node.inputs) > 3 and node.inputs[3] is not None,
-            activation=node.attributes.get_string("activation", ""),
-            params=tuple(node.attributes.get_floats("activation_params", ())),
+            activation=activation,
+            params=() if activation == "PRelu" else tuple(_activation_params(node)),
         )
 
     def overload(self) -> str:
@@ -69,6 +72,7 @@ class ConvolutionFunction:
         self._op_type = nodes[0].op_type
         self._element_type, self._opset_version = element_type, opset_version
         self._epilogues = sorted({Epilogue.of(node) for node in nodes})
+        self._has_slopes = any(epilogue.activation == "PRelu" for epilogue in self._epilogues)
         self._has_integers = opset_version >= _FIRST_OPSET_WITH_INTEGERS
         if len(self._epilogues) > 1 and not self._has_integers:
             raise ValueError(
@@ -87,6 +91,8 @@ class ConvolutionFunction:
         if len(self._epilogues) > 1:
             index = np.array(self._epilogues.index(Epilogue.of(node)), np.int64)
             node.attributes.add(ir.AttrTensor(_EPILOGUE, ir.tensor(index)))
+        if self._has_slopes:
+            node.attributes.add(ir.AttrTensor(_SLOPES, ir.tensor(self._slopes(node))))
         if self._channels_last:
             rank = _spatial_rank(node)
             to_nchw, from_nchw = to_channels_first(rank), to_channels_last(rank)
@@ -110,9 +116,17 @@ class ConvolutionFunction:
         return body.function(
             ("ort_cks", self._op_type, overload),
             y,
-            [*attributes, *_OWN_ATTRIBUTES, _EPILOGUE, _TO_NCHW, _FROM_NCHW, self._guard],
+            [*attributes, *_OWN_ATTRIBUTES, _EPILOGUE, _SLOPES, _TO_NCHW, _FROM_NCHW, self._guard],
             f"What {self._op_type} computes, in standard ONNX operators.",
         )
+
+    def _slopes(self, node: ir.Node) -> np.ndarray:
+        """As they broadcast against Y. A node without a PRelu has some too: its body is the others'."""
+        dtype = FunctionBody(self._opset_version, self._element_type).element_type.numpy()
+        if Epilogue.of(node).activation != "PRelu":
+            return np.ones(1, dtype)
+        slopes = np.array(_activation_params(node), dtype)
+        return slopes if _is_channels_last(node) else slopes.reshape(-1, *[1] * _spatial_rank(node))
 
     def _permuted(self, body: FunctionBody, value: ir.Value, attribute: str) -> ir.Value:
         if not self._channels_last:
@@ -125,9 +139,17 @@ class ConvolutionFunction:
             y = body.op("Add", y, body.input("Z"))
         z = body.optional_input("Z") if len(residuals) == 2 else None
 
+        # Not in the branch of an If, where onnxslim forgets that the attribute is the node's.
+        slopes = None
+        if self._has_slopes:
+            reference = ir.RefAttr("value", _SLOPES, ir.AttributeType.TENSOR)
+            slopes = body.op("Constant", value=reference)
+
         def finished(epilogue: Epilogue) -> ir.Value:
             # Sum, unlike Add, may lack an input: nodes without a residual have this branch too.
             added = body.op("Sum", y, z) if z is not None and epilogue.residual else y
+            if epilogue.activation == "PRelu":
+                return body.op("PRelu", added, slopes)
             return activate(body, epilogue.activation, epilogue.params, added)
 
         if len(self._epilogues) == 1:
@@ -144,6 +166,10 @@ class ConvolutionFunction:
             return body.either(is_below, partial(choose, first, middle - 1), partial(choose, middle, last))
 
         return choose(0, len(self._epilogues) - 1)
+
+
+def _activation_params(node: ir.Node) -> Sequence[float]:
+    return node.attributes.get_floats("activation_params", ())
 
 
 def _is_channels_last(node: ir.Node) -> bool:

@@ -71,6 +71,14 @@ inline void store_planes(const Epilogue& e, const float* sums, int rows, int64_t
   for_each_four_planes(rows, count, pixel, square, channels);
 }
 
+inline void apply_slopes(const float* slopes, float* sums, int rows, int64_t width, int count) {
+  for (int m = 0; m < rows; ++m)
+    for (int i = 0; i < count; ++i) {
+      float& v = sums[m * width + i];
+      v = v < 0 ? slopes[i] * v : v;
+    }
+}
+
 void store_sums(const Epilogue& e, float* sums, int rows, int width, int skip, int count, const int64_t* pixel,
                 int64_t k) {
   float* first = sums + skip;
@@ -83,7 +91,10 @@ void store_sums(const Epilogue& e, float* sums, int rows, int width, int skip, i
       for (int m = 0; m < rows; ++m)
         for (int i = 0; i < count; ++i)
           first[m * width + i] += widen(static_cast<const T*>(e.residual)[pixel[m] + k + i]);
-    activate(e.activation, sums, int64_t(rows) * width);
+    if (e.activation.kind == cks::ActivationKind::kPRelu)
+      apply_slopes(e.activation.slopes.data() + k, first, rows, width, count);
+    else
+      activate(e.activation, sums, int64_t(rows) * width);
     if (e.channel_step != 1) return store_planes<T>(e, first, rows, width, count, pixel, k);
     for (int m = 0; m < rows; ++m)
       for (int i = 0; i < count; ++i) narrow(first[m * width + i], static_cast<T*>(e.y) + pixel[m] + k + i);

@@ -43,7 +43,7 @@ struct GradientProduct {
 // What becomes of sums: y = activation(acc + bias + residual), rounded to `type`.
 struct Epilogue {
   DataType type;
-  Activation activation;
+  const Activation& activation;
   const float* bias;     // [K]
   const void* residual;  // null, or as y
   void* y;

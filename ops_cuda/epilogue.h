@@ -10,6 +10,10 @@ struct Epilogue {
   void* y;
   ActivationKind kind;
   float alpha, beta;
+  const float* slopes;  // of PRelu, else null; a whole number of kSlopeGroups
 };
+
+// Kernels may read the slopes of a whole tile, channels that it has too many included.
+inline constexpr int kSlopeGroup = 256;
 
 }  // namespace cks::cuda

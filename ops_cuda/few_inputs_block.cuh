@@ -60,6 +60,13 @@ class FewInputsBlock {
     }
     if (e.kind == ActivationKind::kRelu) {
       visit_all([](float v) { return v < 0.f ? 0.f : v; });
+    } else if (e.slopes) {
+#pragma unroll
+      for (int j = 0; j < kOwn; ++j) {
+        const float slope = e.slopes[min(first_k + own_column(j), args_.K - 1)];
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) sum(r, j) = leaky_relu(sum(r, j), slope);
+      }
     } else if (e.kind != ActivationKind::kNone) {
       visit_all([&](float v) { return activated(e.kind, e.alpha, e.beta, v); });
     }

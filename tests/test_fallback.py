@@ -11,7 +11,7 @@ import pytest
 from fallback_models import TOLERANCES, run, with_fallback
 from nodes import node_model, representable
 from onnx import TensorProto, helper
-from reference import ACTIVATIONS, Geometry, to_nhwc
+from reference import ACTIVATIONS, Geometry, activation_attributes, to_nhwc
 
 from ort_cks.graph_rewrite.fallback import add_fallback_functions
 
@@ -47,15 +47,14 @@ class Case:
             before += inputs["B"].reshape(-1, *(1,) * rank)
         if residual:
             before += inputs["Z"]
-        params, activate = ACTIVATIONS[activation]
+        _, activate = ACTIVATIONS[activation]
         self.dtype, self.largest = dtype, np.abs(before).max()
         self.expected = activate(before)
         if nhwc:
             self.expected = to_nhwc(self.expected)
             inputs |= {name: to_nhwc(inputs[name]) for name in ("X", "Z") if name in inputs}
         attributes = geometry.attributes() | {"layout": "NHWC" if nhwc else "NCHW"}
-        if activation:
-            attributes |= {"activation": activation} | ({"activation_params": params} if params else {})
+        attributes |= activation_attributes(activation, filters)
         self.inputs = inputs
         self.model = node_model(op, inputs, attributes, dtype)
         self.model.opset_import[0].version = opset

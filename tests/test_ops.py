@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nodes import OPSETS, representable, run_node, session
 from onnx import TensorProto, helper
-from reference import ACTIVATIONS, Geometry, assert_close, to_nchw, to_nhwc
+from reference import ACTIVATIONS, Geometry, activation_attributes, assert_close, to_nchw, to_nhwc
 
 DTYPES = ("float", "float16", "bfloat16")
 LAYOUTS = ("NCHW", "NHWC")
@@ -51,13 +51,10 @@ class Node:
         }
 
     def check(self, provider, names="XWBZ", activation="", layout="NCHW", constants="WB", precision="fp32"):
-        parameters, apply = ACTIVATIONS[activation]
+        _, apply = ACTIVATIONS[activation]
         want, magnitude = self._sums(names)
         attributes = self.geometry.attributes() | {"layout": layout, "precision": precision}
-        if activation:
-            attributes["activation"] = activation
-        if parameters:
-            attributes["activation_params"] = parameters
+        attributes |= activation_attributes(activation, len(self.inputs["B"]))
         inputs = {name: self.inputs[name] for name in names}
         if layout == "NHWC":
             inputs = {n: to_nhwc(v) if n in "XZ" else v for n, v in inputs.items()}
@@ -93,6 +90,30 @@ def test_every_rank_type_and_layout(provider, case, dtype, layout):
 @pytest.mark.parametrize("case", ["ConvV2-2d", "KSDeconv-2d"])
 def test_every_activation(provider, case, activation, dtype):
     Node(*CASES[case], dtype, seed=1).check(provider, activation=activation)
+
+
+# (C, K, group, layout): on a GPU each has a kernel of its own
+FAMILIES = {
+    "many channels": (64, 72, 1, "NHWC"),
+    "many channels first": (64, 72, 1, "NCHW"),
+    "groups of many": (64, 144, 2, "NHWC"),
+    "few inputs": (8, 56, 1, "NHWC"),
+    "few inputs first": (3, 12, 1, "NCHW"),
+    "few outputs": (64, 3, 1, "NHWC"),
+    "depthwise": (24, 24, 24, "NHWC"),
+    "depthwise first": (10, 10, 10, "NCHW"),
+    "two outputs of each input": (9, 18, 9, "NHWC"),
+}
+
+
+@pytest.mark.parametrize("names", ["XWB", "XWBZ"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_slope_a_channel(provider, family, dtype, names):
+    C, K, group, layout = FAMILIES[family]
+    geometry = Geometry((3, 3), pads=(1, 1, 1, 1), group=group)
+    node = Node("ConvV2", (9, 20), geometry, dtype, C, K, seed=8)
+    node.check(provider, names, "PRelu", layout)
 
 
 @pytest.mark.parametrize("names", ["XW", "XWB", "XWBZ"])

@@ -54,7 +54,7 @@ struct TilePieces {
         v[i * 2 + 1] += to_float(pair(p.epilogue.residual, i)[1]);
       }
     }
-    Ending::apply(p.epilogue, v);
+    Ending::apply(p.epilogue, v, k);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (!exists(i)) continue;

@@ -114,7 +114,7 @@ void for_each_triple(const Problem& p, F f) {
     }
 }
 
-double activate(const Activation& a, double x) {
+double activate(const Activation& a, double x, int64_t k) {
   using enum ActivationKind;
   const auto clip = [](double v, double low, double high) { return std::min(std::max(v, low), high); };
   switch (a.kind) {
@@ -142,6 +142,8 @@ double activate(const Activation& a, double x) {
       return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     case kElu:
       return x < 0 ? a.alpha * std::expm1(x) : x;
+    case kPRelu:
+      return x < 0 ? a.slopes[k] * x : x;
   }
   return NAN;
 }
@@ -213,7 +215,7 @@ void check_convolution(const Case& c) {
     const int64_t k = c.layout == Layout::kNCHW ? i / out % f.K : i % f.K;
     if (c.bias) sums[i].add(bias[k]);
     if (c.residual) sums[i].add(residual[i]);
-    want[i] = activate(c.activation, sums[i].value);
+    want[i] = activate(c.activation, sums[i].value, k);
   }
 
   const cpu::PackedFilter packed(f, c.type, w.bytes.data(), parallel_for);
@@ -312,10 +314,12 @@ Case random_case(int64_t i) {
   Case c{.problem = make_problem(a, filter, x_shape, layout),
          .type = one_of({DataType::kFloat, DataType::kFloat, DataType::kHalf, DataType::kBFloat16}),
          .layout = layout,
-         .activation = {ActivationKind(i / 6 % 12), 0.2f, 0.4f},
+         .activation = {ActivationKind(i / 6 % 13), 0.2f, 0.4f},
          .bias = pick(0, 2) > 0,
          .residual = pick(0, 1) > 0};
   if (c.activation.kind == ActivationKind::kClip) c.activation = {ActivationKind::kClip, -0.5f, 6.0f};
+  if (c.activation.kind == ActivationKind::kPRelu)
+    for (int64_t k = 0; k < filter.K; ++k) c.activation.slopes.push_back(float(pick(-64, 96)) / 64);
   return c;
 }
 
@@ -328,9 +332,9 @@ void check_activations() {
   p.filter = {.op = Operator::kConv, .C = 1, .K = 1};
   p.input[2] = p.output[2] = int64_t(values.size());
   const float one = 1;
-  for (int kind = 0; kind < 12; ++kind) {
-    const Case c{p,    DataType::kFloat, Layout::kNCHW, {ActivationKind(kind), kind == 3 ? -1.0f : 0.2f, 0.4f}, false,
-                 false};
+  for (int kind = 0; kind < 13; ++kind) {
+    const Activation activation{ActivationKind(kind), kind == 3 ? -1.0f : 0.2f, 0.4f, {0.3f}};
+    const Case c{p, DataType::kFloat, Layout::kNCHW, activation, false, false};
     const cpu::PackedFilter packed(p.filter, c.type, &one, parallel_for);
     const cpu::Convolution convolution(p, c.type, c.layout, c.activation);
     std::vector<float> y(values.size());
@@ -338,7 +342,7 @@ void check_activations() {
     void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(workspace.data()) + 63) / 64 * 64);
     convolution.run(values.data(), packed, nullptr, nullptr, y.data(), aligned, parallel_for);
     for (size_t i = 0; i < values.size(); ++i) {
-      const double want = activate(c.activation, values[i]);
+      const double want = activate(c.activation, values[i], 0);
       // HardSwish, Silu and Gelu of -inf are 0 * inf: NaN by the formula, and no model depends on it.
       if (std::isinf(values[i]) && std::isnan(want)) continue;
       const bool same =

@@ -90,8 +90,15 @@ __device__ void judge(Report* report, int64_t i, double got, double want, double
   }
 }
 
+// An activation, its slopes on the device.
+struct Ending {
+  ActivationKind kind;
+  float alpha, beta;
+  const float* slopes;
+};
+
 template <class T>
-__global__ void check_convolution(Shapes s, Activation a, Tolerance tolerance, const T* x, const T* w, const T* bias,
+__global__ void check_convolution(Shapes s, Ending ending, Tolerance tolerance, const T* x, const T* w, const T* bias,
                                   const T* residual, const T* y, int64_t count, Report* report) {
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
     const int64_t pixels = s.output.d * s.output.h * s.output.w;
@@ -101,7 +108,8 @@ __global__ void check_convolution(Shapes s, Activation a, Tolerance tolerance, c
     Sum sum = convolution_at(s, x, w, i / pixels / s.K, k, o);
     if (bias) sum.add(value(bias[k]));
     if (residual) sum.add(value(residual[i]));
-    const double want = activate(a.kind, a.alpha, a.beta, sum.value);
+    const double slope = ending.slopes ? ending.slopes[k] : 0;
+    const double want = activate(ending.kind, ending.alpha, ending.beta, slope, sum.value);
     judge(report, i, value(y[i]), want,
           tolerance.result * fabs(want) + 1.2 * tolerance.sum * sum.magnitude + tolerance.subnormal + 1e-7);
   }
@@ -436,6 +444,10 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   fill<T>(x, c.coarse, random), fill<T>(w, c.coarse, random);
   fill<T>(bias, c.coarse, random), fill<T>(residual, c.coarse, random);
   if (c.uneven && !c.coarse && type == DataType::kFloat) make_uneven(x, random);
+  const Activation& a = c.activation;
+  const Buffer slopes(a.slopes.size() * sizeof(float));
+  must(cudaMemcpy(slopes.data(), a.slopes.data(), slopes.bytes(), cudaMemcpyHostToDevice));
+  const Ending ending{a.kind, a.alpha, a.beta, a.slopes.empty() ? nullptr : reinterpret_cast<float*>(slopes.data())};
   const T* b = c.bias ? reinterpret_cast<const T*>(bias.data()) : nullptr;
   const T* z = c.residual ? reinterpret_cast<const T*>(residual.data()) : nullptr;
 
@@ -458,7 +470,7 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
 
   const DeviceReport report;
   if (outputs > 0)
-    check_convolution<<<1024, 128>>>(to_shapes(p, c.layout), c.activation, tolerance_of<T>(c),
+    check_convolution<<<1024, 128>>>(to_shapes(p, c.layout), ending, tolerance_of<T>(c),
                                      reinterpret_cast<const T*>(x.data()), reinterpret_cast<const T*>(w.data()), b, z,
                                      reinterpret_cast<const T*>(y.data()), outputs, report.device());
   const bool guards = y.guards_intact() && workspace.guards_intact() && packed.guards_intact();
@@ -474,11 +486,15 @@ Case random_case(std::mt19937& random, Operator op) {
   c.problem = random_problem(random, op, narrow);
   c.layout = pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW;
   c.precision = pick(random, {0, 1}) ? Precision::kTF32 : Precision::kFP32;
-  c.activation.kind = ActivationKind(pick(random, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}));
+  c.activation.kind = ActivationKind(pick(random, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 12}));
   if (c.activation.kind == ActivationKind::kClip)
     c.activation.alpha = -0.5f, c.activation.beta = 6.f;
   else
     c.activation.alpha = 0.2f, c.activation.beta = 0.5f;
+  if (c.activation.kind == ActivationKind::kPRelu) {
+    std::uniform_real_distribution<float> slope(-0.5f, 1.5f);
+    for (int64_t k = 0; k < c.problem.filter.K; ++k) c.activation.slopes.push_back(slope(random));
+  }
   c.multiprocessors = int(pick(random, {0, 0, 1, 1, 2, 8})), c.shared_kb = int(pick(random, {64, 100, 228}));
   c.config = narrow ? 0 : random();
   c.bias = pick(random, {0, 1}), c.residual = pick(random, {0, 1}), c.coarse = pick(random, {0, 1});
