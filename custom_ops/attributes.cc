@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <string_view>
 
 namespace cks::ort {
@@ -87,6 +88,11 @@ NodeAttributes read_attributes(const AttributeSource& source, OpKind kind) {
   } else {
     node.activation = make_activation(source.text("activation").value_or(""),
                                       source.floats("activation_params").value_or(std::vector<float>{}));
+    node.residual_alpha = source.number("residual_alpha").value_or(node.residual_alpha);
+    if (!(node.residual_alpha > 0) || std::isinf(node.residual_alpha)) {
+      throw Error("attribute residual_alpha is " + std::to_string(node.residual_alpha) +
+                  "; it must be positive, as no other slope can be undone");
+    }
   }
   return node;
 }
@@ -127,6 +133,13 @@ std::optional<std::vector<int64_t>> KernelAttributes::integers(const char* name)
   std::vector<int64_t> values(size);
   check(api_, api_.KernelInfoGetAttributeArray_int64(info_, name, values.data(), &size));
   return values;
+}
+
+std::optional<float> KernelAttributes::number(const char* name) const {
+  float value;
+  if (succeeded(api_.KernelInfoGetAttribute_float(info_, name, &value))) return value;
+  require_absent(name, "a float");
+  return std::nullopt;
 }
 
 std::optional<std::vector<float>> KernelAttributes::floats(const char* name) const {
@@ -173,6 +186,10 @@ std::optional<int64_t> InferenceAttributes::integer(const char* name) const {
 }
 std::optional<std::vector<int64_t>> InferenceAttributes::integers(const char* name) const {
   return read<int64_t>(name, ORT_OP_ATTR_INTS);
+}
+std::optional<float> InferenceAttributes::number(const char* name) const {
+  const auto value = read<float>(name, ORT_OP_ATTR_FLOAT);
+  return value && !value->empty() ? std::optional(value->front()) : std::nullopt;
 }
 std::optional<std::vector<float>> InferenceAttributes::floats(const char* name) const {
   return read<float>(name, ORT_OP_ATTR_FLOATS);

@@ -16,6 +16,7 @@ struct NodeAttributes {
   Layout layout = Layout::kNCHW;
   Precision precision = Precision::kTF32;
   Activation activation;
+  float residual_alpha = 1;
 };
 
 // Where attributes are read from. Each reader returns nothing where the attribute is absent (or an empty list) and
@@ -25,6 +26,7 @@ class AttributeSource {
   virtual ~AttributeSource() = default;
   virtual std::optional<int64_t> integer(const char* name) const = 0;
   virtual std::optional<std::vector<int64_t>> integers(const char* name) const = 0;
+  virtual std::optional<float> number(const char* name) const = 0;
   virtual std::optional<std::vector<float>> floats(const char* name) const = 0;
   virtual std::optional<std::string> text(const char* name) const = 0;
 };
@@ -35,6 +37,7 @@ class KernelAttributes final : public AttributeSource {
   KernelAttributes(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
   std::optional<int64_t> integer(const char* name) const override;
   std::optional<std::vector<int64_t>> integers(const char* name) const override;
+  std::optional<float> number(const char* name) const override;
   std::optional<std::vector<float>> floats(const char* name) const override;
   std::optional<std::string> text(const char* name) const override;
 
@@ -53,6 +56,7 @@ class InferenceAttributes final : public AttributeSource {
   InferenceAttributes(const OrtApi& api, const OrtShapeInferContext* context) : api_(api), context_(context) {}
   std::optional<int64_t> integer(const char* name) const override;
   std::optional<std::vector<int64_t>> integers(const char* name) const override;
+  std::optional<float> number(const char* name) const override;
   std::optional<std::vector<float>> floats(const char* name) const override;
   std::optional<std::string> text(const char* name) const override;
 

@@ -98,7 +98,7 @@ class ConvolutionKernel final : public Kernel {
     planned->is_empty = elements(planned->y) == 0;
     if (!planned->is_empty) {
       planned->convolution = Provider::plan(problem, type_, attributes_.layout, precision, attributes_.activation,
-                                            constant_filter_.has_value());
+                                            attributes_.residual_alpha, constant_filter_.has_value());
     }
     return planned;
   }

@@ -34,7 +34,7 @@ _CONV_TRANSPOSE_ATTRIBUTES = CONV_ATTRIBUTES | {
 # Before, Constants and Less take no integers. Then all nodes of an operator must have the same epilogue, and
 # the model has one function that any of them can take: there is nothing to choose and nothing to guard.
 _FIRST_OPSET_WITH_INTEGERS = 9
-_OWN_ATTRIBUTES = ("activation", "activation_params", "layout", "precision")
+_OWN_ATTRIBUTES = ("activation", "activation_params", "layout", "precision", "residual_alpha")
 _EPILOGUE, _SLOPES, _TO_NCHW, _FROM_NCHW = (
     f"{PREFIX}_{name}" for name in ("epilogue", "slopes", "to_nchw", "from_nchw")
 )
@@ -45,23 +45,27 @@ class Epilogue:
     """What follows the convolution, but for PRelu's slopes: they are an attribute of the node."""
 
     residual: bool
+    residual_alpha: float
     activation: str
     params: tuple[float, ...]
 
     @classmethod
     def of(cls, node: ir.Node) -> "Epilogue":
         activation = node.attributes.get_string("activation", "")
+        residual = len(node.inputs) > 3 and node.inputs[3] is not None
         return cls(
-            residual=len(node.inputs) > 3 and node.inputs[3] is not None,
+            residual=residual,
+            residual_alpha=node.attributes.get_float("residual_alpha", 1.0) if residual else 1.0,
             activation=activation,
             params=() if activation == "PRelu" else tuple(_activation_params(node)),
         )
 
     def overload(self) -> str:
         parts = ["residual"] if self.residual else []
+        if self.residual_alpha != 1:
+            parts += ["of", "LeakyRelu", _decimal(self.residual_alpha)]
         if self.activation:
-            # as float, the shortest decimal that is the same float: 0.1, not 0.10000000149011612
-            parts += [self.activation, *(str(np.float32(value)) for value in self.params)]
+            parts += [self.activation, *map(_decimal, self.params)]
         return "_".join(parts)
 
 
@@ -134,10 +138,20 @@ class ConvolutionFunction:
         return body.op("Transpose", value, perm=ir.RefAttr("perm", attribute, ir.AttributeType.INTS))
 
     def _finished(self, body: FunctionBody, y: ir.Value) -> ir.Value:
+        # Sum, unlike Add, may lack an input: nodes without a residual have the branches of the others too.
         residuals = {epilogue.residual for epilogue in self._epilogues}
+        add, z = "Add", None
         if residuals == {True}:
-            y = body.op("Add", y, body.input("Z"))
-        z = body.optional_input("Z") if len(residuals) == 2 else None
+            z = body.input("Z")
+        elif len(residuals) == 2:
+            add, z = "Sum", body.optional_input("Z")
+
+        def residual(alpha: float) -> ir.Value:
+            """Z as it was before a LeakyRelu."""
+            if alpha == 1:
+                return z
+            given = z if add == "Add" else body.op("Sum", body.scalar(0, body.element_type), z)
+            return body.op("LeakyRelu", given, alpha=1 / alpha)
 
         # Not in the branch of an If, where onnxslim forgets that the attribute is the node's.
         slopes = None
@@ -146,8 +160,7 @@ class ConvolutionFunction:
             slopes = body.op("Constant", value=reference)
 
         def finished(epilogue: Epilogue) -> ir.Value:
-            # Sum, unlike Add, may lack an input: nodes without a residual have this branch too.
-            added = body.op("Sum", y, z) if z is not None and epilogue.residual else y
+            added = body.op(add, y, residual(epilogue.residual_alpha)) if epilogue.residual else y
             if epilogue.activation == "PRelu":
                 return body.op("PRelu", added, slopes)
             return activate(body, epilogue.activation, epilogue.params, added)
@@ -166,6 +179,11 @@ class ConvolutionFunction:
             return body.either(is_below, partial(choose, first, middle - 1), partial(choose, middle, last))
 
         return choose(0, len(self._epilogues) - 1)
+
+
+def _decimal(value: float) -> str:
+    """The shortest that is the same float: 0.1, not 0.10000000149011612."""
+    return str(np.float32(value))
 
 
 def _activation_params(node: ir.Node) -> Sequence[float]:

@@ -63,18 +63,20 @@ struct Convolution::Impl {
   DataType type;
   Layout layout;
   Activation activation;
+  float residual_slope;  // undoes the residual's LeakyRelu
   Plan plan;
   FeatureRows rows;
   Packing packing;
   Schedule tasks;
   std::vector<Block> blocks;
 
-  Impl(const Problem& p, DataType t, Layout l, const Activation& a)
+  Impl(const Problem& p, DataType t, Layout l, const Activation& a, float residual_alpha)
       : kernels(cpu::kernels()),
         problem(p),
         type(t),
         layout(l),
         activation(a),
+        residual_slope(1 / residual_alpha),
         plan(make_plan(p, choose_box(p, kernels.rows, kTileOverhead))),
         rows{t, l, p.N, p.filter.C, volume(p.input)},
         packing(choose_packing(kernels, p.filter)),
@@ -150,8 +152,9 @@ void Convolution::Impl::multiply(const BlockRows& block, Panel panel, const Epil
                 panel.k);
 }
 
-Convolution::Convolution(const Problem& p, DataType type, Layout layout, const Activation& activation)
-    : impl_(new Impl(p, type, layout, activation)) {}
+Convolution::Convolution(const Problem& p, DataType type, Layout layout, const Activation& activation,
+                         float residual_alpha)
+    : impl_(new Impl(p, type, layout, activation, residual_alpha)) {}
 Convolution::~Convolution() = default;
 
 size_t Convolution::workspace_bytes() const { return size_t(impl_->floats()) * sizeof(float); }
@@ -176,6 +179,7 @@ void Convolution::run(const void* x, const PackedFilter& filter, const void* bia
                           .activation = self.activation,
                           .bias = b,
                           .residual = residual,
+                          .residual_slope = self.residual_slope,
                           .y = y,
                           .channel_step = rows_out ? 1 : pixels};
   const RowSpace space{.problem = &self.problem,

@@ -46,6 +46,7 @@ struct Epilogue {
   const Activation& activation;
   const float* bias;     // [K]
   const void* residual;  // null, or as y
+  float residual_slope;  // of its negative values, before it is added
   void* y;
   int64_t channel_step;  // elements between two channels of one pixel
 };

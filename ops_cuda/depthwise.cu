@@ -125,7 +125,8 @@ __global__ void __launch_bounds__(kChunkThreads, 2) depthwise_chunks(const __gri
     if (q.w >= args.output.w) break;
     const int64_t pixel = int64_t(n) * args.output.d * args.output.h * args.output.w + pixel_index(args.output, q);
     if (args.epilogue.residual)
-      add_neighbours(sum[p], static_cast<const T*>(args.epilogue.residual) + pixel * args.C + k);
+      add_neighbours(sum[p], static_cast<const T*>(args.epilogue.residual) + pixel * args.C + k,
+                     args.epilogue.residual_slope);
     if (args.epilogue.slopes) apply_slopes(sum[p], args.epilogue.slopes + k);
     activate_by_calls(args.epilogue, sum[p]);
     store_neighbours(sum[p], static_cast<T*>(args.epilogue.y) + pixel * args.C + k);
@@ -256,7 +257,7 @@ __global__ void __launch_bounds__(kPlaneThreads) depthwise_planes(const __grid_c
       const T* residual = static_cast<const T*>(e.residual) + first;
 #pragma unroll
       for (int p = 0; p < kOutputs; ++p, residual += to_next)
-        if (p < count) sum[p] += to_float(*residual);
+        if (p < count) sum[p] = add_leaky(sum[p], to_float(*residual), e.residual_slope);
     }
     if (e.slopes) {
       const float slope = e.slopes[channel(plane)];

@@ -16,10 +16,11 @@ DeviceEpilogue::DeviceEpilogue(const ConvolutionSpec& spec)
     : kind_(spec.activation.kind),
       alpha_(spec.activation.alpha),
       beta_(spec.activation.beta),
+      residual_slope_(1 / spec.residual_alpha),
       slopes_(copy_of(padded(spec.activation.slopes))) {}
 
 Epilogue DeviceEpilogue::of(const void* bias, const void* residual, void* y) const {
-  return {bias, residual, y, kind_, alpha_, beta_, reinterpret_cast<const float*>(slopes_.data())};
+  return {bias, residual, y, kind_, alpha_, beta_, residual_slope_, reinterpret_cast<const float*>(slopes_.data())};
 }
 
 }  // namespace cks::cuda

@@ -14,7 +14,7 @@ class DeviceEpilogue {
 
  private:
   ActivationKind kind_;
-  float alpha_, beta_;
+  float alpha_, beta_, residual_slope_;
   DeviceCopy slopes_;
 };
 

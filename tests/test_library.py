@@ -129,6 +129,8 @@ BAD_ATTRIBUTES = [
     ({"activation": "Clip", "activation_params": [1.0]}, 'has 1 values; activation "Clip" takes 2'),
     ({"activation": "Elu"}, 'attribute activation_params has 0 values; activation "Elu" takes 1'),
     ({"activation": "PRelu", "activation_params": [0.1, 0.2]}, "takes one for each output channel, 5"),
+    ({"residual_alpha": 0.0}, "attribute residual_alpha is 0.000000; it must be positive"),
+    ({"residual_alpha": 1}, "attribute residual_alpha must be a float"),
     ({"layout": "NCWH"}, 'attribute layout is "NCWH"; it must be "NCHW" or "NHWC"'),
     ({"precision": "fp16"}, 'attribute precision is "fp16"; it must be "tf32" or "fp32"'),
     ({"strides": 2}, "attribute strides must be a list of integers"),

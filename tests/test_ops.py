@@ -50,10 +50,20 @@ class Node:
             "Z": draw((batch, K, *geometry.output_extents(extents))),
         }
 
-    def check(self, provider, names="XWBZ", activation="", layout="NCHW", constants="WB", precision="fp32"):
+    def check(
+        self,
+        provider,
+        names="XWBZ",
+        activation="",
+        layout="NCHW",
+        constants="WB",
+        precision="fp32",
+        residual_alpha=1.0,
+    ):
         _, apply = ACTIVATIONS[activation]
-        want, magnitude = self._sums(names)
+        want, magnitude = self._sums(names, residual_alpha)
         attributes = self.geometry.attributes() | {"layout": layout, "precision": precision}
+        attributes |= {"residual_alpha": residual_alpha} if residual_alpha != 1 else {}
         attributes |= activation_attributes(activation, len(self.inputs["B"]))
         inputs = {name: self.inputs[name] for name in names}
         if layout == "NHWC":
@@ -66,16 +76,18 @@ class Node:
         borders = self.geometry.borders(self.extents)
         assert_close(got, apply(want), magnitude, self.terms, self.dtype, borders, 2.0**-11 if tf32 else 0)
 
-    def _sums(self, names):
+    def _sums(self, names, residual_alpha):
         """What the activation sees, and what it comes to with absolute values."""
 
         def total(operands):
             y = self.geometry.convolve(operands["X"], operands["W"])
             if "B" in names:
                 y += np.asarray(operands["B"], np.float64).reshape(-1, *(1,) * len(self.extents))
-            return y + np.asarray(operands["Z"], np.float64) if "Z" in names else y
+            return y + operands["Z"] if "Z" in names else y
 
-        return total(self.inputs), total({name: abs(value) for name, value in self.inputs.items()})
+        z = np.asarray(self.inputs["Z"], np.float64)
+        inputs = self.inputs | {"Z": np.where(z < 0, z / residual_alpha, z)}
+        return total(inputs), total({name: abs(value) for name, value in inputs.items()})
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -114,6 +126,16 @@ def test_a_slope_a_channel(provider, family, dtype, names):
     geometry = Geometry((3, 3), pads=(1, 1, 1, 1), group=group)
     node = Node("ConvV2", (9, 20), geometry, dtype, C, K, seed=8)
     node.check(provider, names, "PRelu", layout)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.25])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_residual_that_went_through_a_leaky_relu(provider, family, dtype, alpha):
+    C, K, group, layout = FAMILIES[family]
+    geometry = Geometry((3, 3), pads=(1, 1, 1, 1), group=group)
+    node = Node("ConvV2", (9, 20), geometry, dtype, C, K, seed=9)
+    node.check(provider, activation="LeakyRelu", layout=layout, residual_alpha=alpha)
 
 
 @pytest.mark.parametrize("names", ["XW", "XWB", "XWBZ"])

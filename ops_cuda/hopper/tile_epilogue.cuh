@@ -106,7 +106,7 @@ struct TileEpilogue {
             load_matrices(words, at);
             unpack<T>(words, z);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) v[i] += z[i];
+            for (int i = 0; i < 8; ++i) v[i] = add_leaky(v[i], z[i], p.epilogue.residual_slope);
           }
           finish(v, g);
 #pragma unroll
@@ -121,7 +121,8 @@ struct TileEpilogue {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
               const float2 z = load_shared_pair(at(i));
-              v[i * 2] += z.x, v[i * 2 + 1] += z.y;
+              v[i * 2] = add_leaky(v[i * 2], z.x, p.epilogue.residual_slope);
+              v[i * 2 + 1] = add_leaky(v[i * 2 + 1], z.y, p.epilogue.residual_slope);
             }
           }
           finish(v, g);

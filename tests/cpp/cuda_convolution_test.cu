@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdio>
@@ -90,10 +91,10 @@ __device__ void judge(Report* report, int64_t i, double got, double want, double
   }
 }
 
-// An activation, its slopes on the device.
+// What follows the sum; the slopes are on the device.
 struct Ending {
   ActivationKind kind;
-  float alpha, beta;
+  float alpha, beta, residual_alpha;
   const float* slopes;
 };
 
@@ -107,7 +108,10 @@ __global__ void check_convolution(Shapes s, Ending ending, Tolerance tolerance, 
     const Size o{pixel / s.output.w / s.output.h, pixel / s.output.w % s.output.h, pixel % s.output.w};
     Sum sum = convolution_at(s, x, w, i / pixels / s.K, k, o);
     if (bias) sum.add(value(bias[k]));
-    if (residual) sum.add(value(residual[i]));
+    if (residual) {
+      const double z = value(residual[i]);
+      sum.add(z < 0 ? z / ending.residual_alpha : z);
+    }
     const double slope = ending.slopes ? ending.slopes[k] : 0;
     const double want = activate(ending.kind, ending.alpha, ending.beta, slope, sum.value);
     judge(report, i, value(y[i]), want,
@@ -157,6 +161,7 @@ struct Case {
   Precision precision;
   Activation activation;
   bool bias, residual, coarse, uneven;
+  float residual_alpha;
   bool constant;                   // weights are packed before the run
   int multiprocessors, shared_kb;  // of the device that the portable kernel is planned for; 0: the real number
   unsigned config;                 // which configuration of the Hopper kernel, modulo their number
@@ -230,8 +235,9 @@ void describe(const Case& c, const char* type, const char* what, const char* ker
               (long long)p.N, (long long)p.filter.C, (long long)p.filter.K, (long long)p.filter.groups);
   dims("filter", p.filter.extent), dims("input", p.input), dims("output", p.output), dims("stride", p.stride);
   dims("dilation", p.dilation), dims("pad", p.pad);
-  std::printf(" activation %d bias %d residual %d coarse %d multiprocessors %d shared %d KB\n", int(c.activation.kind),
-              c.bias, c.residual, c.coarse, c.multiprocessors, c.shared_kb);
+  std::printf(" activation %d bias %d residual %d alpha %g coarse %d multiprocessors %d shared %d KB\n",
+              int(c.activation.kind), c.bias, c.residual, double(c.residual_alpha), c.coarse, c.multiprocessors,
+              c.shared_kb);
 }
 
 // A report on the device, cleared; read back after the check.
@@ -434,7 +440,7 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   const Filter& f = p.filter;
   const DataType type = data_type(static_cast<T*>(nullptr));
   const int64_t outputs = p.N * f.K * volume(p.output);
-  const cuda::ConvolutionSpec spec{p, type, c.layout, c.precision, c.activation, c.constant};
+  const cuda::ConvolutionSpec spec{p, type, c.layout, c.precision, c.activation, c.constant, c.residual_alpha};
   const bool as_chosen = outputs == 0 || (c.multiprocessors == 0 && as_capability == 0);
   const Forced family = forced_family(spec, c);
   const Packing packing = packing_of(as_chosen, family);
@@ -447,7 +453,8 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   const Activation& a = c.activation;
   const Buffer slopes(a.slopes.size() * sizeof(float));
   must(cudaMemcpy(slopes.data(), a.slopes.data(), slopes.bytes(), cudaMemcpyHostToDevice));
-  const Ending ending{a.kind, a.alpha, a.beta, a.slopes.empty() ? nullptr : reinterpret_cast<float*>(slopes.data())};
+  const Ending ending{a.kind, a.alpha, a.beta, c.residual_alpha,
+                      a.slopes.empty() ? nullptr : reinterpret_cast<float*>(slopes.data())};
   const T* b = c.bias ? reinterpret_cast<const T*>(bias.data()) : nullptr;
   const T* z = c.residual ? reinterpret_cast<const T*>(residual.data()) : nullptr;
 
@@ -492,13 +499,14 @@ Case random_case(std::mt19937& random, Operator op) {
   else
     c.activation.alpha = 0.2f, c.activation.beta = 0.5f;
   if (c.activation.kind == ActivationKind::kPRelu) {
-    std::uniform_real_distribution<float> slope(-0.5f, 1.5f);
+    std::uniform_real_distribution<float> slope(-0.5f, 1.2f);  // no steeper than check_convolution allows for
     for (int64_t k = 0; k < c.problem.filter.K; ++k) c.activation.slopes.push_back(slope(random));
   }
   c.multiprocessors = int(pick(random, {0, 0, 1, 1, 2, 8})), c.shared_kb = int(pick(random, {64, 100, 228}));
   c.config = narrow ? 0 : random();
   c.bias = pick(random, {0, 1}), c.residual = pick(random, {0, 1}), c.coarse = pick(random, {0, 1});
   c.constant = pick(random, {0, 1}), c.uneven = pick(random, {0, 1});
+  c.residual_alpha = std::array{1.f, 0.01f, 0.1f, 2.f}[size_t(pick(random, {0, 0, 1, 2, 3}))];
   return c;
 }
 
