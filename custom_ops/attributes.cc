@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <string_view>
 
 namespace cks::ort {
@@ -12,7 +13,8 @@ struct ActivationName {
   ActivationKind kind;
   size_t parameters;
 };
-constexpr std::array<ActivationName, 12> kActivations{{
+constexpr size_t kOneAChannel = SIZE_MAX;  // as many as the weights say: check_slopes
+constexpr std::array<ActivationName, 13> kActivations{{
     {"", ActivationKind::kNone, 0},
     {"Relu", ActivationKind::kRelu, 0},
     {"LeakyRelu", ActivationKind::kLeakyRelu, 1},
@@ -25,6 +27,7 @@ constexpr std::array<ActivationName, 12> kActivations{{
     {"Gelu", ActivationKind::kGelu, 0},
     {"GeluTanh", ActivationKind::kGeluTanh, 0},
     {"Elu", ActivationKind::kElu, 1},
+    {"PRelu", ActivationKind::kPRelu, kOneAChannel},
 }};
 
 Activation make_activation(const std::string& name, const std::vector<float>& parameters) {
@@ -36,11 +39,12 @@ Activation make_activation(const std::string& name, const std::vector<float>& pa
     }
     throw Error("attribute activation is \"" + name + "\"; known are" + names);
   }
+  if (known->parameters == kOneAChannel) return {.kind = known->kind, .slopes = parameters};
   if (parameters.size() != known->parameters) {
     throw Error("attribute activation_params has " + std::to_string(parameters.size()) + " values; activation \"" +
                 name + "\" takes " + std::to_string(known->parameters));
   }
-  return {known->kind, known->parameters > 0 ? parameters[0] : 0, known->parameters > 1 ? parameters[1] : 0};
+  return {known->kind, known->parameters > 0 ? parameters[0] : 0, known->parameters > 1 ? parameters[1] : 0, {}};
 }
 
 // The index of the attribute's value among two, the first of which is the default.
@@ -55,6 +59,12 @@ size_t one_of(const AttributeSource& source, const char* name, const std::array<
 }
 
 }  // namespace
+
+void check_slopes(const Activation& activation, int64_t K) {
+  if (activation.kind != ActivationKind::kPRelu || int64_t(activation.slopes.size()) == K) return;
+  throw Error("attribute activation_params has " + std::to_string(activation.slopes.size()) +
+              " values; activation \"PRelu\" takes one for each output channel, " + std::to_string(K));
+}
 
 NodeAttributes read_attributes(const AttributeSource& source, OpKind kind) {
   const auto integers = [&](const char* name) { return source.integers(name).value_or(std::vector<int64_t>{}); };
@@ -90,6 +100,11 @@ NodeAttributes read_attributes(const AttributeSource& source, OpKind kind) {
     }
     node.activation = make_activation(source.text("activation").value_or(""),
                                       source.floats("activation_params").value_or(std::vector<float>{}));
+    node.residual_alpha = source.number("residual_alpha").value_or(node.residual_alpha);
+    if (!(node.residual_alpha > 0) || std::isinf(node.residual_alpha)) {
+      throw Error("attribute residual_alpha is " + std::to_string(node.residual_alpha) +
+                  "; it must be positive, as no other slope can be undone");
+    }
   }
   return node;
 }
@@ -130,6 +145,13 @@ std::optional<std::vector<int64_t>> KernelAttributes::integers(const char* name)
   std::vector<int64_t> values(size);
   check(api_, api_.KernelInfoGetAttributeArray_int64(info_, name, values.data(), &size));
   return values;
+}
+
+std::optional<float> KernelAttributes::number(const char* name) const {
+  float value;
+  if (succeeded(api_.KernelInfoGetAttribute_float(info_, name, &value))) return value;
+  require_absent(name, "a float");
+  return std::nullopt;
 }
 
 std::optional<std::vector<float>> KernelAttributes::floats(const char* name) const {
@@ -176,6 +198,10 @@ std::optional<int64_t> InferenceAttributes::integer(const char* name) const {
 }
 std::optional<std::vector<int64_t>> InferenceAttributes::integers(const char* name) const {
   return read<int64_t>(name, ORT_OP_ATTR_INTS);
+}
+std::optional<float> InferenceAttributes::number(const char* name) const {
+  const auto value = read<float>(name, ORT_OP_ATTR_FLOAT);
+  return value && !value->empty() ? std::optional(value->front()) : std::nullopt;
 }
 std::optional<std::vector<float>> InferenceAttributes::floats(const char* name) const {
   return read<float>(name, ORT_OP_ATTR_FLOATS);

@@ -17,6 +17,7 @@ struct NodeAttributes {
   Precision precision = Precision::kTF32;
   Activation activation;
   bool concat = false;  // the input is Concat([X, X2]) on the channel axis
+  float residual_alpha = 1;
 };
 
 // Where attributes are read from. Each reader returns nothing where the attribute is absent (or an empty list) and
@@ -26,6 +27,7 @@ class AttributeSource {
   virtual ~AttributeSource() = default;
   virtual std::optional<int64_t> integer(const char* name) const = 0;
   virtual std::optional<std::vector<int64_t>> integers(const char* name) const = 0;
+  virtual std::optional<float> number(const char* name) const = 0;
   virtual std::optional<std::vector<float>> floats(const char* name) const = 0;
   virtual std::optional<std::string> text(const char* name) const = 0;
 };
@@ -36,6 +38,7 @@ class KernelAttributes final : public AttributeSource {
   KernelAttributes(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
   std::optional<int64_t> integer(const char* name) const override;
   std::optional<std::vector<int64_t>> integers(const char* name) const override;
+  std::optional<float> number(const char* name) const override;
   std::optional<std::vector<float>> floats(const char* name) const override;
   std::optional<std::string> text(const char* name) const override;
 
@@ -54,6 +57,7 @@ class InferenceAttributes final : public AttributeSource {
   InferenceAttributes(const OrtApi& api, const OrtShapeInferContext* context) : api_(api), context_(context) {}
   std::optional<int64_t> integer(const char* name) const override;
   std::optional<std::vector<int64_t>> integers(const char* name) const override;
+  std::optional<float> number(const char* name) const override;
   std::optional<std::vector<float>> floats(const char* name) const override;
   std::optional<std::string> text(const char* name) const override;
 
@@ -67,5 +71,8 @@ class InferenceAttributes final : public AttributeSource {
 
 // Throws Error, in words, for a value that docs/ops.md does not know.
 NodeAttributes read_attributes(const AttributeSource&, OpKind);
+
+// Throws Error where PRelu has not a slope for each of the K output channels, which only the weights tell.
+void check_slopes(const Activation&, int64_t K);
 
 }  // namespace cks::ort

@@ -36,6 +36,7 @@ class ConvolutionKernel final : public Kernel {
     if (!w) return;
     constant_w_shape_ = shape_of(api_, w);
     const Filter filter = make_filter(attributes_.convolution, constant_w_shape_);
+    check_slopes(attributes_.activation, filter.K);
     if (inputs_ > kB) {
       if (const OrtValue* b = constant_input(api_, arguments.info, kB)) check_bias(b, filter);
     }
@@ -94,6 +95,7 @@ class ConvolutionKernel final : public Kernel {
     }
     auto planned = std::make_unique<PlannedConvolution<Provider>>();
     planned->filter = make_filter(attributes_.convolution, w);
+    check_slopes(attributes_.activation, planned->filter.K);
     Problem problem = make_problem(attributes_.convolution, planned->filter,
                                    attributes_.concat ? joined_shape(x, x2, planned->filter) : x, attributes_.layout);
     if (attributes_.concat) problem.x2_channels = x2.dims[x2.rank - 1];
@@ -101,7 +103,7 @@ class ConvolutionKernel final : public Kernel {
     planned->is_empty = elements(planned->y) == 0;
     if (!planned->is_empty) {
       planned->convolution = Provider::plan(problem, type_, attributes_.layout, precision, attributes_.activation,
-                                            constant_filter_.has_value());
+                                            attributes_.residual_alpha, constant_filter_.has_value());
     }
     return planned;
   }

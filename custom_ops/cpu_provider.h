@@ -48,8 +48,9 @@ class CpuProvider {
   }
 
   static std::unique_ptr<const Convolution> plan(const Problem& problem, DataType type, Layout layout, Precision,
-                                                 const Activation& activation, bool /*filter_is_constant*/) {
-    return std::make_unique<const Convolution>(problem, type, layout, activation);
+                                                 const Activation& activation, float residual_alpha,
+                                                 bool /*filter_is_constant*/) {
+    return std::make_unique<const Convolution>(problem, type, layout, activation, residual_alpha);
   }
   static std::unique_ptr<const WeightGradient> plan_gradient(const Problem& problem, DataType type, Layout layout,
                                                              Precision) {

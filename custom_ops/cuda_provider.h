@@ -70,9 +70,9 @@ class CudaProvider {
 
   static std::unique_ptr<const Convolution> plan(const Problem& problem, DataType type, Layout layout,
                                                  Precision precision, const Activation& activation,
-                                                 bool filter_is_constant) {
+                                                 float residual_alpha, bool filter_is_constant) {
     return std::make_unique<const Convolution>(
-        cuda::ConvolutionSpec{problem, type, layout, precision, activation, filter_is_constant});
+        cuda::ConvolutionSpec{problem, type, layout, precision, activation, filter_is_constant, residual_alpha});
   }
   static std::unique_ptr<const WeightGradient> plan_gradient(const Problem& problem, DataType type, Layout layout,
                                                              Precision precision) {

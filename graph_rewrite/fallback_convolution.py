@@ -36,26 +36,34 @@ _CONV_TRANSPOSE_ATTRIBUTES = CONV_ATTRIBUTES | {
 # Before, Constants and Less take no integers. Then all nodes of an operator must have the same epilogue, and
 # the model has one function that any of them can take: there is nothing to choose and nothing to guard.
 _FIRST_OPSET_WITH_INTEGERS = 9
-_OWN_ATTRIBUTES = ("activation", "activation_params", "concat", "layout", "precision")
-_EPILOGUE, _TO_NCHW, _FROM_NCHW = (f"{PREFIX}_{name}" for name in ("epilogue", "to_nchw", "from_nchw"))
+_OWN_ATTRIBUTES = ("activation", "activation_params", "concat", "layout", "precision", "residual_alpha")
+_EPILOGUE, _SLOPES, _TO_NCHW, _FROM_NCHW = (
+    f"{PREFIX}_{name}" for name in ("epilogue", "slopes", "to_nchw", "from_nchw")
+)
 
 
 @dataclass(frozen=True, order=True)
 class Epilogue:
-    """What a node computes beside its convolution: of Concat([X, X2]), and what follows it."""
+    """What a node computes beside its convolution: of Concat([X, X2]), and what follows it, but for PRelu's slopes:
+    they are an attribute of the node.
+    """
 
     concat: bool
     residual: bool
+    residual_alpha: float
     activation: str
     params: tuple[float, ...]
 
     @classmethod
     def of(cls, node: ir.Node) -> "Epilogue":
+        activation = node.attributes.get_string("activation", "")
+        has_residual = residual(node) is not None
         return cls(
             concat=reads_two(node),
-            residual=residual(node) is not None,
-            activation=node.attributes.get_string("activation", ""),
-            params=tuple(node.attributes.get_floats("activation_params", ())),
+            residual=has_residual,
+            residual_alpha=node.attributes.get_float("residual_alpha", 1.0) if has_residual else 1.0,
+            activation=activation,
+            params=() if activation == "PRelu" else tuple(_activation_params(node)),
         )
 
     @property
@@ -65,9 +73,10 @@ class Epilogue:
 
     def overload(self) -> str:
         parts = [*(["concat"] if self.concat else []), *(["residual"] if self.residual else [])]
+        if self.residual_alpha != 1:
+            parts += ["of", "LeakyRelu", _decimal(self.residual_alpha)]
         if self.activation:
-            # as float, the shortest decimal that is the same float: 0.1, not 0.10000000149011612
-            parts += [self.activation, *(str(np.float32(value)) for value in self.params)]
+            parts += [self.activation, *map(_decimal, self.params)]
         return "_".join(parts)
 
 
@@ -78,6 +87,7 @@ class ConvolutionFunction:
         self._op_type = nodes[0].op_type
         self._element_type, self._opset_version = element_type, opset_version
         self._epilogues = sorted({Epilogue.of(node) for node in nodes})
+        self._has_slopes = any(epilogue.activation == "PRelu" for epilogue in self._epilogues)
         self._has_integers = opset_version >= _FIRST_OPSET_WITH_INTEGERS
         if len(self._epilogues) > 1 and not self._has_integers:
             raise ValueError(
@@ -96,6 +106,8 @@ class ConvolutionFunction:
         if len(self._epilogues) > 1:
             index = np.array(self._epilogues.index(Epilogue.of(node)), np.int64)
             node.attributes.add(ir.AttrTensor(_EPILOGUE, ir.tensor(index)))
+        if self._has_slopes:
+            node.attributes.add(ir.AttrTensor(_SLOPES, ir.tensor(self._slopes(node))))
         if self._channels_last:
             rank = _spatial_rank(node)
             to_nchw, from_nchw = to_channels_first(rank), to_channels_last(rank)
@@ -121,9 +133,17 @@ class ConvolutionFunction:
         return body.function(
             ("ort_cks", self._op_type, overload),
             y,
-            [*attributes, *_OWN_ATTRIBUTES, _EPILOGUE, _TO_NCHW, _FROM_NCHW, self._guard],
+            [*attributes, *_OWN_ATTRIBUTES, _EPILOGUE, _SLOPES, _TO_NCHW, _FROM_NCHW, self._guard],
             f"What {self._op_type} computes, in standard ONNX operators.",
         )
+
+    def _slopes(self, node: ir.Node) -> np.ndarray:
+        """As they broadcast against Y. A node without a PRelu has some too: its body is the others'."""
+        dtype = FunctionBody(self._opset_version, self._element_type).element_type.numpy()
+        if Epilogue.of(node).activation != "PRelu":
+            return np.ones(1, dtype)
+        slopes = np.array(_activation_params(node), dtype)
+        return slopes if _is_channels_last(node) else slopes.reshape(-1, *[1] * _spatial_rank(node))
 
     def _permuted(self, body: FunctionBody, value: ir.Value, attribute: str) -> ir.Value:
         if not self._channels_last:
@@ -174,8 +194,27 @@ class ConvolutionFunction:
         if z is not None:
             z = body.cast(z, body.outer_type, body.element_type)
 
+        def undone(alpha: float) -> ir.Value:
+            """Z as it was before a LeakyRelu."""
+            if alpha == 1:
+                return z
+            given = z
+            if add == "Sum":
+                # Zero, and not a constant: ONNX Runtime 1.20 folds a Sum of constants though one is missing.
+                zero = body.op("Relu", body.op("Neg", body.op("Relu", y)))
+                given = body.op("Sum", zero, z)
+            return body.op("LeakyRelu", given, alpha=1 / alpha)
+
+        # Not in the branch of an If, where onnxslim forgets that the attribute is the node's.
+        slopes = None
+        if self._has_slopes:
+            reference = ir.RefAttr("value", _SLOPES, ir.AttributeType.TENSOR)
+            slopes = body.op("Constant", value=reference)
+
         def finished(epilogue: Epilogue) -> ir.Value:
-            added = body.op(add, y, z) if epilogue.residual else y
+            added = body.op(add, y, undone(epilogue.residual_alpha)) if epilogue.residual else y
+            if epilogue.activation == "PRelu":
+                return body.op("PRelu", added, slopes)
             return activate(body, epilogue.activation, epilogue.params, added)
 
         if chosen is None:
@@ -190,6 +229,15 @@ class ConvolutionFunction:
             return body.either(is_below, partial(choose, first, middle - 1), partial(choose, middle, last))
 
         return choose(0, len(self._epilogues) - 1)
+
+
+def _decimal(value: float) -> str:
+    """The shortest that is the same float: 0.1, not 0.10000000149011612."""
+    return str(np.float32(value))
+
+
+def _activation_params(node: ir.Node) -> Sequence[float]:
+    return node.attributes.get_floats("activation_params", ())
 
 
 def _is_channels_last(node: ir.Node) -> bool:

@@ -49,15 +49,20 @@ def _activation_after(y: ir.Value) -> tuple[list[ir.Node], Activation] | None:
 
 
 def _elementwise_group(y: ir.Value) -> list[ir.Node]:
-    """Nodes whose inputs are Y, each other's outputs and single constants, each after those it reads."""
+    """Nodes whose inputs are Y, each other's outputs and constants, each after those it reads.
+
+    A constant has one element, but a PRelu's one for each channel of Y.
+    """
     graph, rank = y.producer().graph, len(y.shape) if y.shape is not None else 0
     values, nodes = [y], []
     for value in values:  # grows as nodes are found
         for reader in value.consumers():
             known = reader in nodes or reader.graph is not graph or len(nodes) == _LONGEST_GROUP
-            if known or not (of_node(reader) or is_elementwise(reader)):
+            own = None if known else of_node(reader)
+            if known or not (own or is_elementwise(reader)):
                 continue
-            if all(v is None or v in values or _is_single(v, rank) for v in reader.inputs):
+            by_channel = own is not None and own.name == "PRelu"
+            if by_channel or all(v is None or v in values or _is_single(v, rank) for v in reader.inputs):
                 nodes.append(reader)
                 values.append(reader.outputs[0])
     return nodes

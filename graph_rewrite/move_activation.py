@@ -76,7 +76,7 @@ class MoveActivationPass(ir.passes.InPlacePass):
 
 def _moved_inputs(mover: ir.Node, activation: Activation) -> list[ir.Value]:
     """The inputs that the activation may go to instead; none where it may not."""
-    if mover.domain not in ("", "ai.onnx"):
+    if mover.domain not in ("", "ai.onnx") or activation.name == "PRelu":  # its slopes are the channels'
         return []
     if mover.op_type == "MaxPool" and _never_falls(activation) and not any(o.name for o in mover.outputs[1:]):
         return [mover.inputs[0]]

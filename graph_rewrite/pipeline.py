@@ -38,6 +38,7 @@ from ort_cks.graph_rewrite.simplify_relus import SimplifyRelusPass
 from ort_cks.graph_rewrite.swap_convolution import SwapConvolutionPass
 from ort_cks.graph_rewrite.symbolic_shapes import SymbolicShapes
 from ort_cks.graph_rewrite.to_float16 import to_float16
+from ort_cks.graph_rewrite.undo_leaky_relu import UndoLeakyReluPass
 from ort_cks.graph_rewrite.weight_gradient import SwapWeightGradientPass
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def _swap(
         MoveActivationPass(faster)(model)
         SimplifyRelusPass(faster)(model)
         FuseActivationPass(faster)(model)
+        UndoLeakyReluPass(faster)(model)
     for node, record in records.items():
         if (
             precision != "tf32"

@@ -12,7 +12,7 @@ from math import erf, inf, pi, sqrt
 import numpy as np
 import onnx_ir as ir
 
-from ort_cks.graph_rewrite.constants import scalar
+from ort_cks.graph_rewrite.constants import constant, scalar
 
 _erf = np.vectorize(erf, otypes=[np.float64])
 
@@ -37,7 +37,7 @@ def of_node(node: ir.Node) -> Activation | None:
             return Activation("LeakyRelu", (get("alpha", 0.01),))
         case "PRelu":
             slope = scalar(node.inputs[1])
-            return None if slope is None else Activation("LeakyRelu", (slope,))
+            return _slopes(*node.inputs) if slope is None else Activation("LeakyRelu", (slope,))
         case "Elu":
             return Activation("Elu", (get("alpha", 1.0),))
         case "HardSigmoid":
@@ -181,6 +181,17 @@ def _evaluate(nodes: Sequence[ir.Node], x: ir.Value, samples: np.ndarray) -> np.
                 return None
             values[node.outputs[0]] = y
     return values[nodes[-1].outputs[0]]
+
+
+def _slopes(x: ir.Value, slope: ir.Value) -> Activation | None:
+    """PRelu with a constant slope for each channel, the second axis of x, and nothing else of its own."""
+    values = constant(slope)
+    if values is None or x.shape is None or values.ndim > len(x.shape):
+        return None
+    aligned = (1,) * (len(x.shape) - values.ndim) + values.shape
+    if aligned != (1, x.shape[1], *[1] * (len(x.shape) - 2)):
+        return None
+    return Activation("PRelu", tuple(map(float, values.reshape(-1))))
 
 
 def _clip_bounds(node: ir.Node) -> tuple[float, float] | None:

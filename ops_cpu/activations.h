@@ -75,6 +75,7 @@ inline void activate(const cks::Activation& activation, float* v, int64_t count)
   const float alpha = activation.alpha, beta = activation.beta;
   switch (activation.kind) {
     case kNone:
+    case kPRelu:  // its slopes are the channels': the caller's to apply
       return;
     case kRelu:
       return each(v, count, [](float x) { return x < 0 ? 0.0f : x; });

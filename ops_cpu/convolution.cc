@@ -64,6 +64,7 @@ struct Convolution::Impl {
   DataType type;
   Layout layout;
   Activation activation;
+  float residual_slope;  // undoes the residual's LeakyRelu
   Plan plan;
   Concatenation joined;
   FeatureRows rows;
@@ -71,12 +72,13 @@ struct Convolution::Impl {
   Schedule tasks;
   std::vector<Block> blocks;
 
-  Impl(const Problem& p, DataType t, Layout l, const Activation& a)
+  Impl(const Problem& p, DataType t, Layout l, const Activation& a, float residual_alpha)
       : kernels(cpu::kernels()),
         problem(p),
         type(t),
         layout(l),
         activation(a),
+        residual_slope(1 / residual_alpha),
         plan(make_plan(p, choose_box(p, kernels.rows, kTileOverhead))),
         joined{p.N * volume(p.input), (p.filter.C - p.x2_channels) * int64_t(size_of(t)),
                p.x2_channels * int64_t(size_of(t))},
@@ -155,8 +157,9 @@ void Convolution::Impl::multiply(const BlockRows& block, Panel panel, const Epil
                 panel.k);
 }
 
-Convolution::Convolution(const Problem& p, DataType type, Layout layout, const Activation& activation)
-    : impl_(new Impl(p, type, layout, activation)) {}
+Convolution::Convolution(const Problem& p, DataType type, Layout layout, const Activation& activation,
+                         float residual_alpha)
+    : impl_(new Impl(p, type, layout, activation, residual_alpha)) {}
 Convolution::~Convolution() = default;
 
 size_t Convolution::workspace_bytes() const { return impl_->bytes(); }
@@ -186,6 +189,7 @@ void Convolution::run(InputTensors input, const PackedFilter& filter, const void
                           .activation = self.activation,
                           .bias = b,
                           .residual = residual,
+                          .residual_slope = self.residual_slope,
                           .y = y,
                           .channel_step = rows_out ? 1 : pixels};
   const RowSpace space{.problem = &self.problem,

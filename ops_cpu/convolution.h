@@ -28,7 +28,8 @@ class PackedFilter {
 // once.
 class Convolution {
  public:
-  Convolution(const Problem&, DataType, Layout, const Activation&);
+  // residual_alpha: of the LeakyRelu that the residual went through; 1 where through none.
+  Convolution(const Problem&, DataType, Layout, const Activation&, float residual_alpha);
   ~Convolution();
   size_t workspace_bytes() const;  // scratch for one run, 64-byte aligned, contents irrelevant
   // bias: K elements, residual: Y's shape and layout; either may be null. All tensors are of the DataType.

@@ -34,10 +34,17 @@ inline void for_each_four_planes(int64_t rows, int64_t count, const int64_t* pix
   }
 }
 
+// Of V4 or float.
+template <class V>
+inline V leaky_relu(V x, float slope) {
+  return x < 0 ? slope * x : x;
+}
+
 template <class T>
 inline void add_planes(const Epilogue& e, float* sums, int rows, int64_t width, int count, const int64_t* pixel,
                        int64_t k) {
   const int64_t step = e.channel_step;
+  const float slope = e.residual_slope;
   const T* residual = static_cast<const T*>(e.residual) + k * step;
   const auto square = [=](int64_t m, int64_t i) {
     const T* corner = residual + i * step + pixel[m];
@@ -45,11 +52,14 @@ inline void add_planes(const Epilogue& e, float* sums, int rows, int64_t width, 
     transpose4(v[0], v[1], v[2], v[3]);
     for (int r = 0; r < 4; ++r) {
       float* row = sums + (m + r) * width + i;
-      store(row, load<V4>(row) + v[r]);
+      store(row, load<V4>(row) + leaky_relu(v[r], slope));
     }
   };
   const auto channels = [=](int64_t m, int64_t i, int64_t planes) {
-    for (int64_t j = 0; j < planes; ++j) sums[m * width + i + j] += widen(residual[(i + j) * step + pixel[m]]);
+    for (int64_t j = 0; j < planes; ++j) {
+      float& sum = sums[m * width + i + j];
+      sum += leaky_relu(widen(residual[(i + j) * step + pixel[m]]), slope);
+    }
   };
   for_each_four_planes(rows, count, pixel, square, channels);
 }
@@ -71,6 +81,14 @@ inline void store_planes(const Epilogue& e, const float* sums, int rows, int64_t
   for_each_four_planes(rows, count, pixel, square, channels);
 }
 
+inline void apply_slopes(const float* slopes, float* sums, int rows, int64_t width, int count) {
+  for (int m = 0; m < rows; ++m)
+    for (int i = 0; i < count; ++i) {
+      float& v = sums[m * width + i];
+      v = leaky_relu(v, slopes[i]);
+    }
+}
+
 void store_sums(const Epilogue& e, float* sums, int rows, int width, int skip, int count, const int64_t* pixel,
                 int64_t k) {
   float* first = sums + skip;
@@ -82,8 +100,12 @@ void store_sums(const Epilogue& e, float* sums, int rows, int width, int skip, i
     if (e.residual && e.channel_step == 1)
       for (int m = 0; m < rows; ++m)
         for (int i = 0; i < count; ++i)
-          first[m * width + i] += widen(static_cast<const T*>(e.residual)[pixel[m] + k + i]);
-    activate(e.activation, sums, int64_t(rows) * width);
+          first[m * width + i] +=
+              leaky_relu(widen(static_cast<const T*>(e.residual)[pixel[m] + k + i]), e.residual_slope);
+    if (e.activation.kind == cks::ActivationKind::kPRelu)
+      apply_slopes(e.activation.slopes.data() + k, first, rows, width, count);
+    else
+      activate(e.activation, sums, int64_t(rows) * width);
     if (e.channel_step != 1) return store_planes<T>(e, first, rows, width, count, pixel, k);
     for (int m = 0; m < rows; ++m)
       for (int i = 0; i < count; ++i) narrow(first[m * width + i], static_cast<T*>(e.y) + pixel[m] + k + i);

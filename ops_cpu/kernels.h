@@ -43,9 +43,10 @@ struct GradientProduct {
 // What becomes of sums: y = activation(acc + bias + residual), rounded to `type`.
 struct Epilogue {
   DataType type;
-  Activation activation;
+  const Activation& activation;
   const float* bias;     // [K]
   const void* residual;  // null, or as y
+  float residual_slope;  // of its negative values, before it is added
   void* y;
   int64_t channel_step;  // elements between two channels of one pixel
 };

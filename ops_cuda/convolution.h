@@ -31,6 +31,8 @@ struct ConvolutionSpec {
   // Whether the packed filter is older than whatever the run's stream does: a kernel may then read it before the work
   // ahead of it has ended.
   bool filter_is_constant = false;
+  // Of the LeakyRelu that the residual went through, which is undone before it is added; 1 where through none.
+  float residual_alpha = 1;
 
   FilterUse use() const { return {problem.filter, problem.stride, type, layout, precision}; }
 };

@@ -3,6 +3,7 @@
 // memory, converted on the way, and a thread sums a few outputs along h, so that neighbouring threads are neighbours
 // along w.
 #include "ops_cuda/depthwise_plan.h"
+#include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/divider.h"
 #include "ops_cuda/epilogue.cuh"
 #include "ops_cuda/kernel.h"
@@ -124,7 +125,9 @@ __global__ void __launch_bounds__(kChunkThreads, 2) depthwise_chunks(const __gri
     if (q.w >= args.output.w) break;
     const int64_t pixel = int64_t(n) * args.output.d * args.output.h * args.output.w + pixel_index(args.output, q);
     if (args.epilogue.residual)
-      add_neighbours(sum[p], static_cast<const T*>(args.epilogue.residual) + pixel * args.C + k);
+      add_neighbours(sum[p], static_cast<const T*>(args.epilogue.residual) + pixel * args.C + k,
+                     args.epilogue.residual_slope);
+    if (args.epilogue.slopes) apply_slopes(sum[p], args.epilogue.slopes + k);
     activate_by_calls(args.epilogue, sum[p]);
     store_neighbours(sum[p], static_cast<T*>(args.epilogue.y) + pixel * args.C + k);
   }
@@ -254,7 +257,12 @@ __global__ void __launch_bounds__(kPlaneThreads) depthwise_planes(const __grid_c
       const T* residual = static_cast<const T*>(e.residual) + first;
 #pragma unroll
       for (int p = 0; p < kOutputs; ++p, residual += to_next)
-        if (p < count) sum[p] += to_float(*residual);
+        if (p < count) sum[p] = add_leaky(sum[p], to_float(*residual), e.residual_slope);
+    }
+    if (e.slopes) {
+      const float slope = e.slopes[channel(plane)];
+#pragma unroll
+      for (float& v : sum) v = leaky_relu(v, slope);
     }
     activate_by_calls(e, sum);
     T* y = static_cast<T*>(e.y) + first;
@@ -271,8 +279,6 @@ void set_common(const ConvolutionSpec& spec, DepthwiseArgs& args) {
   args.input = to_int3(p.input), args.output = to_int3(p.output), args.filter_extent = to_int3(p.filter.extent);
   args.stride = to_int3(p.stride), args.dilation = to_int3(p.dilation), args.pad = to_int3(p.pad);
   args.C = int(p.filter.C);
-  args.epilogue.kind = spec.activation.kind;
-  args.epilogue.alpha = spec.activation.alpha, args.epilogue.beta = spec.activation.beta;
 }
 
 // The kernel of a data type: f is called with a null pointer to it.
@@ -289,9 +295,8 @@ void with_type(DataType type, F f) {
 }
 
 template <class Args>
-Args with_tensors(Args args, const void* x, const void* filter, const void* bias, const void* residual, void* y) {
-  args.x = x, args.filter = filter;
-  args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
+Args with_tensors(Args args, const void* x, const void* filter, const Epilogue& epilogue) {
+  args.x = x, args.filter = filter, args.epilogue = epilogue;
   return args;
 }
 
@@ -304,7 +309,7 @@ constexpr const char* kLaunching = "launching the depthwise convolution";
 
 class DepthwiseChunks : public ConvolutionKernel {
  public:
-  explicit DepthwiseChunks(const ConvolutionSpec& spec) : type_(spec.type) {
+  explicit DepthwiseChunks(const ConvolutionSpec& spec) : type_(spec.type), epilogue_(spec) {
     const Problem& p = spec.problem;
     set_common(spec, args_);
     const Slide slide = slide_of(p.stride[2], p.dilation[2]);
@@ -327,7 +332,7 @@ class DepthwiseChunks : public ConvolutionKernel {
   void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void*,
            Stream stream) const override {
     require_aligned(input.x, "X"), require_aligned(y, "Y"), require_aligned(residual, "Z"), require_aligned(bias, "B");
-    const ChunkArgs args = with_tensors(args_, input.x, filter, bias, residual, y);
+    const ChunkArgs args = with_tensors(args_, input.x, filter, epilogue_.of(bias, residual, y));
     with_type(type_, [&]<class T>(T*) {
       launch(kLaunching, step_ == 1 ? depthwise_chunks<T, 1> : depthwise_chunks<T, 2>, dim3(grid_), threads_, stream,
              args);
@@ -336,6 +341,7 @@ class DepthwiseChunks : public ConvolutionKernel {
 
  private:
   DataType type_;
+  DeviceEpilogue epilogue_;
   int step_;
   unsigned grid_;
   dim3 threads_;
@@ -344,7 +350,7 @@ class DepthwiseChunks : public ConvolutionKernel {
 
 class DepthwisePlanes : public ConvolutionKernel {
  public:
-  DepthwisePlanes(const ConvolutionSpec& spec, const Device& device) : type_(spec.type) {
+  DepthwisePlanes(const ConvolutionSpec& spec, const Device& device) : type_(spec.type), epilogue_(spec) {
     const Problem& p = spec.problem;
     set_common(spec, args_);
     const PlanePlan plan = *plan_planes(p, type_, device.multiprocessors);
@@ -370,7 +376,7 @@ class DepthwisePlanes : public ConvolutionKernel {
   void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void*,
            Stream stream) const override {
     if (args_.chunks) require_aligned(input.x, "X");
-    const PlaneArgs args = with_tensors(args_, input.x, filter, bias, residual, y);
+    const PlaneArgs args = with_tensors(args_, input.x, filter, epilogue_.of(bias, residual, y));
     with_type(type_, [&]<class T>(T*) {
       const auto kernel = step_ == 0   ? depthwise_planes<T, 0>
                           : step_ == 1 ? depthwise_planes<T, 1>
@@ -381,6 +387,7 @@ class DepthwisePlanes : public ConvolutionKernel {
 
  private:
   DataType type_;
+  DeviceEpilogue epilogue_;
   int step_, shared_bytes_;
   unsigned grid_;
   PlaneArgs args_{};

@@ -1,5 +1,6 @@
 // Depthwise convolutions and groups of very few channels, on CUDA cores: every thread sums a few pixels of one output
 // channel, or of a chunk of them where each channel is its own group and channels are contiguous.
+#include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/epilogue.cuh"
 #include "ops_cuda/kernel.h"
 #include "ops_cuda/launch.cuh"
@@ -104,7 +105,7 @@ int rows_of_tile(const Problem& p, int column_blocks, const Device& device) {
 
 class DirectConv : public ConvolutionKernel {
  public:
-  DirectConv(const ConvolutionSpec& spec, const Device& device) : type_(spec.type) {
+  DirectConv(const ConvolutionSpec& spec, const Device& device) : type_(spec.type), epilogue_(spec) {
     const Problem& p = spec.problem;
     const Filter& f = p.filter;
     const bool channels_first = spec.layout == Layout::kNCHW && volume(p.output) > 1;
@@ -123,8 +124,6 @@ class DirectConv : public ConvolutionKernel {
     args_.channels_first = channels_first;
     args_.x_strides = strides_of(p.input, f.C, spec.layout == Layout::kNCHW);
     args_.y_strides = strides_of(p.output, f.K, spec.layout == Layout::kNCHW);
-    args_.epilogue.kind = spec.activation.kind;
-    args_.epilogue.alpha = spec.activation.alpha, args_.epilogue.beta = spec.activation.beta;
   }
 
   size_t workspace_bytes() const override { return 0; }
@@ -138,7 +137,7 @@ class DirectConv : public ConvolutionKernel {
     }
     DirectConvArgs args = args_;
     args.x = input.x, args.filter = filter;
-    args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
+    args.epilogue = epilogue_.of(bias, residual, y);
     switch (type_) {
       case DataType::kFloat:
         return launch_as<float>(args, stream);
@@ -157,6 +156,7 @@ class DirectConv : public ConvolutionKernel {
   }
 
   DataType type_;
+  DeviceEpilogue epilogue_;
   bool by_chunks_;
   DirectConvArgs args_{};
   std::unique_ptr<DevicePlan> plan_;

@@ -10,6 +10,11 @@ struct Epilogue {
   void* y;
   ActivationKind kind;
   float alpha, beta;
+  float residual_slope;  // of the residual's negative values, before it is added
+  const float* slopes;   // of PRelu, else null; a whole number of kSlopeGroups
 };
+
+// Kernels may read the slopes of a whole tile, channels that it has too many included.
+inline constexpr int kSlopeGroup = 256;
 
 }  // namespace cks::cuda

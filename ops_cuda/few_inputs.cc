@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel_choice.h"
 #include "ops_cuda/pack.h"
@@ -49,7 +50,7 @@ class FewInputsConv : public ConvolutionKernel {
     if (args_.neighbours) require_aligned(y, "Y"), require_aligned(residual, "Z");
     FewInputsArgs args = args_;
     args.x = input.x, args.x2 = input.x2, args.filter = filter;
-    args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
+    args.epilogue = epilogue_.of(bias, residual, y);
     cudaLaunchAttribute attribute;
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -64,6 +65,7 @@ class FewInputsConv : public ConvolutionKernel {
  private:
   FewInputsConv(const ConvolutionSpec& spec, const Device& device, const FewInputsPlan& plan)
       : words_(plan.words.data(), in_steps(plan) ? 0 : plan.words.size() * sizeof(FewInputsWord)),
+        epilogue_(spec),
         function_(find_kernel(spec, plan.shape, plan.columns)),
         threads_(32 * plan.shape.warps),
         shared_bytes_(plan.shared_bytes()),
@@ -107,8 +109,6 @@ class FewInputsConv : public ConvolutionKernel {
     args_.num_tiles = uint32_t(tiles);
     const int vector = std::min(plan.columns / 4, chunk);  // a thread's channels, of which it stores a chunk at most
     args_.neighbours = args_.channels_first ? p.output[2] % 4 == 0 : f.K % vector == 0 && plan.slice_k % vector == 0;
-    args_.epilogue.kind = spec.activation.kind;
-    args_.epilogue.alpha = spec.activation.alpha, args_.epilogue.beta = spec.activation.beta;
 
     allow_all_shared_memory(function_);
     int resident = 0;
@@ -121,6 +121,7 @@ class FewInputsConv : public ConvolutionKernel {
   }
 
   DeviceCopy words_;
+  DeviceEpilogue epilogue_;
   const void* function_;
   int threads_, shared_bytes_;
   bool dependent_;  // launched before the kernel ahead of it has ended, for which it waits itself

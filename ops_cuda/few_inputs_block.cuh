@@ -56,10 +56,19 @@ class FewInputsBlock {
     }
     if (e.residual) {
       const T* const residual = static_cast<const T*>(e.residual);
-      visit(y, pixels, [&](auto& v, const T* at) { add_neighbours(v, residual + (at - static_cast<T*>(e.y))); });
+      visit(y, pixels,
+            [&](auto& v, const T* at) { add_neighbours(v, residual + (at - static_cast<T*>(e.y)), e.residual_slope); });
     }
     if (e.kind == ActivationKind::kRelu) {
       visit_all([](float v) { return v < 0.f ? 0.f : v; });
+    } else if (e.slopes) {
+#pragma unroll
+      for (int j = 0; j < kOwn; ++j) {
+        if (own_column(j) >= args_.slice_k - first_column_) continue;
+        const float slope = e.slopes[first_k + own_column(j)];
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) sum(r, j) = leaky_relu(sum(r, j), slope);
+      }
     } else if (e.kind != ActivationKind::kNone) {
       visit_all([&](float v) { return activated(e.kind, e.alpha, e.beta, v); });
     }

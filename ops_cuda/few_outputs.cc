@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel_choice.h"
 #include "ops_cuda/pack.h"
@@ -37,7 +38,7 @@ class FewOutputsConv : public ConvolutionKernel {
     if (chunks_) require_aligned(input.x, "X");
     FewOutputsArgs args = args_;
     args.x = input.x, args.filter = filter;
-    args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
+    args.epilogue = epilogue_.of(bias, residual, y);
     void* parameters[] = {&args};
     check(cudaLaunchKernel(function_, dim3(unsigned(blocks_)), dim3(kFewOutputsThreads), parameters,
                            size_t(shared_bytes_), stream),
@@ -47,6 +48,7 @@ class FewOutputsConv : public ConvolutionKernel {
  private:
   FewOutputsConv(const ConvolutionSpec& spec, const Device& device, const FewOutputsPlan& plan)
       : reaches_(plan.reaches.data(), size_t(plan.reach_bytes())),
+        epilogue_(spec),
         shared_bytes_(int(plan.shared_bytes(spec.problem.filter.K))) {
     const Problem& p = spec.problem;
     const Filter& f = p.filter;
@@ -84,12 +86,11 @@ class FewOutputsConv : public ConvolutionKernel {
     const int64_t in = volume(p.input), out = volume(p.output);
     args_.x_image = in * f.C, args_.x_pixel = channels_first ? 1 : f.C, args_.x_channel = channels_first ? in : 1;
     args_.y_image = out * f.K, args_.y_pixel = channels_first ? 1 : f.K, args_.y_channel = channels_first ? out : 1;
-    args_.epilogue.kind = spec.activation.kind;
-    args_.epilogue.alpha = spec.activation.alpha, args_.epilogue.beta = spec.activation.beta;
     blocks_ = std::min(tiles, int64_t(device.multiprocessors) * std::max(resident, 1));
   }
 
   DeviceCopy reaches_;
+  DeviceEpilogue epilogue_;
   const void* function_;
   int shared_bytes_;
   bool chunks_;

@@ -171,7 +171,10 @@ class FewOutputsBlock {
     if (e.residual)
 #pragma unroll
       for (int k = 0; k < kCount; ++k)
-        if (k < count) v[k] += to_float(static_cast<const T*>(e.residual)[at + k * args_.y_channel]);
+        if (k < count)
+          v[k] =
+              add_leaky(v[k], to_float(static_cast<const T*>(e.residual)[at + k * args_.y_channel]), e.residual_slope);
+    if (e.slopes) apply_slopes(v, e.slopes + first_k);
     activate_by_calls(e, v);
 #pragma unroll
     for (int k = 0; k < kCount; ++k)

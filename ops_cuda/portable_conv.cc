@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel.h"
 #include "ops_cuda/pack.h"
@@ -36,7 +37,8 @@ class PortableConv : public ConvolutionKernel {
  public:
   PortableConv(const ConvolutionSpec& spec, const Device& device)
       : groups_(gemm_groups(spec.problem.filter)),
-        input_{spec.problem.N, volume(spec.problem.input), groups_.count, groups_.c, spec.type, spec.layout} {
+        input_{spec.problem.N, volume(spec.problem.input), groups_.count, groups_.c, spec.type, spec.layout},
+        epilogue_(spec) {
     const Problem& p = spec.problem;
     const Filter& f = p.filter;
     const int shape =
@@ -63,8 +65,6 @@ class PortableConv : public ConvolutionKernel {
     args_.y_pixel = channels_first ? 1 : f.K;
     args_.y_channel = channels_first ? pixels : 1;
     args_.chunks = !channels_first && groups_.k % (16 / int64_t(size_of(spec.type))) == 0;
-    args_.epilogue.kind = spec.activation.kind;
-    args_.epilogue.alpha = spec.activation.alpha, args_.epilogue.beta = spec.activation.beta;
 
     blocks_ = plan_->num_tiles() * groups_.count * args_.column_tiles;
     if (blocks_ > INT32_MAX) throw Error("the convolution is too large: its output has more than 2^31 tiles");
@@ -84,7 +84,7 @@ class PortableConv : public ConvolutionKernel {
     require_aligned(args.x, "X");
     if (args.chunks) require_aligned(y, "Y"), require_aligned(residual, "Z"), require_aligned(bias, "B");
     args.filter = filter;
-    args.epilogue.bias = bias, args.epilogue.residual = residual, args.epilogue.y = y;
+    args.epilogue = epilogue_.of(bias, residual, y);
     void* parameters[] = {&args};
     check(cudaLaunchKernel(kernel_.function, dim3(unsigned(blocks_)), dim3(kTileThreads), parameters,
                            size_t(kernel_.shared_bytes), stream),
@@ -95,6 +95,7 @@ class PortableConv : public ConvolutionKernel {
   GemmGroups groups_;
   PixelMajor input_;
   PortableKernel kernel_;
+  DeviceEpilogue epilogue_;
   std::unique_ptr<DevicePlan> plan_;
   PortableConvArgs args_{};
   int64_t blocks_;

@@ -5,6 +5,7 @@ add_library(ort_cks_cuda OBJECT
   ops_cuda/convolution.cc
   ops_cuda/depthwise.cu
   ops_cuda/depthwise_plan.cc
+  ops_cuda/device_epilogue.cc
   ops_cuda/device_plan.cc
   ops_cuda/direct_conv.cu
   ops_cuda/few_inputs.cc

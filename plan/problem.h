@@ -30,9 +30,10 @@ enum class Layout { kNCHW, kNHWC };     // of X, Z and Y; weights always come in
 enum class Precision { kTF32, kFP32 };  // of float convolutions on a GPU; other data types and the CPU ignore it
 inline size_t size_of(DataType t) { return t == DataType::kFloat ? 4 : 2; }
 
-// y = activation(convolution + bias + residual). Parameters as in the ONNX operator of the same name:
-//   kLeakyRelu alpha (PRelu with one slope too) | kClip min, max | kHardSigmoid alpha, beta | kElu alpha; the others
-//   have none.
+// y = activation(convolution + bias + residual); the residual may be a LeakyRelu's output, which is undone before it is
+// added: x = y < 0 ? y / alpha : y. Parameters as in the ONNX operator of the same name:
+//   kLeakyRelu alpha (PRelu with one slope too) | kPRelu slopes, one for each output channel | kClip min, max |
+//   kHardSigmoid alpha, beta | kElu alpha; the others have none.
 // kGelu is the exact (erf) form, kGeluTanh the tanh approximation, kSilu x * sigmoid(x).
 enum class ActivationKind {
   kNone,
@@ -46,11 +47,13 @@ enum class ActivationKind {
   kSilu,
   kGelu,
   kGeluTanh,
-  kElu
+  kElu,
+  kPRelu
 };
 struct Activation {
   ActivationKind kind = ActivationKind::kNone;
   float alpha = 0, beta = 0;
+  std::vector<float> slopes{};
 };
 
 // The part that weights depend on: known when a session starts, before any input has a shape.

@@ -22,7 +22,16 @@ def _sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-# name: (parameters used in the tests, definition)
+def slopes(channels):
+    """Of a PRelu: some negative, some above 1, exact in every type."""
+    return (np.arange(channels) * 5 % 29 - 8) / 16
+
+
+def _prelu(x):
+    return np.where(x < 0, x * slopes(x.shape[1]).reshape(-1, *[1] * (x.ndim - 2)), x)
+
+
+# name: (parameters used in the tests, or what gives them for so many channels; definition, of x[N, C, ...])
 ACTIVATIONS = {
     "": ((), lambda x: x),
     "Relu": ((), lambda x: np.maximum(x, 0)),
@@ -36,8 +45,17 @@ ACTIVATIONS = {
     "Gelu": ((), lambda x: x * (1 + _erf(x / math.sqrt(2))) / 2),
     "GeluTanh": ((), lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
     "Elu": ((0.5,), lambda x: np.where(x < 0, 0.5 * np.expm1(np.minimum(x, 0)), x)),
+    "PRelu": (slopes, _prelu),
 }
 STEEPEST = 1.5  # no activation above changes faster than its input times this
+
+
+def activation_attributes(activation, channels):
+    parameters, _ = ACTIVATIONS[activation]
+    if callable(parameters):
+        parameters = parameters(channels).tolist()
+    named = {"activation": activation, "activation_params": parameters}
+    return {name: value for name, value in named.items() if value}
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pytest
 from fallback_models import TOLERANCES, run, with_fallback
 from nodes import node_model, representable
 from onnx import TensorProto, helper
-from reference import ACTIVATIONS, Geometry, to_nhwc
+from reference import ACTIVATIONS, Geometry, activation_attributes, to_nhwc
 
 from ort_cks.graph_rewrite.fallback import add_fallback_functions
 
@@ -20,7 +20,17 @@ class Case:
     """A model of one node, its inputs, and its answer in float64."""
 
     def __init__(
-        self, op, rank, *, activation="", nhwc=False, residual=False, bias=True, opset=18, dtype="float"
+        self,
+        op,
+        rank,
+        *,
+        activation="",
+        nhwc=False,
+        residual=False,
+        bias=True,
+        opset=18,
+        dtype="float",
+        residual_alpha=1.0,
     ):
         random = np.random.default_rng(0)
         transposed, group, channels, filters = op == "KSDeconv", 2, 4, 6
@@ -46,16 +56,17 @@ class Case:
         if "B" in inputs:
             before += inputs["B"].reshape(-1, *(1,) * rank)
         if residual:
-            before += inputs["Z"]
-        params, activate = ACTIVATIONS[activation]
+            before += np.where(inputs["Z"] < 0, inputs["Z"] / residual_alpha, inputs["Z"])
+        _, activate = ACTIVATIONS[activation]
         self.dtype, self.largest = dtype, np.abs(before).max()
         self.expected = activate(before)
         if nhwc:
             self.expected = to_nhwc(self.expected)
             inputs |= {name: to_nhwc(inputs[name]) for name in ("X", "Z") if name in inputs}
         attributes = geometry.attributes() | {"layout": "NHWC" if nhwc else "NCHW"}
-        if activation:
-            attributes |= {"activation": activation} | ({"activation_params": params} if params else {})
+        attributes |= activation_attributes(activation, filters)
+        if residual_alpha != 1:
+            attributes["residual_alpha"] = residual_alpha
         self.inputs = inputs
         self.model = node_model(op, inputs, attributes, dtype)
         self.model.opset_import[0].version = opset
@@ -103,6 +114,13 @@ def test_half_precision(activation, nhwc, residual, dtype):
 )
 def test_every_opset(activation, opset):
     Case("ConvV2", 2, activation=activation, residual=True, nhwc=True, opset=opset).check()
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16", "bfloat16"])
+@pytest.mark.parametrize("nhwc", [False, True], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("op", ["ConvV2", "SkDilated", "KSDeconv"])
+def test_a_residual_that_went_through_a_leaky_relu(op, nhwc, dtype):
+    Case(op, 2, nhwc=nhwc, residual=True, residual_alpha=0.125, dtype=dtype, opset=22).check()
 
 
 @pytest.mark.parametrize("op", ["ConvV2", "SkDilated", "KSDeconv"])
@@ -158,11 +176,12 @@ def test_nodes_in_subgraphs():
 
 def test_equal_nodes_share_a_function_and_names_say_what_it_is():
     one, other = Case("ConvV2", 2, nhwc=True, residual=True, activation="LeakyRelu"), Case("ConvV2", 3)
-    models = [ir.from_proto(case.model) for case in (one, one, other)]
+    undone = Case("ConvV2", 2, residual=True, residual_alpha=0.1)
+    models = [ir.from_proto(case.model) for case in (one, one, other, undone)]
     for model in models:
         add_fallback_functions(model)
     overloads = [[f.overload for f in model.functions.values()] for model in models]
-    assert overloads == [["residual_LeakyRelu_0.25"]] * 2 + [[""]]
+    assert overloads == [["residual_LeakyRelu_0.25"]] * 2 + [[""], ["residual_of_LeakyRelu_0.1"]]
 
 
 def test_the_cases_tell_layouts_and_attributes_apart():

@@ -95,6 +95,14 @@ def test_every_activation_with_and_without_residual(op, dtype, change):
 
 
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("without", [False, True], ids=["all have residuals", "one has none"])
+def test_residuals_of_different_leaky_relus(without, change):
+    cases = [Case("ConvV2", 2, residual=True, residual_alpha=alpha) for alpha in (0.5, 0.125, 1.0)]
+    cases += [Case("ConvV2", 2, activation="PRelu")] if without else []
+    check(CHANGES[change](with_fallback(side_by_side(cases))), cases)
+
+
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("opset", [9, 12, 18, 24])
 def test_every_rank_and_layout(opset, change):
     if change in ("onnxsim", "onnxslim") and opset == 9:

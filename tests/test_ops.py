@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nodes import OPSETS, representable, run_node, session
 from onnx import TensorProto, helper
-from reference import ACTIVATIONS, Geometry, assert_close, to_nchw, to_nhwc
+from reference import ACTIVATIONS, Geometry, activation_attributes, assert_close, to_nchw, to_nhwc
 
 DTYPES = ("float", "float16", "bfloat16")
 LAYOUTS = ("NCHW", "NHWC")
@@ -51,16 +51,22 @@ class Node:
         }
 
     def check(
-        self, provider, names="XWBZ", activation="", layout="NCHW", constants="WB", precision="fp32", split=0
+        self,
+        provider,
+        names="XWBZ",
+        activation="",
+        layout="NCHW",
+        constants="WB",
+        precision="fp32",
+        residual_alpha=1.0,
+        split=0,
     ):
         """split: the channels of X, the others of the input being X2's; 0 where X is all of it."""
-        parameters, apply = ACTIVATIONS[activation]
-        want, magnitude = self._sums(names)
+        _, apply = ACTIVATIONS[activation]
+        want, magnitude = self._sums(names, residual_alpha)
         attributes = self.geometry.attributes() | {"layout": layout, "precision": precision}
-        if activation:
-            attributes["activation"] = activation
-        if parameters:
-            attributes["activation_params"] = parameters
+        attributes |= {"residual_alpha": residual_alpha} if residual_alpha != 1 else {}
+        attributes |= activation_attributes(activation, len(self.inputs["B"]))
         inputs = {name: self.inputs[name] for name in names}
         if layout == "NHWC":
             inputs = {n: to_nhwc(v) if n in "XZ" else v for n, v in inputs.items()}
@@ -76,16 +82,18 @@ class Node:
         borders = self.geometry.borders(self.extents)
         assert_close(got, apply(want), magnitude, self.terms, self.dtype, borders, 2.0**-11 if tf32 else 0)
 
-    def _sums(self, names):
+    def _sums(self, names, residual_alpha):
         """What the activation sees, and what it comes to with absolute values."""
 
         def total(operands):
             y = self.geometry.convolve(operands["X"], operands["W"])
             if "B" in names:
                 y += np.asarray(operands["B"], np.float64).reshape(-1, *(1,) * len(self.extents))
-            return y + np.asarray(operands["Z"], np.float64) if "Z" in names else y
+            return y + operands["Z"] if "Z" in names else y
 
-        return total(self.inputs), total({name: abs(value) for name, value in self.inputs.items()})
+        z = np.asarray(self.inputs["Z"], np.float64)
+        inputs = self.inputs | {"Z": np.where(z < 0, z / residual_alpha, z)}
+        return total(inputs), total({name: abs(value) for name, value in inputs.items()})
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -100,6 +108,40 @@ def test_every_rank_type_and_layout(provider, case, dtype, layout):
 @pytest.mark.parametrize("case", ["ConvV2-2d", "KSDeconv-2d"])
 def test_every_activation(provider, case, activation, dtype):
     Node(*CASES[case], dtype, seed=1).check(provider, activation=activation)
+
+
+# (C, K, group, layout): on a GPU each has a kernel of its own
+FAMILIES = {
+    "many channels": (64, 72, 1, "NHWC"),
+    "many channels first": (64, 72, 1, "NCHW"),
+    "groups of many": (64, 144, 2, "NHWC"),
+    "few inputs": (8, 56, 1, "NHWC"),
+    "few inputs first": (3, 12, 1, "NCHW"),
+    "few outputs": (64, 3, 1, "NHWC"),
+    "depthwise": (24, 24, 24, "NHWC"),
+    "depthwise first": (10, 10, 10, "NCHW"),
+    "two outputs of each input": (9, 18, 9, "NHWC"),
+}
+
+
+@pytest.mark.parametrize("names", ["XWB", "XWBZ"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_slope_a_channel(provider, family, dtype, names):
+    C, K, group, layout = FAMILIES[family]
+    geometry = Geometry((3, 3), pads=(1, 1, 1, 1), group=group)
+    node = Node("ConvV2", (9, 20), geometry, dtype, C, K, seed=8)
+    node.check(provider, names, "PRelu", layout)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.25])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_residual_that_went_through_a_leaky_relu(provider, family, dtype, alpha):
+    C, K, group, layout = FAMILIES[family]
+    geometry = Geometry((3, 3), pads=(1, 1, 1, 1), group=group)
+    node = Node("ConvV2", (9, 20), geometry, dtype, C, K, seed=9)
+    node.check(provider, activation="LeakyRelu", layout=layout, residual_alpha=alpha)
 
 
 @pytest.mark.parametrize("names", ["XW", "XWB", "XWBZ"])

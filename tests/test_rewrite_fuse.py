@@ -5,7 +5,7 @@ from math import inf, pi, sqrt
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from rewrite_models import Builder, assert_same_answers, only, op_types, rewrite
 
 
@@ -110,6 +110,31 @@ def test_an_activation_becomes_an_attribute(case):
     assert_same_answers(model, result.model)
 
 
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_a_prelu_with_a_slope_a_channel(dtype, shape, layout):
+    b = Builder(dtype)
+    slopes = b.random.uniform(-0.5, 1.5, shape).astype(helper.tensor_dtype_to_np_dtype(dtype))
+    y = b.op("PRelu", conv(b, b.input(2, 4, 6, 5)), b.constant(slopes))
+    model = b.model(b.op("PRelu", conv(b, y), b.constant(slopes[..., ::-1, :, :])))
+    result = rewrite(model, layout=layout)
+    nodes = swapped_nodes(result)
+    assert [activation_of(node)[1:] for node in nodes] == [(*slopes.ravel(),), (*slopes.ravel()[::-1],)]
+    assert [record.fused for record in result.nodes] == [["PRelu"]] * 2
+    assert "PRelu" not in op_types(result)
+    assert_same_answers(model, result.model, rtol=2e-5 if dtype == TensorProto.FLOAT else 4e-3)
+
+
+def test_a_prelu_that_another_reads_through_stays():
+    b = Builder()
+    y = conv(b, b.input(2, 4, 6, 5))
+    model = b.model(b.op("PRelu", y, b.normal(4, 1, 1)), b.op("Exp", y))
+    result = rewrite(model)
+    assert op_types(result) == ["ConvV2", "PRelu", "Exp"]
+    assert_same_answers(model, result.model)
+
+
 @pytest.mark.parametrize("case", ["Gelu by Erf", "Gelu by Tanh", "x Sigmoid", "x relu6(x + 3) / 6"])
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
 def test_spelled_out_activations_with_rounded_constants(case, dtype):
@@ -126,7 +151,9 @@ def test_spelled_out_activations_with_rounded_constants(case, dtype):
 NOT_FUSED = {
     "x sigmoid(1.702 x)": lambda b, x: b.op("Mul", x, b.op("Sigmoid", b.op("Mul", x, b.constant(1.702)))),
     "Softplus": lambda b, x: b.op("Softplus", x),
-    "a slope a channel": lambda b, x: b.op("PRelu", x, b.normal(4, 1, 1)),
+    "a slope a column": lambda b, x: b.op("PRelu", x, b.normal(5)),
+    "a slope an element": lambda b, x: b.op("PRelu", x, b.normal(4, 6, 5)),
+    "run-time slopes": lambda b, x: b.op("PRelu", x, b.input(4, 1, 1)),
     "a run-time bound": lambda b, x: b.op("Clip", x, b.input()),
     "a bound that widens Y": lambda b, x: b.op("Max", x, b.constant(np.zeros((1, 1, 1, 1, 1)))),
     "x erf(x)": lambda b, x: b.op("Mul", x, b.op("Erf", x)),

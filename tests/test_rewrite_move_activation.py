@@ -123,6 +123,16 @@ def test_a_slope_that_would_add_an_axis():
     check(b, y, expected=["ConvV2", "Unsqueeze", "PRelu"])
 
 
+def test_slopes_of_channels_do_not_move():
+    b = Builder()
+    x = b.input(*SHAPE)
+    y = b.op("Concat", conv(b, x), conv(b, x), axis=1)
+    check(b, b.op("PRelu", y, b.normal(8, 1, 1)), expected=["ConvV2", "ConvV2", "Concat", "PRelu"])
+    b = Builder()
+    y = b.op("Reshape", conv(b, b.input(*SHAPE)), ints(b, 2, 4, 8, 6))
+    check(b, b.op("PRelu", y, b.normal(4, 1, 1)), expected=["ConvV2", "Reshape", "PRelu"])
+
+
 @pytest.mark.parametrize("reader", ["of the Concat", "of a convolution"])
 def test_what_others_read_stays(reader):
     b = Builder()

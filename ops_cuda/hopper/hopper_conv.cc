@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <mutex>
 
+#include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/hopper/pack_halves.h"
 #include "ops_cuda/hopper/tensor_map.h"
 #include "ops_cuda/kernel.h"
@@ -81,7 +82,7 @@ class Counters {
 class HopperConv : public ConvolutionKernel {
  public:
   HopperConv(const ConvolutionSpec& spec, const Schedule& s)
-      : element_bytes_(size_of(spec.type)), input_(packed_input(spec)), plan_([&] {
+      : element_bytes_(size_of(spec.type)), input_(packed_input(spec)), epilogue_(spec), plan_([&] {
           const std::vector<char> bytes = serialize(s);
           return std::make_unique<DeviceCopy>(bytes.data(), bytes.size());
         }()) {
@@ -119,8 +120,6 @@ class HopperConv : public ConvolutionKernel {
 
     params_.taps = reinterpret_cast<const WorkTap*>(plan_->data());
     params_.items = reinterpret_cast<const WorkItem*>(params_.taps + s.taps.size());
-    params_.epilogue.kind = spec.activation.kind;
-    params_.epilogue.alpha = spec.activation.alpha, params_.epilogue.beta = spec.activation.beta;
     params_.channel_blocks = int((channels + bk - 1) / bk);
     params_.x_blocks = int((channels - p.x2_channels + bk - 1) / bk);
     params_.box_bytes = int(s.box.pixels() * 128);
@@ -170,7 +169,7 @@ class HopperConv : public ConvolutionKernel {
     params.filter_scales = reinterpret_cast<const float*>(static_cast<const char*>(filter) + scales_at_);
     params.y = y_.map(y, element_bytes_);
     if (residual) params.residual = y_.map(residual, element_bytes_);
-    params.epilogue.bias = bias, params.epilogue.residual = residual, params.epilogue.y = y;
+    params.epilogue = epilogue_.of(bias, residual, y);
 
     cudaLaunchAttribute attributes[2];
     attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -212,6 +211,7 @@ class HopperConv : public ConvolutionKernel {
 
   size_t element_bytes_;
   PixelMajor input_;
+  DeviceEpilogue epilogue_;
   std::unique_ptr<DeviceCopy> plan_;
   BoxedTensor<5> x_, x2_, y_;
   BoxedTensor<3> filter_;

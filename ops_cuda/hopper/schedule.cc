@@ -271,6 +271,7 @@ Curve curve_of(ActivationKind kind) {
     case ActivationKind::kNone:
     case ActivationKind::kRelu:
     case ActivationKind::kLeakyRelu:
+    case ActivationKind::kPRelu:
     case ActivationKind::kClip:
       return Curve::kPiecewiseLinear;
     default:

@@ -46,18 +46,26 @@ struct TileEpilogue {
     if (bias) for_each([&](Affine& a, int i, int at) { a.bias[i] = to_float(bias[at]); });
   }
 
-  // Every piecewise linear activation by one formula, lest the code of each is inlined for every accumulator.
-  static __device__ void apply(const Epilogue& e, float (&v)[8]) {
+  // The activation of eight sums, of which k is the first channel. Every piecewise linear one by one formula, lest the
+  // code of each is inlined for every accumulator. PRelu's slopes are read here: kept beside the bias they would take
+  // registers from every activation.
+  static __device__ void apply(const Epilogue& e, float (&v)[8], int k) {
     if constexpr (kCurve == Curve::kAny) {
       activate(e, v);
     } else if (e.kind != ActivationKind::kNone) {
       const bool clip = e.kind == ActivationKind::kClip;
-      const float slope = e.kind == ActivationKind::kLeakyRelu ? e.alpha : 1.f;
+      const float alpha = e.kind == ActivationKind::kLeakyRelu ? e.alpha : 1.f;
       const float low = clip                              ? e.alpha
                         : e.kind == ActivationKind::kRelu ? 0.f
                                                           : -INFINITY,
                   high = clip ? e.beta : INFINITY;
-      for_all(v, [=](float x) { return clamp(x < 0.f ? slope * x : x, low, high); });
+      float2 slopes[2] = {{alpha, alpha}, {alpha, alpha}};
+      if (e.slopes) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) slopes[i] = __ldg(reinterpret_cast<const float2*>(e.slopes + k + i * 8));
+      }
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] = clamp(leaky_relu(v[i], i % 2 ? slopes[i / 4].y : slopes[i / 4].x), low, high);
     }
   }
 
@@ -74,14 +82,14 @@ struct TileEpilogue {
   // instruction cache: its length is its time.
   template <bool kPlain>
   static __device__ void stage_slab(const Params& p, Accumulators& acc, int slab, const Affine (&affine)[kSlab / 16],
-                                    uint32_t stage, int row0) {
+                                    int k, uint32_t stage, int row0) {
     const int lane = threadIdx.x % 32;
     const float low = p.epilogue.kind == ActivationKind::kRelu ? 0.f : -INFINITY;
-    const auto finish = [&](float (&v)[8]) {
+    const auto finish = [&](float (&v)[8], int g) {
       if constexpr (kPlain) {
         for_all(v, [=](float x) { return max_or_nan(x, low); });
       } else {
-        apply(p.epilogue, v);
+        apply(p.epilogue, v, k + g * 16);
       }
     };
 #pragma unroll
@@ -98,9 +106,9 @@ struct TileEpilogue {
             load_matrices(words, at);
             unpack<T>(words, z);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) v[i] += z[i];
+            for (int i = 0; i < 8; ++i) v[i] = add_leaky(v[i], z[i], p.epilogue.residual_slope);
           }
-          finish(v);
+          finish(v, g);
 #pragma unroll
           for (int i = 0; i < 4; ++i) words[i] = pack_word(v + i * 2, static_cast<T*>(nullptr));
           store_matrices(at, words);
@@ -113,10 +121,11 @@ struct TileEpilogue {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
               const float2 z = load_shared_pair(at(i));
-              v[i * 2] += z.x, v[i * 2 + 1] += z.y;
+              v[i * 2] = add_leaky(v[i * 2], z.x, p.epilogue.residual_slope);
+              v[i * 2 + 1] = add_leaky(v[i * 2 + 1], z.y, p.epilogue.residual_slope);
             }
           }
-          finish(v);
+          finish(v, g);
 #pragma unroll
           for (int i = 0; i < 4; ++i) store_shared(at(i), make_float2(v[i * 2], v[i * 2 + 1]));
         }
@@ -135,12 +144,12 @@ struct TileEpilogue {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int slab = 0; slab < kSlabs; ++slab) {
-      const int k = k0 + slab * kSlab;
-      if (k >= p.K) continue;
+      const int first = k0 + slab * kSlab, k = first + lane % 4 * 2;
+      if (first >= p.K) continue;
       Affine affine[kSlab / 16];
-      load_affine(p, k + lane % 4 * 2, affine);
+      load_affine(p, k, affine);
       barrier_wait(shared_address(&bars.ready[team][at.stage]), at.parity);
-      stage_slab<kPlain>(p, acc, slab, affine, stages + team * kStagedBytes + at.stage * (BM * kSlabBytes), row0);
+      stage_slab<kPlain>(p, acc, slab, affine, k, stages + team * kStagedBytes + at.stage * (BM * kSlabBytes), row0);
       fence_async_proxy();
       __syncwarp();
       if (lane == 0) barrier_arrive(shared_address(&bars.staged[team][at.stage]));

@@ -50,11 +50,12 @@ struct TilePieces {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if (!exists(i)) continue;
-        v[i * 2] += to_float(pair(p.epilogue.residual, i)[0]);
-        v[i * 2 + 1] += to_float(pair(p.epilogue.residual, i)[1]);
+#pragma unroll
+        for (int j = 0; j < 2; ++j)
+          v[i * 2 + j] = add_leaky(v[i * 2 + j], to_float(pair(p.epilogue.residual, i)[j]), p.epilogue.residual_slope);
       }
     }
-    Ending::apply(p.epilogue, v);
+    Ending::apply(p.epilogue, v, k);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (!exists(i)) continue;

@@ -114,7 +114,7 @@ void for_each_triple(const Problem& p, F f) {
     }
 }
 
-double activate(const Activation& a, double x) {
+double activate(const Activation& a, double x, int64_t k) {
   using enum ActivationKind;
   const auto clip = [](double v, double low, double high) { return std::min(std::max(v, low), high); };
   switch (a.kind) {
@@ -142,6 +142,8 @@ double activate(const Activation& a, double x) {
       return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     case kElu:
       return x < 0 ? a.alpha * std::expm1(x) : x;
+    case kPRelu:
+      return x < 0 ? a.slopes[k] * x : x;
   }
   return NAN;
 }
@@ -160,6 +162,7 @@ struct Case {
   Layout layout;
   Activation activation;
   bool bias, residual;
+  float residual_alpha = 1;
 };
 
 void describe(const Case& c) {
@@ -167,10 +170,10 @@ void describe(const Case& c) {
     std::printf(" %s %ld,%ld,%ld", name, long(d[0]), long(d[1]), long(d[2]));
   };
   const Problem& p = c.problem;
-  std::printf("[%s] %s type %d layout %d N %ld C %ld K %ld groups %ld activation %d bias %d residual %d",
+  std::printf("[%s] %s type %d layout %d N %ld C %ld K %ld groups %ld activation %d bias %d residual %d alpha %g",
               cpu::kernels().name, p.filter.op == Operator::kConv ? "Conv" : "ConvTranspose", int(c.type),
               int(c.layout), long(p.N), long(p.filter.C), long(p.filter.K), long(p.filter.groups),
-              int(c.activation.kind), c.bias, c.residual);
+              int(c.activation.kind), c.bias, c.residual, double(c.residual_alpha));
   print("input", p.input), print("filter", p.filter.extent), print("output", p.output), print("stride", p.stride);
   print("dilation", p.dilation), print("pad", p.pad);
   std::printf(":");
@@ -212,12 +215,12 @@ void check_convolution(const Case& c) {
   for (int64_t i = 0; i < int64_t(sums.size()); ++i) {
     const int64_t k = c.layout == Layout::kNCHW ? i / out % f.K : i % f.K;
     if (c.bias) sums[i].add(bias[k]);
-    if (c.residual) sums[i].add(residual[i]);
-    want[i] = activate(c.activation, sums[i].value);
+    if (c.residual) sums[i].add(residual[i] < 0 ? residual[i] / c.residual_alpha : residual[i]);
+    want[i] = activate(c.activation, sums[i].value, k);
   }
 
   const cpu::PackedFilter packed(f, c.type, w.bytes.data(), parallel_for);
-  const cpu::Convolution convolution(p, c.type, c.layout, c.activation);
+  const cpu::Convolution convolution(p, c.type, c.layout, c.activation, c.residual_alpha);
   Tensor y = poisoned(c.type, p.N * f.K * out);
   Bytes workspace(convolution.workspace_bytes() + 64, std::byte{0xff});
   void* aligned = workspace.data() + (64 - reinterpret_cast<uintptr_t>(workspace.data()) % 64);
@@ -312,10 +315,13 @@ Case random_case(int64_t i) {
   Case c{.problem = make_problem(a, filter, x_shape, layout),
          .type = one_of({DataType::kFloat, DataType::kFloat, DataType::kHalf, DataType::kBFloat16}),
          .layout = layout,
-         .activation = {ActivationKind(i / 6 % 12), 0.2f, 0.4f},
+         .activation = {ActivationKind(i / 6 % 13), 0.2f, 0.4f},
          .bias = pick(0, 2) > 0,
-         .residual = pick(0, 1) > 0};
+         .residual = pick(0, 1) > 0,
+         .residual_alpha = one_of({1.0f, 0.01f, 0.3f})};
   if (c.activation.kind == ActivationKind::kClip) c.activation = {ActivationKind::kClip, -0.5f, 6.0f};
+  if (c.activation.kind == ActivationKind::kPRelu)
+    for (int64_t k = 0; k < filter.K; ++k) c.activation.slopes.push_back(float(pick(-64, 96)) / 64);
   return c;
 }
 
@@ -328,17 +334,17 @@ void check_activations() {
   p.filter = {.op = Operator::kConv, .C = 1, .K = 1};
   p.input[2] = p.output[2] = int64_t(values.size());
   const float one = 1;
-  for (int kind = 0; kind < 12; ++kind) {
-    const Case c{p,    DataType::kFloat, Layout::kNCHW, {ActivationKind(kind), kind == 3 ? -1.0f : 0.2f, 0.4f}, false,
-                 false};
+  for (int kind = 0; kind < 13; ++kind) {
+    const Activation activation{ActivationKind(kind), kind == 3 ? -1.0f : 0.2f, 0.4f, {0.3f}};
+    const Case c{p, DataType::kFloat, Layout::kNCHW, activation, false, false};
     const cpu::PackedFilter packed(p.filter, c.type, &one, parallel_for);
-    const cpu::Convolution convolution(p, c.type, c.layout, c.activation);
+    const cpu::Convolution convolution(p, c.type, c.layout, c.activation, 1);
     std::vector<float> y(values.size());
     std::vector<double> workspace(convolution.workspace_bytes() / 8 + 16);
     void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(workspace.data()) + 63) / 64 * 64);
     convolution.run(values.data(), packed, nullptr, nullptr, y.data(), aligned, parallel_for);
     for (size_t i = 0; i < values.size(); ++i) {
-      const double want = activate(c.activation, values[i]);
+      const double want = activate(c.activation, values[i], 0);
       // HardSwish, Silu and Gelu of -inf are 0 * inf: NaN by the formula, and no model depends on it.
       if (std::isinf(values[i]) && std::isnan(want)) continue;
       const bool same =

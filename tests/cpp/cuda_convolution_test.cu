@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdio>
@@ -93,8 +94,15 @@ __device__ void judge(Report* report, int64_t i, double got, double want, double
   }
 }
 
+// What follows the sum; the slopes are on the device.
+struct Ending {
+  ActivationKind kind;
+  float alpha, beta, residual_alpha;
+  const float* slopes;
+};
+
 template <class T>
-__global__ void check_convolution(Shapes s, Activation a, Tolerance tolerance, const T* x, const T* w, const T* bias,
+__global__ void check_convolution(Shapes s, Ending ending, Tolerance tolerance, const T* x, const T* w, const T* bias,
                                   const T* residual, const T* y, int64_t count, Report* report) {
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
     const int64_t pixels = s.output.d * s.output.h * s.output.w;
@@ -103,8 +111,12 @@ __global__ void check_convolution(Shapes s, Activation a, Tolerance tolerance, c
     const Size o{pixel / s.output.w / s.output.h, pixel / s.output.w % s.output.h, pixel % s.output.w};
     Sum sum = convolution_at(s, x, w, i / pixels / s.K, k, o);
     if (bias) sum.add(value(bias[k]));
-    if (residual) sum.add(value(residual[i]));
-    const double want = activate(a.kind, a.alpha, a.beta, sum.value);
+    if (residual) {
+      const double z = value(residual[i]);
+      sum.add(z < 0 ? z / ending.residual_alpha : z);
+    }
+    const double slope = ending.slopes ? ending.slopes[k] : 0;
+    const double want = activate(ending.kind, ending.alpha, ending.beta, slope, sum.value);
     judge(report, i, value(y[i]), want,
           tolerance.result * fabs(want) + 1.2 * tolerance.sum * sum.magnitude + tolerance.subnormal + 1e-7);
   }
@@ -152,6 +164,7 @@ struct Case {
   Precision precision;
   Activation activation;
   bool bias, residual, coarse, uneven;
+  float residual_alpha;
   bool constant;                   // weights are packed before the run
   int multiprocessors, shared_kb;  // of the device that the portable kernel is planned for; 0: the real number
   unsigned config;                 // which configuration of the Hopper kernel, modulo their number
@@ -236,8 +249,9 @@ void describe(const Case& c, const char* type, const char* what, const char* ker
               (long long)p.N, (long long)p.filter.C, (long long)p.filter.K, (long long)p.filter.groups);
   dims("filter", p.filter.extent), dims("input", p.input), dims("output", p.output), dims("stride", p.stride);
   dims("dilation", p.dilation), dims("pad", p.pad);
-  std::printf(" x2 %lld activation %d bias %d residual %d coarse %d multiprocessors %d shared %d KB\n",
-              (long long)p.x2_channels, int(c.activation.kind), c.bias, c.residual, c.coarse, c.multiprocessors,
+  std::printf(" x2 %lld activation %d bias %d residual %d alpha %g coarse %d multiprocessors %d shared %d KB\n",
+              (long long)p.x2_channels, int(c.activation.kind), c.bias, c.residual, double(c.residual_alpha), c.coarse,
+              c.multiprocessors,
               c.shared_kb);
 }
 
@@ -464,7 +478,7 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   const Filter& f = p.filter;
   const DataType type = data_type(static_cast<T*>(nullptr));
   const int64_t outputs = p.N * f.K * volume(p.output);
-  const cuda::ConvolutionSpec spec{p, type, c.layout, c.precision, c.activation, c.constant};
+  const cuda::ConvolutionSpec spec{p, type, c.layout, c.precision, c.activation, c.constant, c.residual_alpha};
   const bool as_chosen = outputs == 0 || (c.multiprocessors == 0 && as_capability == 0);
   const Forced family = forced_family(spec, c);
   const Packing packing = packing_of(as_chosen, family);
@@ -478,6 +492,11 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
       x2(size_t(p.N * p.x2_channels * volume(p.input)) * sizeof(T));
   if (p.x2_channels > 0) split_channels(x, size_t(f.C) * sizeof(T), x1, x2);
   const InputTensors input = p.x2_channels > 0 ? InputTensors(x1.data(), x2.data()) : InputTensors(x.data());
+  const Activation& a = c.activation;
+  const Buffer slopes(a.slopes.size() * sizeof(float));
+  must(cudaMemcpy(slopes.data(), a.slopes.data(), slopes.bytes(), cudaMemcpyHostToDevice));
+  const Ending ending{a.kind, a.alpha, a.beta, c.residual_alpha,
+                      a.slopes.empty() ? nullptr : reinterpret_cast<float*>(slopes.data())};
   const T* b = c.bias ? reinterpret_cast<const T*>(bias.data()) : nullptr;
   const T* z = c.residual ? reinterpret_cast<const T*>(residual.data()) : nullptr;
 
@@ -500,7 +519,7 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
 
   const DeviceReport report;
   if (outputs > 0)
-    check_convolution<<<1024, 128>>>(to_shapes(p, c.layout), c.activation, tolerance_of<T>(c),
+    check_convolution<<<1024, 128>>>(to_shapes(p, c.layout), ending, tolerance_of<T>(c),
                                      reinterpret_cast<const T*>(x.data()), reinterpret_cast<const T*>(w.data()), b, z,
                                      reinterpret_cast<const T*>(y.data()), outputs, report.device());
   const bool guards = y.guards_intact() && workspace.guards_intact() && packed.guards_intact();
@@ -519,11 +538,15 @@ Case random_case(std::mt19937& random, Operator op) {
   if (kind == Kind::kNarrow && c.layout == Layout::kNHWC)
     c.problem.x2_channels = pick(random, {0, c.problem.filter.C / 2});
   c.precision = pick(random, {0, 1}) ? Precision::kTF32 : Precision::kFP32;
-  c.activation.kind = ActivationKind(pick(random, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}));
+  c.activation.kind = ActivationKind(pick(random, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 12}));
   if (c.activation.kind == ActivationKind::kClip)
     c.activation.alpha = -0.5f, c.activation.beta = 6.f;
   else
     c.activation.alpha = 0.2f, c.activation.beta = 0.5f;
+  if (c.activation.kind == ActivationKind::kPRelu) {
+    std::uniform_real_distribution<float> slope(-0.5f, 1.2f);  // no steeper than check_convolution allows for
+    for (int64_t k = 0; k < c.problem.filter.K; ++k) c.activation.slopes.push_back(slope(random));
+  }
   c.multiprocessors = int(pick(random, {0, 0, 1, 1, 2, 8})), c.shared_kb = int(pick(random, {64, 100, 228}));
   c.config = kind == Kind::kNarrow ? 0 : random();
   if (kind == Kind::kTwoInputs) {  // mostly such families as read them in place
@@ -532,6 +555,7 @@ Case random_case(std::mt19937& random, Operator op) {
   }
   c.bias = pick(random, {0, 1}), c.residual = pick(random, {0, 1}), c.coarse = pick(random, {0, 1});
   c.constant = pick(random, {0, 1}), c.uneven = pick(random, {0, 1});
+  c.residual_alpha = std::array{1.f, 0.01f, 0.1f, 2.f}[size_t(pick(random, {0, 0, 1, 2, 3}))];
   return c;
 }
 

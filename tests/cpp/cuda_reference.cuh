@@ -105,7 +105,8 @@ __device__ Sum weight_gradient_at(const Shapes& s, const T* x, const T* dy, int6
   return sum;
 }
 
-__device__ inline double activate(ActivationKind kind, double alpha, double beta, double v) {
+// slope: of the channel's PRelu.
+__device__ inline double activate(ActivationKind kind, double alpha, double beta, double slope, double v) {
   const auto clip = [](double u, double low, double high) { return fmin(fmax(u, low), high); };
   switch (kind) {
     case ActivationKind::kNone:
@@ -132,6 +133,8 @@ __device__ inline double activate(ActivationKind kind, double alpha, double beta
       return v / 2 * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (v + 0.044715 * v * v * v)));
     case ActivationKind::kElu:
       return v < 0 ? alpha * (exp(v) - 1) : v;
+    case ActivationKind::kPRelu:
+      return v < 0 ? slope * v : v;
   }
   return v;
 }
