@@ -145,7 +145,9 @@ class FewInputsBlock {
             unsigned(w) < unsigned(args_.input.w)};
   }
 
-  // Starts to copy a patch of chunks. A thread copies the same chunk of every copy_pixels-th pixel.
+  // Starts to copy a patch of chunks. A thread copies the same chunk of every copy_pixels-th pixel. kPairs: chunks lie
+  // in pairs, rows of 32 bytes, in the swizzle of such rows.
+  template <bool kPairs>
   __device__ void start_chunks(uint32_t patch, const Tile& tile) const {
     const int first = args_.parts.quotient(thread()), part = thread() - first * args_.parts.divisor;
     if (first >= args_.copy_pixels) return;
@@ -154,13 +156,15 @@ class FewInputsBlock {
             tile.corner.w + first - line * args_.patch.w};
     const Int3 end = tile.corner + args_.patch, step = args_.copy_step, input = args_.input;
     const T* const x = static_cast<const T*>(args_.x) + image(tile) + slice_ * args_.slice_c + part * kChunk<T>;
-    patch += (args_.origin + first * args_.pixel_pitch + part * args_.chunk_pitch) * int(sizeof(T));
+    const int in_pixel = kPairs ? part / 2 * args_.chunk_pitch + part % 2 * kChunk<T> : part * args_.chunk_pitch;
+    patch += (args_.origin + first * args_.pixel_pitch + in_pixel) * int(sizeof(T));
 #pragma unroll 4
     for (int i = first; i < args_.patch_pixels; i += args_.copy_pixels) {
       const bool valid = unsigned(at.d) < unsigned(input.d) && unsigned(at.h) < unsigned(input.h) &&
                          unsigned(at.w) < unsigned(input.w);
       const int row = valid ? at.d * input.h + at.h : 0, in_row = valid ? at.w * args_.C : 0;
-      start_copy(patch, x + (int64_t(row) * (input.w * args_.C) + in_row), valid);
+      const uint32_t to = kPairs ? patch ^ (patch >> 3 & kChunkBytes) : patch;
+      start_copy(to, x + (int64_t(row) * (input.w * args_.C) + in_row), valid);
       patch += args_.copy_pixels * args_.pixel_pitch * int(sizeof(T));
       at.w += step.w, at.h += step.h, at.d += step.d;
       if (at.w >= end.w) at.w -= args_.patch.w, ++at.h;

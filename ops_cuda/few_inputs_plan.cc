@@ -70,7 +70,8 @@ std::optional<FewInputsPlan> plan_cut(const Problem& p, DataType type, Layout la
 
   // As words, pixels 8 words apart would meet in a bank.
   const bool words = cut.shape.loop == FewInputsLoop::kWords, wgmma = cut.shape.loop == FewInputsLoop::kWgmma;
-  plan.pixel_pitch = int32_t(wgmma ? chunk : words ? slice_c : slice_c + chunk);
+  const int64_t together = wgmma ? 2 * chunk : chunk;  // of a pixel's elements, in the patch
+  plan.pixel_pitch = int32_t(wgmma ? together : words ? slice_c : slice_c + chunk);
   const bool joined = words && p.dilation[2] == 1;  // the taps of a filter row
   const int64_t S = f.extent[2], run_taps = joined ? S : 1, run = run_taps * slice_c;
   const bool odd = plan.pixel_pitch % per_word != 0;
@@ -106,10 +107,10 @@ std::optional<FewInputsPlan> plan_cut(const Problem& p, DataType type, Layout la
   int64_t patch_elements = row_pitch * plan.patch.d * plan.patch.h + chunk;
   plan.chunk_pitch = int32_t(chunk);
   if (wgmma) {  // eight chunks that are copied at once go to different banks
-    const int64_t parts = slice_c / chunk;
+    const int64_t pairs = slice_c / together;
     plan.matrix_pitch = int32_t(plan.box.w == 8 ? p.stride[1] * row_pitch : 8 * plan.pixel_pitch);
-    plan.chunk_pitch = int32_t(round_up(patch_elements, 8 * chunk) + std::max<int64_t>(8 / parts, 1) * chunk);
-    patch_elements = parts * plan.chunk_pitch;
+    plan.chunk_pitch = int32_t(round_up(patch_elements, 8 * chunk) + std::max<int64_t>(4 / pairs, 1) * together);
+    patch_elements = round_up(pairs * plan.chunk_pitch, 8 * chunk);
   }
   const int64_t patch_words = patch_elements / per_word;
   if (patch_words * 4 * cut.patches > shared_bytes) return {};
@@ -127,7 +128,7 @@ std::optional<FewInputsPlan> plan_cut(const Problem& p, DataType type, Layout la
           return i < run ? int32_t(tap * gemm.k * filter_pitch + i % slice_c) : -1;
         };
         for (int64_t i = 0; i < run; i += per_word)
-          plan.words.push_back({int32_t((begin + i / chunk * plan.chunk_pitch + i % chunk) / per_word),
+          plan.words.push_back({int32_t((begin + i / together * plan.chunk_pitch + i % together) / per_word),
                                 i + per_word <= run ? 0xffffffffu : 0x0000ffffu,
                                 {weight(i), per_word == 2 ? weight(i + 1) : -1}});
       }

@@ -59,15 +59,15 @@ struct FewInputsPlan {
   int32_t teams = 1;         // of a thread block
   Int3 box, patch;           // pixels of a tile (powers of two, shape.pixels() in all), and of its patch
   PatchSource source;
-  int32_t lead;                      // runs: elements of x that a row's first chunk has before the patch, of a channel
-  int32_t pixel_pitch;               // of the patch, in elements
-  int32_t chunk_pitch;               // of a pixel's chunks, which are neighbours or (wgmma) in planes
-  int32_t row_pitch;                 // of patch rows, in elements
-  int32_t matrix_pitch = 0;          // wgmma: of eight pixels in the patch, 64 of the box being eight times eight
-  int32_t origin;                    // where the patch begins, in elements
-  int32_t patch_words;               // of the whole patch
-  int32_t patches;                   // 2: one is copied while the other is read
-  bool shifted;                      // a second patch follows, an element further left: pairs may begin at odd elements
+  int32_t lead;              // runs: elements of x that a row's first chunk has before the patch, of a channel
+  int32_t pixel_pitch;       // of the patch, in elements
+  int32_t chunk_pitch;       // of a pixel's chunks, which are neighbours, or (wgmma) of pairs of them, in planes
+  int32_t row_pitch;         // of patch rows, in elements
+  int32_t matrix_pitch = 0;  // wgmma: of eight pixels in the patch, 64 of the box being eight times eight
+  int32_t origin;            // where the patch begins, in elements
+  int32_t patch_words;       // of the whole patch
+  int32_t patches;           // 2: one is copied while the other is read
+  bool shifted;              // a second patch follows, an element further left: pairs may begin at odd elements
   std::vector<FewInputsWord> words;  // a multiple of eight
 
   int steps() const { return int(words.size()) / 8; }

@@ -37,7 +37,7 @@ class FewInputsSteps : public FewInputsBlock<Math, kColumns, kWarps, kRowTiles> 
   __device__ void start_patch(int which, const Tile& tile) {
     char* const patch = patch_ + which * args_.patch_words * 4;
     if (args_.source == PatchSource::kChunks)
-      this->start_chunks(ptx::shared_address(patch), tile);
+      this->template start_chunks<false>(ptx::shared_address(patch), tile);
     else
       this->template load_planes<false>(reinterpret_cast<uint32_t*>(patch), tile);
   }

@@ -1,6 +1,7 @@
 // few_inputs_steps.cuh with Hopper's wgmma, for 16-bit elements: both operands are read by the tensor cores themselves,
-// from shared memory in core matrices of 8 rows by 16 bytes. A patch is kept as planes of one chunk of channels each,
-// where eight pixels in a row are such a matrix wherever they begin: so a tap is an offset here too.
+// from shared memory, in rows of 32 bytes. A patch is kept as planes of two chunks of channels each, where eight pixels
+// in a row are what the tensor cores read at once, wherever they begin, because the swizzle of rows depends on
+// addresses alone: so a tap is an offset here too.
 #pragma once
 #include "ops_cuda/few_inputs_tiles.cuh"
 #include "ops_cuda/hopper/wgmma.cuh"
@@ -27,33 +28,30 @@ class FewInputsWgmma : public FewInputsBlock<Math, kColumns, kFewInputsWgmma.war
   }
 
   __device__ void start_filter() {
-    Base::start_filter(filter_, [](int row, int chunk) { return (chunk * kColumns + row) * kChunkBytes; });
+    Base::start_filter(filter_, [](int row, int chunk) { return chunk_by_row<32>(row, chunk); });
   }
   // Of a team.
   __device__ static void synchronize() { hopper::named_barrier(1 + team(), kThreads); }
 
   // Starts to copy one of two patches.
-  __device__ void start_patch(int which, const Tile& tile) { this->start_chunks(patch(which), tile); }
+  __device__ void start_patch(int which, const Tile& tile) { this->template start_chunks<true>(patch(which), tile); }
   __device__ static void wait_for_copies() {
     ptx::wait_for_all_copies();
     hopper::fence_async_proxy();
   }
 
   __device__ void multiply(int which) {
-    // Descriptors: the low word has the address and how far apart core matrices are along channels, the high one how
-    // far along pixels.
-    const uint64_t pixels = uint64_t(args_.matrix_pitch >> 4) << 32, columns = uint64_t(128 >> 4) << 32;
-    uint32_t a[kRowTiles], b = known(kColumns * kChunkBytes >> 4 << 16 | hopper::descriptor_low(filter_));
+    uint32_t a[kRowTiles], b = known(hopper::descriptor_low(filter_));
 #pragma unroll
-    for (int i = 0; i < kRowTiles; ++i)
-      a[i] = known(args_.chunk_pitch * int(sizeof(T)) >> 4 << 16 | hopper::descriptor_low(patch(which) + base_[i]));
+    for (int i = 0; i < kRowTiles; ++i) a[i] = known(hopper::descriptor_low(patch(which) + base_[i]));
 #pragma unroll 2
     for (int step = 0; step < args_.steps; ++step) {
       hopper::wgmma_fence();
       const uint32_t tap = uint32_t(args_.step[step].patch) >> 4;
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i)
-        hopper::wgmma<T, kColumns>(sums(i), pixels | (a[i] + tap), columns | b, step > 0);
+        hopper::wgmma<T, kColumns>(sums(i), hopper::descriptor<32>(a[i] + tap, uint32_t(args_.matrix_pitch)),
+                                   hopper::descriptor<32>(b), step > 0);
       hopper::wgmma_commit();
       b += kColumns * 32 >> 4;
     }
@@ -81,7 +79,7 @@ class FewInputsWgmma : public FewInputsBlock<Math, kColumns, kFewInputsWgmma.war
 template <class Math, int kColumns>
 __global__ void __launch_bounds__(128 * kFewInputsMostTeams)
     few_inputs_wgmma(const __grid_constant__ FewInputsArgs args) {
-  extern __shared__ __align__(128) char shared[];
+  extern __shared__ __align__(256) char shared[];  // a period of the swizzle
   ptx::launch_dependents();
   FewInputsWgmma<Math, kColumns> block(args, shared);
   run_few_inputs(block, args);

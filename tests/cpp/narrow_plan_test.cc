@@ -53,18 +53,18 @@ int64_t in_patch(const Problem& p, const FewInputsPlan& plan, int64_t i) {
   return (d * p.stride[0] * plan.patch.h + h * p.stride[1]) * plan.row_pitch + w * p.stride[2] * plan.pixel_pitch;
 }
 
-// What wgmma reads: 64 pixels as eight matrices of eight pixels, a chunk each, equally far apart; planes of chunks
-// apart from each other.
+// What wgmma reads: 64 pixels as eight times eight rows of 32 bytes, equally far apart; planes of such rows apart from
+// each other.
 void check_matrices(const Problem& p, const FewInputsPlan& plan) {
-  const int64_t chunk = 8;
-  expect(plan.pixel_pitch == chunk && plan.matrix_pitch % chunk == 0 && plan.chunk_pitch % chunk == 0,
-         "chunks lie one by one");
+  const int64_t row = 16;
+  expect(plan.pixel_pitch == row && plan.matrix_pitch % row == 0 && plan.chunk_pitch % row == 0, "whole rows");
   for (int64_t i = 0; i < plan.shape.pixels(); ++i)
     expect(in_patch(p, plan, i) ==
                in_patch(p, plan, i / 64 * 64) + i % 64 / 8 * plan.matrix_pitch + i % 8 * plan.pixel_pitch,
            "64 pixels are eight times eight");
   expect(int64_t(plan.row_pitch) * plan.patch.d * plan.patch.h <= plan.chunk_pitch, "a plane holds its chunks");
-  expect(plan.chunk_pitch * plan.slice_c / chunk <= plan.patch_words * 2, "the patch its planes");
+  expect(plan.chunk_pitch * plan.slice_c / row <= plan.patch_words * 2, "the patch its planes");
+  expect(plan.patch_words * 4 % 32 == 0, "and the next patch begins at a row");
 }
 
 // Every weight of a slice meets its element of the patch, once; what else fills the words counts nothing.
@@ -73,6 +73,7 @@ void check_few_inputs(const Problem& p, DataType type, Layout layout) {
   if (!plan) return;
   const Filter& f = p.filter;
   const int64_t per_word = 4 / int64_t(size_of(type)), chunk = 4 * per_word, row = plan->row_pitch;
+  const int64_t together = plan->shape == kFewInputsWgmma ? 2 * chunk : chunk;  // of a pixel's elements, in the patch
   expect(plan->slices * plan->slice_c == f.C && plan->slices * plan->slice_k == f.K, "slices share out all channels");
   expect(plan->words.size() % 8 == 0 && plan->shared_bytes() < kH200.shared_bytes, "whole steps, which fit");
   expect(int64_t(plan->box.d) * plan->box.h * plan->box.w == plan->shape.pixels() && plan->box.w % 4 == 0,
@@ -93,7 +94,7 @@ void check_few_inputs(const Problem& p, DataType type, Layout layout) {
     for (int64_t c = 0; c < plan->slice_c; ++c, ++count) {
       const int64_t s = tap % f.extent[2], r = tap / f.extent[2] % f.extent[1], t = tap / f.extent[2] / f.extent[1];
       const int64_t element = (t * p.dilation[0] * plan->patch.h + r * p.dilation[1]) * row +
-                              s * p.dilation[2] * plan->pixel_pitch + c / chunk * plan->chunk_pitch + c % chunk;
+                              s * p.dilation[2] * plan->pixel_pitch + c / together * plan->chunk_pitch + c % together;
       const auto found = element_of.find(tap * gemm.k * padded_channels(gemm.c, type) + c);
       expect(found != element_of.end() && found->second == element, "a weight meets its element");
       last = std::max(last, element);
