@@ -1,5 +1,5 @@
-// Times the CUDA kernels, as the library chooses them, on the layers of the suite, then on narrow ones.
-// Usage: cuda_layers [part of a layer's name ...]
+// Times the CUDA kernels, as the library chooses them, on the layers of the suite, on narrow ones, and on all layers of
+// some models. Usage: cuda_layers [part of a layer's name, or of "model layer" ...]
 #include <chrono>
 #include <string>
 
@@ -18,11 +18,12 @@ struct Time {
 
 template <class T>
 Time time_layer(const Problem& p, DataType type, Layout layout, Precision precision, bool with_gradient,
-                cudaStream_t stream) {
+                cudaStream_t stream, Activation activation = {}) {
   std::mt19937 random(1);
   const Buffer<T> x(p.N * p.filter.C * volume(p.input), random), w(p.filter.elements(), random);
   const Buffer<T> y(p.N * p.filter.K * volume(p.output), random);
-  const cuda::ConvolutionSpec spec{p, type, layout, precision, {}, true};
+  const Buffer<T> bias(p.filter.K, random);
+  const cuda::ConvolutionSpec spec{p, type, layout, precision, activation, true};
   const Buffer<char> packed(int64_t(cuda::packed_filter_bytes(spec.use())));
   cuda::pack_filter(spec.use(), w.data(), packed.data(), stream);
   must(cudaStreamSynchronize(stream));
@@ -33,7 +34,7 @@ Time time_layer(const Problem& p, DataType type, Layout layout, Precision precis
   Time t{0, 0, plan_ms, conv.kernel_name()};
   if (conv.workspace_bytes() > 0) t.kernel += " + workspace";
   t.conv = microseconds(
-      stream, [&] { conv.run(x.data(), packed.data(), nullptr, nullptr, y.data(), workspace.data(), stream); });
+      stream, [&] { conv.run(x.data(), packed.data(), bias.data(), nullptr, y.data(), workspace.data(), stream); });
   if (with_gradient) {
     const cuda::WeightGradient gradient(p, type, layout, precision);
     const Buffer<char> scratch(int64_t(gradient.workspace_bytes()));
@@ -59,8 +60,8 @@ class WholeConvolution : public cuda::ConvolutionKernel {
 
 using Parts = std::vector<const char*>;
 
-bool wanted(const Layer& l, const Parts& parts) {
-  return parts.empty() || std::ranges::any_of(parts, [&](const char* part) { return std::strstr(l.name, part); });
+bool wanted(const std::string& name, const Parts& parts) {
+  return parts.empty() || std::ranges::any_of(parts, [&](const char* part) { return name.find(part) != name.npos; });
 }
 
 void time_suite(const Parts& parts, cudaStream_t stream) {
@@ -68,15 +69,15 @@ void time_suite(const Parts& parts, cudaStream_t stream) {
       "us; dW: the weight gradient; plan: the first plan of the layer, ms\n%-18s %8s %8s %8s %8s %8s %8s %8s %8s\n",
       "layer", "fp16", "tf32", "fp32", "nchw16", "dW16", "dWtf32", "dWfp32", "plan");
   for (const Layer& l : kLayers) {
-    if (!wanted(l, parts)) continue;
+    if (!wanted(l.name, parts)) continue;
     const Problem p = problem_of(l);
     const bool g = l.op == kC;
     const Time half = time_layer<__half>(p, DataType::kHalf, Layout::kNHWC, Precision::kTF32, g, stream);
     const Time tf32 = time_layer<float>(p, DataType::kFloat, Layout::kNHWC, Precision::kTF32, g, stream);
     const Time fp32 = time_layer<float>(p, DataType::kFloat, Layout::kNHWC, Precision::kFP32, g, stream);
     const Time nchw = time_layer<__half>(p, DataType::kHalf, Layout::kNCHW, Precision::kTF32, false, stream);
-    std::printf("%-18s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.3f\n", l.name, half.conv, tf32.conv, fp32.conv,
-                nchw.conv, half.gradient, tf32.gradient, fp32.gradient, tf32.plan_ms);
+    std::printf("%-18s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.3f\n", l.name.c_str(), half.conv, tf32.conv,
+                fp32.conv, nchw.conv, half.gradient, tf32.gradient, fp32.gradient, tf32.plan_ms);
   }
 }
 
@@ -93,15 +94,30 @@ void time_narrow(const Parts& parts, cudaStream_t stream) {
   std::printf("us; floor: of fp16\n%-18s %8s %8s %8s %8s %8s %8s  %s\n", "narrow layer", "floor", "fp16", "nchw16",
               "tf32", "fp32", "nchw32", "kernels of fp16 and fp32");
   for (const Layer& l : kNarrowLayers) {
-    if (!wanted(l, parts)) continue;
+    if (!wanted(l.name, parts)) continue;
     const Problem p = problem_of(l);
     const Time half = time_layer<__half>(p, DataType::kHalf, Layout::kNHWC, Precision::kTF32, false, stream);
     const Time half_nchw = time_layer<__half>(p, DataType::kHalf, Layout::kNCHW, Precision::kTF32, false, stream);
     const Time tf32 = time_layer<float>(p, DataType::kFloat, Layout::kNHWC, Precision::kTF32, false, stream);
     const Time fp32 = time_layer<float>(p, DataType::kFloat, Layout::kNHWC, Precision::kFP32, false, stream);
     const Time fp32_nchw = time_layer<float>(p, DataType::kFloat, Layout::kNCHW, Precision::kFP32, false, stream);
-    std::printf("%-18s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f  %s, %s\n", l.name, floor_us(p), half.conv, half_nchw.conv,
-                tf32.conv, fp32.conv, fp32_nchw.conv, half.kernel.c_str(), fp32.kernel.c_str());
+    std::printf("%-18s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f  %s, %s\n", l.name.c_str(), floor_us(p), half.conv,
+                half_nchw.conv, tf32.conv, fp32.conv, fp32_nchw.conv, half.kernel.c_str(), fp32.kernel.c_str());
+  }
+}
+
+void time_models(const Parts& parts, cudaStream_t stream) {
+  std::printf("us, fp16 NHWC; over: the model's time above the floor\n%-34s %5s %8s %8s %8s  %s\n", "model layer",
+              "times", "floor", "fp16", "over", "kernel");
+  for (const ModelLayer& m : model_layers()) {
+    const std::string name = std::string(m.model) + " " + m.layer.name;
+    if (!wanted(name, parts)) continue;
+    const Problem p = problem_of(m.layer);
+    const Time half =
+        time_layer<__half>(p, DataType::kHalf, Layout::kNHWC, Precision::kTF32, false, stream, {m.activation, 0.1f});
+    const double floor = floor_us(p);
+    std::printf("%-34s %5d %8.2f %8.2f %8.1f  %s\n", name.c_str(), m.times, floor, half.conv,
+                m.times * (half.conv - floor), half.kernel.c_str());
   }
 }
 
@@ -152,6 +168,7 @@ int main(int argc, char** argv) {
     time_suite(parts, stream);
     time_narrow(parts, stream);
     time_concats(parts, stream);
+    time_models(parts, stream);
   } catch (const std::exception& e) {
     std::printf("%s\n", e.what());
     return 1;

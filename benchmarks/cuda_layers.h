@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "ops_cuda/convolution.h"
@@ -19,7 +20,7 @@ namespace cks::benchmark {
 inline constexpr int kLaunches = 10, kReplays = 20;
 
 struct Layer {
-  const char* name;
+  std::string name;
   Operator op;
   int64_t N, C, K, H, W, kernel, stride, pad, dilation, output_padding, groups;
   int rank = 2;  // 1: along W alone; 3: as deep as high
@@ -136,6 +137,60 @@ inline const ConcatLayer kConcatLayers[] = {
     {{"unet3d_64+64_48", kC, 1, 128, 64, 48, 48, 3, 1, 1, 1, 0, 1, 3}, 64},
     {{"pix2pix_256+256_16", kT, 1, 512, 128, 16, 16, 4, 2, 1, 1, 0, 1}, 256},
 };
+
+// A layer of a model, as often as the model has it, and the activation that the rewriter fuses into it.
+struct ModelLayer {
+  const char* model;
+  int times;
+  ActivationKind activation;
+  Layer layer;
+};
+
+// All convolutions of U-Net in 3-D on 96^3 and of HiFi-GAN on 200 frames, then the stems and heads of the pose net and
+// DeepLabV3.
+inline std::vector<ModelLayer> model_layers() {
+  std::vector<ModelLayer> layers;
+  const auto add = [&](const char* model, int times, ActivationKind activation, Layer layer) {
+    layers.push_back({model, times, activation, std::move(layer)});
+  };
+  const auto unet = [&](int times, int64_t C, int64_t K, int64_t size) {
+    const std::string name = "conv_" + std::to_string(C) + "_" + std::to_string(K) + "_" + std::to_string(size);
+    add("unet3d", times, ActivationKind::kRelu, {name, kC, 1, C, K, size, size, 3, 1, 1, 1, 0, 1, 3});
+  };
+  for (int64_t level = 0; level < 5; ++level) {
+    const int64_t K = 32 << level, size = 96 >> level;
+    unet(1, level == 0 ? 1 : K / 2, K, size);
+    unet(level < 4 ? 2 : 1, K, K, size);
+    if (level == 4) break;
+    unet(1, 2 * K, K, size);
+    add("unet3d", 1, ActivationKind::kNone,
+        {"up_" + std::to_string(2 * K) + "_" + std::to_string(size / 2), kT, 1, 2 * K, K, size / 2, size / 2, 2, 2, 0,
+         1, 0, 1, 3});
+  }
+  add("unet3d", 1, ActivationKind::kNone, {"head_32_2_96", kC, 1, 32, 2, 96, 96, 1, 1, 0, 1, 0, 1, 3});
+
+  add("hifigan", 1, ActivationKind::kLeakyRelu, {"first_80_512", kC, 1, 80, 512, 1, 200, 7, 1, 3, 1, 0, 1, 1});
+  for (int64_t stage = 0, W = 200; stage < 4; ++stage) {
+    const int64_t C = 512 >> stage, K = C / 2, s = stage < 2 ? 8 : 2;
+    add("hifigan", 1, ActivationKind::kLeakyRelu,
+        {"up_" + std::to_string(C), kT, 1, C, K, 1, W, 2 * s, s, s / 2, 1, 0, 1, 1});
+    W *= s;
+    for (int64_t k : {3, 7, 11})
+      for (int64_t d : {1, 3, 5})
+        add("hifigan", d == 1 ? 4 : 1, ActivationKind::kLeakyRelu,
+            {"conv_" + std::to_string(K) + "_k" + std::to_string(k) + "_d" + std::to_string(d), kC, 1, K, K, 1, W, k, 1,
+             (k - 1) / 2 * d, d, 0, 1, 1});
+  }
+  add("hifigan", 1, ActivationKind::kTanh, {"last_32_1", kC, 1, 32, 1, 1, 51200, 7, 1, 3, 1, 0, 1, 1});
+
+  add("pose_b1", 1, ActivationKind::kRelu, {"stem7", kC, 1, 3, 64, 256, 192, 7, 2, 3, 1, 0, 1});
+  add("pose_b1", 1, ActivationKind::kNone, {"head_256_17", kC, 1, 256, 17, 64, 48, 1, 1, 0, 1, 0, 1});
+  add("pose_b32", 1, ActivationKind::kRelu, {"stem7", kC, 32, 3, 64, 256, 192, 7, 2, 3, 1, 0, 1});
+  add("pose_b32", 1, ActivationKind::kNone, {"head_256_17", kC, 32, 256, 17, 64, 48, 1, 1, 0, 1, 0, 1});
+  add("deeplab_b1", 1, ActivationKind::kRelu, {"stem7", kC, 1, 3, 64, 513, 513, 7, 2, 3, 1, 0, 1});
+  add("deeplab_b1", 1, ActivationKind::kNone, {"head_256_21", kC, 1, 256, 21, 65, 65, 1, 1, 0, 1, 0, 1});
+  return layers;
+}
 
 inline void must(cudaError_t status) {
   if (status == cudaSuccess) return;

@@ -47,9 +47,9 @@ double sweep(const Layer& layer, const char* dtype, DataType type, Precision pre
     const std::string name = name_of(config);
     best_us = std::min(best_us, us);
     if (name == chosen) chosen_us = us;
-    std::printf("%s,%s,%s,%d,%d x %d x %d x %d,%d,%.2f,%.2f,%s\n", layer.name, dtype, name.c_str(), schedule.stages,
-                schedule.box.n, schedule.box.extent[0], schedule.box.extent[1], schedule.box.extent[2], schedule.slots,
-                us, schedule.cycles / 1750, name == chosen ? "chosen" : "");
+    std::printf("%s,%s,%s,%d,%d x %d x %d x %d,%d,%.2f,%.2f,%s\n", layer.name.c_str(), dtype, name.c_str(),
+                schedule.stages, schedule.box.n, schedule.box.extent[0], schedule.box.extent[1], schedule.box.extent[2],
+                schedule.slots, us, schedule.cycles / 1750, name == chosen ? "chosen" : "");
   }
   return chosen_us / best_us;
 }
@@ -66,7 +66,7 @@ int main(int argc, char** argv) {
   std::vector<Layer> layers(std::begin(kLayers), std::end(kLayers));
   layers.insert(layers.end(), std::begin(kModelLayers), std::end(kModelLayers));
   for (const Layer& layer : layers) {
-    if (argc > 1 && !std::strstr(layer.name, argv[1])) continue;
+    if (argc > 1 && layer.name.find(argv[1]) == std::string::npos) continue;
     for (const double ratio : {sweep<__half>(layer, "fp16", DataType::kHalf, Precision::kTF32, stream),
                                sweep<float>(layer, "tf32", DataType::kFloat, Precision::kTF32, stream),
                                sweep<float>(layer, "fp32", DataType::kFloat, Precision::kFP32, stream)}) {

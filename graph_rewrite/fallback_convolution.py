@@ -44,8 +44,9 @@ _EPILOGUE, _SLOPES, _TO_NCHW, _FROM_NCHW = (
 
 @dataclass(frozen=True, order=True)
 class Epilogue:
-    """What a node computes beside its convolution: of Concat([X, X2]), and what follows it, but for PRelu's slopes:
-    they are an attribute of the node.
+    """What a node computes beside its convolution: of Concat([X, X2]), and what follows it.
+
+    Not PRelu's slopes: they are an attribute of the node.
     """
 
     concat: bool

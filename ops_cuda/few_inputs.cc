@@ -16,8 +16,7 @@ namespace {
 const void* find_kernel(const ConvolutionSpec& spec, FewInputsShape shape, int columns) {
 #ifdef ORT_CKS_HOPPER
   if (shape.loop == FewInputsLoop::kWgmma)
-    return spec.type == DataType::kHalf ? few_inputs_wgmma_half(shape, columns)
-                                        : few_inputs_wgmma_bfloat16(shape, columns);
+    return spec.type == DataType::kHalf ? few_inputs_wgmma_half(columns) : few_inputs_wgmma_bfloat16(columns);
 #endif
   switch (spec.type) {
     case DataType::kHalf:
@@ -67,9 +66,9 @@ class FewInputsConv : public ConvolutionKernel {
       : words_(plan.words.data(), in_steps(plan) ? 0 : plan.words.size() * sizeof(FewInputsWord)),
         epilogue_(spec),
         function_(find_kernel(spec, plan.shape, plan.columns)),
-        threads_(32 * plan.shape.warps),
+        threads_(32 * plan.shape.warps * plan.teams),
         shared_bytes_(plan.shared_bytes()),
-        dependent_(in_steps(plan) && device.capability >= 90) {
+        dependent_(device.capability >= 90) {
     const Problem& p = spec.problem;
     const Filter& f = p.filter;
     const int chunk = 16 / int(size_of(spec.type));
@@ -83,7 +82,13 @@ class FewInputsConv : public ConvolutionKernel {
     const int parts = plan.source == PatchSource::kChunks ? plan.slice_c / chunk : plan.slice_c;
     const int row = plan.lead + plan.patch.w * (planes ? 1 : plan.slice_c);  // elements of x
     args_.row_units = Divider(by_chunks(plan.source) ? ceil_div(row, chunk) : row);
-    args_.parts = Divider(parts), args_.patch_h = Divider(plan.patch.h);
+    args_.parts = Divider(parts), args_.patch_w = Divider(plan.patch.w), args_.patch_h = Divider(plan.patch.h);
+    args_.patch_pixels = plan.patch.d * plan.patch.h * plan.patch.w;
+    if (plan.source == PatchSource::kChunks) {
+      args_.copy_pixels = 32 * plan.shape.warps / parts;
+      const int lines = args_.copy_pixels / plan.patch.w;
+      args_.copy_step = {lines / plan.patch.h, lines % plan.patch.h, args_.copy_pixels % plan.patch.w};
+    }
     if (in_steps(plan)) {
       for (int i = 0; i < args_.steps; ++i)
         args_.step[i] = {plan.words[size_t(i) * 8].patch * 4, plan.words[size_t(i) * 8].weight[0]};

@@ -22,8 +22,11 @@ struct FewInputsArgs {
   int32_t matrix_pitch;                     // few_inputs_wgmma: of eight pixels in the patch, in bytes
   bool filter_is_constant;
   PatchSource source;
-  Divider row_units;       // of a row of the patch as it is copied
-  Divider patch_h, parts;  // parts: units of a pixel, or (planes) channels of a slice
+  Divider row_units;                // of a row of the patch as it is copied
+  Divider patch_w, patch_h, parts;  // parts: units of a pixel, or (planes) channels of a slice
+  int32_t patch_pixels;
+  int32_t copy_pixels;  // chunks: pixels of the patch that a team copies at once, and how far that is
+  Int3 copy_step;
   Int3 input, output, stride, pad;
   Int3 box_log2, patch;
   int32_t pixel_pitch, chunk_pitch, row_pitch, lead, origin, patch_words;
@@ -42,7 +45,7 @@ const void* few_inputs_half(FewInputsShape, int columns);
 const void* few_inputs_bfloat16(FewInputsShape, int columns);
 const void* few_inputs_tf32(FewInputsShape, int columns);
 const void* few_inputs_float(FewInputsShape, int columns);
-const void* few_inputs_wgmma_half(FewInputsShape, int columns);
-const void* few_inputs_wgmma_bfloat16(FewInputsShape, int columns);
+const void* few_inputs_wgmma_half(int columns);
+const void* few_inputs_wgmma_bfloat16(int columns);
 
 }  // namespace cks::cuda

@@ -1,6 +1,7 @@
-// What the kernels for few input channels (of a group) share: a block of kWarps warps, each with 16 rows of kRowTiles
+// What the kernels for few input channels (of a group) share: teams of kWarps warps, each with 16 rows of kRowTiles
 // tiles of output pixels times kColumns output channels in registers; where patches lie in x, how they are copied, and
-// how sums are stored. Tiles are multiplied by one warp each, or (wgmma) by four.
+// how sums are stored. Tiles are multiplied by one warp each, or (wgmma) by four. A thread block is one team, or
+// (wgmma) a few that share the filter.
 #pragma once
 #include "ops_cuda/epilogue.cuh"
 #include "ops_cuda/few_inputs.h"
@@ -13,7 +14,7 @@ namespace cks::cuda {
 template <class Math, int kColumns, int kWarps, int kRowTiles, int kTogether = 1>
 class FewInputsBlock {
  public:
-  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kThreads = 32 * kWarps;  // of a team
 
   // A tile of output pixels, and the first input pixel of its patch.
   struct Tile {
@@ -61,6 +62,8 @@ class FewInputsBlock {
     }
     if (e.kind == ActivationKind::kRelu) {
       visit_all([](float v) { return v < 0.f ? 0.f : v; });
+    } else if (e.kind == ActivationKind::kLeakyRelu) {
+      visit_all([&](float v) { return leaky_relu(v, e.alpha); });
     } else if (e.slopes) {
 #pragma unroll
       for (int j = 0; j < kOwn; ++j) {
@@ -98,9 +101,11 @@ class FewInputsBlock {
            part * args_.slice_c;
   }
 
+  __device__ static int thread() { return threadIdx.x % kThreads; }  // of the team
+
   // The warp's row i * 16 + j of the products is row j of 16 of its tile i, whose rows are neighbours.
   __device__ static int warp_row(int i) {
-    const int warp = threadIdx.x / 32, first = warp / kTogether * (kTogether * kRowTiles) + warp % kTogether;
+    const int warp = thread() / 32, first = warp / kTogether * (kTogether * kRowTiles) + warp % kTogether;
     return (first + i * kTogether) * 16;
   }
   __device__ static int own_row(int r) { return warp_row(r / 2) + r % 2 * 8 + threadIdx.x % 32 / 4; }
@@ -149,13 +154,35 @@ class FewInputsBlock {
             unsigned(w) < unsigned(args_.input.w)};
   }
 
-  // Starts to copy a patch of chunks.
+  // Starts to copy a patch of chunks. A thread copies the same chunk of every copy_pixels-th pixel. kPairs: chunks lie
+  // in pairs, rows of 32 bytes, in the swizzle of such rows.
+  template <bool kPairs>
   __device__ void start_chunks(uint32_t patch, const Tile& tile) const {
-    const T* const x = static_cast<const T*>(args_.x);
-    if (args_.x2) {
-      start_chunks(patch, tile, [&](int64_t, int row, int i) { return chunk_of_either(tile, row, i); });
-    } else {
-      start_chunks(patch, tile, [&](int64_t from, int, int) { return x + from; });
+    const int first = args_.parts.quotient(thread()), part = thread() - first * args_.parts.divisor;
+    if (first >= args_.copy_pixels) return;
+    const int line = args_.patch_w.quotient(first), plane = args_.patch_h.quotient(line);
+    Int3 at{tile.corner.d + plane, tile.corner.h + line - plane * args_.patch.h,
+            tile.corner.w + first - line * args_.patch.w};
+    const Int3 end = tile.corner + args_.patch, step = args_.copy_step, input = args_.input;
+    const int x_channels = args_.x_chunks * kChunk<T>;  // the others are x2's, in pixels of their own
+    const bool second = part >= args_.x_chunks;
+    const int C = second ? args_.C - x_channels : x_channels;
+    const T* const x = static_cast<const T*>(second ? args_.x2 : args_.x) +
+                       int64_t(tile.n) * C * args_.input.d * args_.input.h * args_.input.w + slice_ * args_.slice_c +
+                       part * kChunk<T> - (second ? x_channels : 0);
+    const int in_pixel = kPairs ? part / 2 * args_.chunk_pitch + part % 2 * kChunk<T> : part * args_.chunk_pitch;
+    patch += (args_.origin + first * args_.pixel_pitch + in_pixel) * int(sizeof(T));
+#pragma unroll 4
+    for (int i = first; i < args_.patch_pixels; i += args_.copy_pixels) {
+      const bool valid = unsigned(at.d) < unsigned(input.d) && unsigned(at.h) < unsigned(input.h) &&
+                         unsigned(at.w) < unsigned(input.w);
+      const int row = valid ? at.d * input.h + at.h : 0, in_row = valid ? at.w * C : 0;
+      const uint32_t to = kPairs ? patch ^ (patch >> 3 & kChunkBytes) : patch;
+      start_copy(to, x + (int64_t(row) * (input.w * C) + in_row), valid);
+      patch += args_.copy_pixels * args_.pixel_pitch * int(sizeof(T));
+      at.w += step.w, at.h += step.h, at.d += step.d;
+      if (at.w >= end.w) at.w -= args_.patch.w, ++at.h;
+      if (at.h >= end.h) at.h -= args_.patch.h, ++at.d;
     }
   }
 
@@ -163,14 +190,14 @@ class FewInputsBlock {
   // epilogue, and two chunks; a step is kColumns rows of 32 bytes. A thread copies the same chunk of all its steps.
   template <class To>
   __device__ void start_filter(uint32_t shared, To to) const {
-    constexpr int kUnits = 2 * kColumns, kStepsTogether = kThreads / kUnits;
+    constexpr int kUnits = 2 * kColumns;
     static_assert(kThreads % kUnits == 0);
     const int chunk = threadIdx.x % 2, row = threadIdx.x / 2 % kColumns;
     const int column = own_column(row / 8 * 2 + row % 2, row % 8 / 2);
     const bool valid = column < args_.slice_k - first_column_;
     const T* const weights = filter() + (valid ? column * args_.filter_pitch + chunk * kChunk<T> : 0);
     shared += to(row, chunk);
-    for (int step = threadIdx.x / kUnits; step < args_.steps; step += kStepsTogether)
+    for (int step = threadIdx.x / kUnits; step < args_.steps; step += blockDim.x / kUnits)
       start_copy(shared + step * (kColumns * 32), weights + args_.step[step].weight, valid);
   }
 
@@ -250,34 +277,6 @@ class FewInputsBlock {
 
   __device__ int64_t image(const Tile& tile) const {
     return int64_t(tile.n) * args_.C * args_.input.d * args_.input.h * args_.input.w;
-  }
-
-  // at(from, row, i): where chunk i of a row lies, which begins at element `from` of the input.
-  template <class At>
-  __device__ void start_chunks(uint32_t patch, const Tile& tile, At at) const {
-    const int count = lines() * args_.row_units.divisor;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      const int row = args_.row_units.quotient(i), unit = i - row * args_.row_units.divisor;
-      const RowPlace line = line_at(tile, row);
-      const UnitPlace part = part_at(tile, unit, kChunk<T>);
-      const bool valid = line.valid && part.valid;
-      start_copy(patch + (line.to + part.to) * int(sizeof(T)),
-                 valid ? at(line.from + part.from, row, unit) : static_cast<const T*>(args_.x), valid);
-    }
-  }
-
-  // Where it lies in x or in x2, which have pixels of their own chunks only.
-  __device__ const T* chunk_of_either(const Tile& tile, int row, int i) const {
-    const int d = args_.patch_h.quotient(row), w = args_.parts.quotient(i);
-    const int chunk = i - w * args_.parts.divisor, x_chunks = args_.x_chunks;
-    const bool second = chunk >= x_chunks;
-    const int own = second ? args_.parts.divisor - x_chunks : x_chunks;
-    const auto* const tensor = static_cast<const uint4*>(second ? args_.x2 : args_.x);
-    const int64_t image = int64_t(tile.n) * args_.input.d * args_.input.h * args_.input.w;
-    const int line = (tile.corner.d + d) * args_.input.h + tile.corner.h + row - d * args_.patch.h;
-    const int in_line = (tile.corner.w + w) * own + chunk - (second ? x_chunks : 0);
-    return reinterpret_cast<const T*>(tensor + image * own + int64_t(line) * (args_.input.w * own) + in_line);
   }
 
   // Chunk i of a row of `length` elements of x, of which `first` is the patch's first; in the patch they lie `stretch`

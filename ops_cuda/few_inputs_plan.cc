@@ -70,7 +70,8 @@ std::optional<FewInputsPlan> plan_cut(const Problem& p, DataType type, Layout la
 
   // As words, pixels 8 words apart would meet in a bank.
   const bool words = cut.shape.loop == FewInputsLoop::kWords, wgmma = cut.shape.loop == FewInputsLoop::kWgmma;
-  plan.pixel_pitch = int32_t(wgmma ? chunk : words ? slice_c : slice_c + chunk);
+  const int64_t together = wgmma ? 2 * chunk : chunk;  // of a pixel's elements, in the patch
+  plan.pixel_pitch = int32_t(wgmma ? together : words ? slice_c : slice_c + chunk);
   const bool joined = words && p.dilation[2] == 1;  // the taps of a filter row
   const int64_t S = f.extent[2], run_taps = joined ? S : 1, run = run_taps * slice_c;
   const bool odd = plan.pixel_pitch % per_word != 0;
@@ -81,6 +82,8 @@ std::optional<FewInputsPlan> plan_cut(const Problem& p, DataType type, Layout la
   const bool chunks = !planes && f.C % chunk == 0 && slice_c % chunk == 0;
   if ((cut.patches == 2 || wgmma) && !chunks) return {};  // only chunks are copied beside products
   if (wgmma && p.stride[2] != 1) return {};
+  // A thread copies one chunk of a pixel.
+  if (!words && slice_c / chunk > 32 * cut.shape.warps) return {};
   const int64_t in_row = planes ? 1 : f.C;  // elements of a pixel in a row of x
   const bool whole_rows = (planes || plan.pixel_pitch == f.C) && p.input[2] * in_row % chunk == 0;
   const Box3 box = choose_box(p, cut.shape.pixels(), wgmma, wgmma ? slice_c : plan.pixel_pitch,
@@ -104,10 +107,10 @@ std::optional<FewInputsPlan> plan_cut(const Problem& p, DataType type, Layout la
   int64_t patch_elements = row_pitch * plan.patch.d * plan.patch.h + chunk;
   plan.chunk_pitch = int32_t(chunk);
   if (wgmma) {  // eight chunks that are copied at once go to different banks
-    const int64_t parts = slice_c / chunk;
+    const int64_t pairs = slice_c / together;
     plan.matrix_pitch = int32_t(plan.box.w == 8 ? p.stride[1] * row_pitch : 8 * plan.pixel_pitch);
-    plan.chunk_pitch = int32_t(round_up(patch_elements, 8 * chunk) + std::max<int64_t>(8 / parts, 1) * chunk);
-    patch_elements = parts * plan.chunk_pitch;
+    plan.chunk_pitch = int32_t(round_up(patch_elements, 8 * chunk) + std::max<int64_t>(4 / pairs, 1) * together);
+    patch_elements = round_up(pairs * plan.chunk_pitch, 8 * chunk);
   }
   const int64_t patch_words = patch_elements / per_word;
   if (patch_words * 4 * cut.patches > shared_bytes) return {};
@@ -125,7 +128,7 @@ std::optional<FewInputsPlan> plan_cut(const Problem& p, DataType type, Layout la
           return i < run ? int32_t(tap * gemm.k * filter_pitch + i % slice_c) : -1;
         };
         for (int64_t i = 0; i < run; i += per_word)
-          plan.words.push_back({int32_t((begin + i / chunk * plan.chunk_pitch + i % chunk) / per_word),
+          plan.words.push_back({int32_t((begin + i / together * plan.chunk_pitch + i % together) / per_word),
                                 i + per_word <= run ? 0xffffffffu : 0x0000ffffu,
                                 {weight(i), per_word == 2 ? weight(i + 1) : -1}});
       }
@@ -134,19 +137,36 @@ std::optional<FewInputsPlan> plan_cut(const Problem& p, DataType type, Layout la
   return plan;
 }
 
+int64_t blocks_of(const FewInputsPlan& plan, const Problem& p) {
+  return plan.slices * ceil_div(plan.slice_k, plan.columns) * std::max<int64_t>(p.N, 1) *
+         ceil_div(p.output[0], plan.box.d) * ceil_div(p.output[1], plan.box.h) * ceil_div(p.output[2], plan.box.w);
+}
+
+// As many as have tiles and fit.
+int teams_of(const FewInputsPlan& plan, const Problem& p, const Device& device) {
+  const int64_t fit = (device.shared_bytes - 1024 - plan.filter_bytes()) / plan.patches_bytes();
+  const int64_t have_tiles = std::max<int64_t>(ceil_div(blocks_of(plan, p), device.multiprocessors), 1);
+  return int(std::min({fit, have_tiles, int64_t(kFewInputsMostTeams)}));
+}
+
 // Roughly what a plan of whole steps takes, in cycles of a multiprocessor, which reads 128 bytes of shared memory in
 // one and moves some 40 to or from the L2 cache. A product of 16 x 8 pixels and channels by 32 bytes takes mma.sync two
-// and a half (measured); wgmma is bound by its reads.
+// and a half, one of 64 x 32 wgmma 46, and of 64 x 64 some 80 (measured).
 double cycles_of(const FewInputsPlan& plan, const Problem& p, DataType type, const Device& device) {
   const FewInputsShape& shape = plan.shape;
   const bool wgmma = shape.loop == FewInputsLoop::kWgmma;
   const double size = double(size_of(type)), tiles = plan.steps() * shape.warps * shape.row_tiles;
-  const double products = wgmma ? tiles * (4 + plan.columns / 16.) : tiles * (plan.columns / 8) * 2.5;
+  const double products = wgmma ? tiles * (3 + plan.columns * 0.265) : tiles * (plan.columns / 8) * 2.5;
   const double loads = double(plan.patch.d) * plan.patch.h * plan.patch.w * plan.slice_c * size / 40;
   const double moved = loads + shape.pixels() * std::min(plan.slice_k, plan.columns) * size / 40;
-  const int64_t blocks = plan.slices * ceil_div(plan.slice_k, plan.columns) * std::max<int64_t>(p.N, 1) *
-                         ceil_div(p.output[0], plan.box.d) * ceil_div(p.output[1], plan.box.h) *
-                         ceil_div(p.output[2], plan.box.w);
+  const int64_t blocks = blocks_of(plan, p);
+  if (wgmma) {
+    const int64_t each = ceil_div(blocks, device.multiprocessors), turns = ceil_div(each, plan.teams);
+    const double copy = 1500 + loads, store = 1000 + 3. * shape.row_tiles * plan.columns;
+    const double alone = products + store + (plan.patches == 2 && turns > 1 ? 0 : copy);  // a tile, of a team
+    return plan.filter_bytes() / 40. + copy +
+           std::max(double(each) * std::max(products, moved) + store, double(turns) * alone);
+  }
   const int64_t fit = std::min(device.shared_bytes / (plan.shared_bytes() + 1024), shape.row_tiles == 4 ? 1
                                                                                    : shape.warps == 8   ? 2
                                                                                                         : 4);
@@ -182,17 +202,16 @@ std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, La
   const auto consider = [&](const FewInputsShape& shape) {
     for (cut.patches = 1; cut.patches <= 2; ++cut.patches) {
       cut.shape = shape;
-      const auto plan = plan_cut(p, type, layout, cut, device.shared_bytes - 1024);
+      auto plan = plan_cut(p, type, layout, cut, device.shared_bytes - 1024);
       if (!plan) continue;
+      if (shape == kFewInputsWgmma) plan->teams = teams_of(*plan, p, device);
       const double cycles = cycles_of(*plan, p, type, device);
       if (!best || cycles < best_cycles) best = plan, best_cycles = cycles;
     }
   };
 #ifdef ORT_CKS_HOPPER
   if (device.capability == 90 && size_of(type) == 2 && layout == Layout::kNHWC && slice_k > 16) {
-    consider({FewInputsLoop::kWgmma, 4, 2});
-    consider({FewInputsLoop::kWgmma, 8, 2});
-    if (columns == 32) consider({FewInputsLoop::kWgmma, 8, 4});
+    consider(kFewInputsWgmma);
   }
 #endif
   for (; !best && cut.columns >= 16; cut.columns /= 2) {  // fewer where the filter does not fit

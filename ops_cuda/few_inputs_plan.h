@@ -17,7 +17,8 @@ namespace cks::cuda {
 
 enum class FewInputsLoop { kWords, kSteps, kWgmma };  // few_inputs_words.cuh, ...
 
-// A thread block: its warps, and 16 pixels of so many tiles for each.
+// A team: its warps, and 16 pixels of so many tiles for each. A thread block is one, or (wgmma) a few, which share the
+// filter and else go their own ways, so that some copy or store while others multiply.
 struct FewInputsShape {
   FewInputsLoop loop;
   int warps, row_tiles;
@@ -26,11 +27,12 @@ struct FewInputsShape {
   bool operator==(const FewInputsShape&) const = default;
 };
 inline constexpr FewInputsShape kFewInputsWords{FewInputsLoop::kWords, 4, 2},
-    kFewInputsSmall{FewInputsLoop::kSteps, 4, 2};
+    kFewInputsWgmma{FewInputsLoop::kWgmma, 4, 2}, kFewInputsSmall{FewInputsLoop::kSteps, 4, 2};
 // More pixels for each weight read, and less patch around them, as far as registers hold the sums.
 constexpr FewInputsShape few_inputs_large(int columns) { return {FewInputsLoop::kSteps, 8, columns == 64 ? 2 : 4}; }
 
 inline constexpr int kFewInputsMostSteps = 256;  // of whole steps
+inline constexpr int kFewInputsMostTeams = 4;
 
 // A word of the summed index: where it lies in the patch, relative to the tap at offset 0 (in words), which bits of it
 // count, and which weights meet its elements: offset of [tap][c] in a filter [taps][k][pitch] at k = 0, or -1.
@@ -54,24 +56,26 @@ struct FewInputsPlan {
   int64_t slices;            // the channels are cut into these, each its own convolution
   int32_t slice_c, slice_k;  // channels of a slice
   int32_t columns;           // output channels of a thread block: 16, 32 or 64
+  int32_t teams = 1;         // of a thread block
   Int3 box, patch;           // pixels of a tile (powers of two, shape.pixels() in all), and of its patch
   PatchSource source;
-  int32_t lead;                      // runs: elements of x that a row's first chunk has before the patch, of a channel
-  int32_t pixel_pitch;               // of the patch, in elements
-  int32_t chunk_pitch;               // of a pixel's chunks, which are neighbours or (wgmma) in planes
-  int32_t row_pitch;                 // of patch rows, in elements
-  int32_t matrix_pitch = 0;          // wgmma: of eight pixels in the patch, 64 of the box being eight times eight
-  int32_t origin;                    // where the patch begins, in elements
-  int32_t patch_words;               // of the whole patch
-  int32_t patches;                   // 2: one is copied while the other is read
-  bool shifted;                      // a second patch follows, an element further left: pairs may begin at odd elements
+  int32_t lead;              // runs: elements of x that a row's first chunk has before the patch, of a channel
+  int32_t pixel_pitch;       // of the patch, in elements
+  int32_t chunk_pitch;       // of a pixel's chunks, which are neighbours, or (wgmma) of pairs of them, in planes
+  int32_t row_pitch;         // of patch rows, in elements
+  int32_t matrix_pitch = 0;  // wgmma: of eight pixels in the patch, 64 of the box being eight times eight
+  int32_t origin;            // where the patch begins, in elements
+  int32_t patch_words;       // of the whole patch
+  int32_t patches;           // 2: one is copied while the other is read
+  bool shifted;              // a second patch follows, an element further left: pairs may begin at odd elements
   std::vector<FewInputsWord> words;  // a multiple of eight
 
   int steps() const { return int(words.size()) / 8; }
-  // Shared memory: the filter, the words' places (but those of whole steps), the patch or two.
+  // Shared memory: the filter, the words' places (but those of whole steps), each team's patch or two.
   int filter_bytes() const { return int(words.size()) * columns * 4; }
   int table_bytes() const { return shape.loop != FewInputsLoop::kWords ? 0 : int(words.size()) * 8; }
-  int shared_bytes() const { return filter_bytes() + table_bytes() + patch_words * 4 * (shifted ? 2 : patches); }
+  int patches_bytes() const { return patch_words * 4 * (shifted ? 2 : patches); }  // of a team
+  int shared_bytes() const { return filter_bytes() + table_bytes() + teams * patches_bytes(); }
 };
 
 // None where the kernels cannot serve the problem on such a device.

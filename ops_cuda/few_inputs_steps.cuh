@@ -10,11 +10,12 @@ namespace cks::cuda {
 template <class Math, int kColumns, int kWarps, int kRowTiles>
 class FewInputsSteps : public FewInputsBlock<Math, kColumns, kWarps, kRowTiles> {
   using Base = FewInputsBlock<Math, kColumns, kWarps, kRowTiles>;
-  using Base::args_, Base::sum_, Base::kTiles, Base::kThreads;
+  using Base::args_, Base::sum_, Base::kTiles;
   using typename Base::T;
   static constexpr int kStepBytes = 32 * kColumns;  // of the filter
 
  public:
+  using Base::kThreads;
   using typename Base::Tile;
   static constexpr int kResident = kWarps == 8 ? 1 : kColumns == 64 ? 3 : 4;  // blocks of a multiprocessor
 
@@ -30,11 +31,13 @@ class FewInputsSteps : public FewInputsBlock<Math, kColumns, kWarps, kRowTiles> 
     Base::start_filter(filter_, [](int row, int chunk) { return chunk_by_row<32>(row, chunk); });
   }
 
+  __device__ static void synchronize() { __syncthreads(); }
+
   // Starts to copy one of two patches.
   __device__ void start_patch(int which, const Tile& tile) {
     char* const patch = patch_ + which * args_.patch_words * 4;
     if (args_.source == PatchSource::kChunks)
-      this->start_chunks(ptx::shared_address(patch), tile);
+      this->template start_chunks<false>(ptx::shared_address(patch), tile);
     else
       this->template load_planes<false>(reinterpret_cast<uint32_t*>(patch), tile);
   }

@@ -1,53 +1,57 @@
 // few_inputs_steps.cuh with Hopper's wgmma, for 16-bit elements: both operands are read by the tensor cores themselves,
-// from shared memory in core matrices of 8 rows by 16 bytes. A patch is kept as planes of one chunk of channels each,
-// where eight pixels in a row are such a matrix wherever they begin: so a tap is an offset here too.
+// from shared memory, in rows of 32 bytes. A patch is kept as planes of two chunks of channels each, where eight pixels
+// in a row are what the tensor cores read at once, wherever they begin, because the swizzle of rows depends on
+// addresses alone: so a tap is an offset here too.
 #pragma once
 #include "ops_cuda/few_inputs_tiles.cuh"
 #include "ops_cuda/hopper/wgmma.cuh"
 
 namespace cks::cuda {
 
-template <class Math, int kColumns, int kWarps, int kRowTiles>
-class FewInputsWgmma : public FewInputsBlock<Math, kColumns, kWarps, kRowTiles, 4> {
-  using Base = FewInputsBlock<Math, kColumns, kWarps, kRowTiles, 4>;
+template <class Math, int kColumns>
+class FewInputsWgmma : public FewInputsBlock<Math, kColumns, kFewInputsWgmma.warps, kFewInputsWgmma.row_tiles, 4> {
+  using Base = FewInputsBlock<Math, kColumns, kFewInputsWgmma.warps, kFewInputsWgmma.row_tiles, 4>;
   using Base::args_, Base::sum_;
   using typename Base::T;
+  static constexpr int kRowTiles = kFewInputsWgmma.row_tiles;
 
  public:
+  using Base::kThreads;
   using typename Base::Tile;
-  static constexpr int kResident = kRowTiles == 4 ? 1 : kWarps == 8 ? 2 : 4;  // blocks of a multiprocessor
 
   __device__ FewInputsWgmma(const FewInputsArgs& args, char* shared)
-      : Base(args), filter_(ptx::shared_address(shared)), patch_(filter_ + args.steps * kColumns * 32) {
+      : Base(args),
+        filter_(ptx::shared_address(shared)),
+        patch_(filter_ + args.steps * kColumns * 32 + team() * args.patches * args.patch_words * 4) {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) base_[i] = this->in_patch(this->warp_row(i) / 64 * 64) * int(sizeof(T));
   }
 
   __device__ void start_filter() {
-    Base::start_filter(filter_, [](int row, int chunk) { return (chunk * kColumns + row) * kChunkBytes; });
+    Base::start_filter(filter_, [](int row, int chunk) { return chunk_by_row<32>(row, chunk); });
   }
+  // Of a team.
+  __device__ static void synchronize() { hopper::named_barrier(1 + team(), kThreads); }
+
   // Starts to copy one of two patches.
-  __device__ void start_patch(int which, const Tile& tile) { this->start_chunks(patch(which), tile); }
+  __device__ void start_patch(int which, const Tile& tile) { this->template start_chunks<true>(patch(which), tile); }
   __device__ static void wait_for_copies() {
     ptx::wait_for_all_copies();
     hopper::fence_async_proxy();
   }
 
   __device__ void multiply(int which) {
-    // Descriptors: the low word has the address and how far apart core matrices are along channels, the high one how
-    // far along pixels.
-    const uint64_t pixels = uint64_t(args_.matrix_pitch >> 4) << 32, columns = uint64_t(128 >> 4) << 32;
-    uint32_t a[kRowTiles], b = known(kColumns * kChunkBytes >> 4 << 16 | hopper::descriptor_low(filter_));
+    uint32_t a[kRowTiles], b = known(hopper::descriptor_low(filter_));
 #pragma unroll
-    for (int i = 0; i < kRowTiles; ++i)
-      a[i] = known(args_.chunk_pitch * int(sizeof(T)) >> 4 << 16 | hopper::descriptor_low(patch(which) + base_[i]));
+    for (int i = 0; i < kRowTiles; ++i) a[i] = known(hopper::descriptor_low(patch(which) + base_[i]));
 #pragma unroll 2
     for (int step = 0; step < args_.steps; ++step) {
       hopper::wgmma_fence();
       const uint32_t tap = uint32_t(args_.step[step].patch) >> 4;
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i)
-        hopper::wgmma<T, kColumns>(sums(i), pixels | (a[i] + tap), columns | b, step > 0);
+        hopper::wgmma<T, kColumns>(sums(i), hopper::descriptor<32>(a[i] + tap, uint32_t(args_.matrix_pitch)),
+                                   hopper::descriptor<32>(b), step > 0);
       hopper::wgmma_commit();
       b += kColumns * 32 >> 4;
     }
@@ -57,6 +61,8 @@ class FewInputsWgmma : public FewInputsBlock<Math, kColumns, kWarps, kRowTiles, 
   }
 
  private:
+  __device__ static int team() { return threadIdx.x / kThreads; }
+
   // Keeps the compiler from computing what is known anew for each product.
   __device__ static uint32_t known(uint32_t v) {
     asm volatile("" : "+r"(v));
@@ -70,23 +76,19 @@ class FewInputsWgmma : public FewInputsBlock<Math, kColumns, kWarps, kRowTiles, 
   uint32_t base_[kRowTiles];  // where the first row of each tile begins in the patch, in bytes
 };
 
-template <class Math, int kColumns, int kWarps, int kRowTiles>
-__global__ void __launch_bounds__(32 * kWarps, FewInputsWgmma<Math, kColumns, kWarps, kRowTiles>::kResident)
+template <class Math, int kColumns>
+__global__ void __launch_bounds__(128 * kFewInputsMostTeams)
     few_inputs_wgmma(const __grid_constant__ FewInputsArgs args) {
-  extern __shared__ __align__(128) char shared[];
+  extern __shared__ __align__(256) char shared[];  // a period of the swizzle
   ptx::launch_dependents();
-  FewInputsWgmma<Math, kColumns, kWarps, kRowTiles> block(args, shared);
+  FewInputsWgmma<Math, kColumns> block(args, shared);
   run_few_inputs(block, args);
 }
 
 template <class Math>
-const void* few_inputs_wgmma_kernel(FewInputsShape shape, int columns) {
-  if (columns == 64)
-    return shape.warps == 4 ? reinterpret_cast<const void*>(&few_inputs_wgmma<Math, 64, 4, 2>)
-                            : reinterpret_cast<const void*>(&few_inputs_wgmma<Math, 64, 8, 2>);
-  if (shape.warps == 4) return reinterpret_cast<const void*>(&few_inputs_wgmma<Math, 32, 4, 2>);
-  return shape.row_tiles == 2 ? reinterpret_cast<const void*>(&few_inputs_wgmma<Math, 32, 8, 2>)
-                              : reinterpret_cast<const void*>(&few_inputs_wgmma<Math, 32, 8, 4>);
+const void* few_inputs_wgmma_kernel(int columns) {
+  return columns == 64 ? reinterpret_cast<const void*>(&few_inputs_wgmma<Math, 64>)
+                       : reinterpret_cast<const void*>(&few_inputs_wgmma<Math, 32>);
 }
 
 }  // namespace cks::cuda

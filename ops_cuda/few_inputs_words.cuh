@@ -34,25 +34,41 @@ class FewInputsWords : public FewInputsBlock<Math, kColumns, kFewInputsWords.war
     static_assert(kThreads == 4 * 32);
     const int lane = threadIdx.x / 4, word = threadIdx.x % 4;
     const int4* const places = reinterpret_cast<const int4*>(args_.words) + lane % 4 + word % 2 * 4;
+    const auto place_of = [&](int step) {
+      return step < args_.steps ? __ldg(places + step * 8) : make_int4(0, 0, -1, -1);
+    };
+    constexpr int kTogether = 4;  // steps whose weights are waited for at once, and the next ones' places
+    int4 coming[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) coming[i] = place_of(i);
     int weights[kTiles / 2];  // of each pair's output channel, from the first of the block; -1: no such channel
 #pragma unroll
     for (int pair = 0; pair < kTiles / 2; ++pair) {
       const int j = 2 * (2 * pair + word / 2) + lane / 4 % 2, column = Base::own_column(j, lane / 8);
       weights[pair] = column < args_.slice_k - this->first_column_ ? column * args_.filter_pitch : -1;
     }
-#pragma unroll 4
-    for (int step = 0; step < args_.steps; ++step) {
-      const int4 place = __ldg(places + step * 8);
-      const int from[2] = {place.z, place.w};
+#pragma unroll 1
+    for (int first = 0; first < args_.steps; first += kTogether) {
+      Pair value[kTogether][kTiles / 2];
 #pragma unroll
-      for (int pair = 0; pair < kTiles / 2; ++pair) {
-        Pair value;
-        value.word = 0;
+      for (int i = 0; i < kTogether; ++i) {
+        const int from[2] = {coming[i].z, coming[i].w};
+        coming[i] = place_of(first + kTogether + i);
 #pragma unroll
-        for (int j = 0; j < kPerWord; ++j)
-          if (from[j] >= 0 && weights[pair] >= 0) value.element[j] = __ldg(filter + (weights[pair] + from[j]));
-        filter_[(step * (kTiles / 2) + pair) * 128 + threadIdx.x] = value.word;
+        for (int pair = 0; pair < kTiles / 2; ++pair) {
+          value[i][pair].word = 0;
+#pragma unroll
+          for (int j = 0; j < kPerWord; ++j)
+            if (from[j] >= 0 && weights[pair] >= 0)
+              value[i][pair].element[j] = __ldg(filter + (weights[pair] + from[j]));
+        }
       }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i)
+#pragma unroll
+        for (int pair = 0; pair < kTiles / 2; ++pair)
+          if (first + i < args_.steps)
+            filter_[((first + i) * (kTiles / 2) + pair) * 128 + threadIdx.x] = value[i][pair].word;
     }
     for (int i = threadIdx.x; i < args_.steps * 4; i += kThreads) {
       const int4* const words = reinterpret_cast<const int4*>(args_.words) + i / 4 * 8 + i % 4;
@@ -110,8 +126,11 @@ template <class Math, int kColumns>
 __global__ void __launch_bounds__(32 * kFewInputsWords.warps, 4)
     few_inputs_words(const __grid_constant__ FewInputsArgs args) {
   extern __shared__ __align__(16) char shared[];
+  ptx::launch_dependents();
   FewInputsWords<Math, kColumns> block(args, shared);
+  if (!args.filter_is_constant) ptx::wait_for_previous_grid();
   block.load_filter();
+  ptx::wait_for_previous_grid();
   for (unsigned i = blockIdx.x; i < args.num_tiles; i += gridDim.x) {
     const auto tile = block.tile_at(i);
     __syncthreads();  // all have left the patch of the tile before

@@ -24,14 +24,14 @@ bool few_inputs_pays(const Filter& f, DataType type) {
 
 // Channels that fill whole steps of the tensor cores, in and out not more than a patch and a filter in shared memory
 // suit. Channels first they save the matrix product's copy of X, as long as few taps read the patch (measured: up to 11
-// win, 27 lose). Channels last they win where the 64 channels that the matrix product sums at a time are half empty,
-// and all taps but one are read from shared memory.
+// win, 27 lose). Channels last they win where half of what the matrix product multiplies at a time is empty, 64
+// channels in or 64 out, and all taps but one are read from shared memory.
 bool whole_steps_pay(const ConvolutionSpec& spec, const Device& device) {
   const Filter& f = spec.problem.filter;
   const int64_t bytes = f.C * int64_t(size_of(spec.type));
   if (f.op != Operator::kConv || f.groups > 1 || bytes % 32 != 0 || f.K > 64) return false;
   if (spec.layout == Layout::kNCHW) return bytes <= 256 && f.taps() <= 11;
-  if (bytes > 64 || f.taps() == 1 || size_of(spec.type) != 2) return false;
+  if (bytes > (f.K <= 32 ? 128 : 64) || f.taps() == 1 || size_of(spec.type) != 2) return false;
   const auto plan = plan_few_inputs(spec.problem, spec.type, spec.layout, device);
   return plan && plan->shape.loop == FewInputsLoop::kWgmma;
 }

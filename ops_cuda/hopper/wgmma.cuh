@@ -11,13 +11,13 @@
 namespace cks::cuda::hopper {
 
 // A matrix descriptor's low word holds the address: steps along stages and channels are additions to it. The high word
-// says how rows of kRowBytes (128 or 64, in the swizzle of that width) follow each other: in groups of eight, which are
-// `group_bytes` apart.
+// says how rows of kRowBytes (128, 64 or 32, in the swizzle of that width) follow each other: in groups of eight, which
+// are `group_bytes` apart.
 __device__ inline uint32_t descriptor_low(uint32_t address) { return (address & 0x3FFFF) >> 4; }
 template <int kRowBytes>
 __device__ uint64_t descriptor(uint32_t low, uint32_t group_bytes = kRowBytes * 8) {
-  static_assert(kRowBytes == 128 || kRowBytes == 64);
-  constexpr uint32_t kSwizzle = kRowBytes == 128 ? 1u << 30 : 2u << 30;
+  static_assert(kRowBytes == 128 || kRowBytes == 64 || kRowBytes == 32);
+  constexpr uint32_t kSwizzle = (kRowBytes == 128 ? 1u : kRowBytes == 64 ? 2u : 3u) << 30;
   return uint64_t((group_bytes >> 4) | kSwizzle) << 32 | low;
 }
 

@@ -251,8 +251,7 @@ void describe(const Case& c, const char* type, const char* what, const char* ker
   dims("dilation", p.dilation), dims("pad", p.pad);
   std::printf(" x2 %lld activation %d bias %d residual %d alpha %g coarse %d multiprocessors %d shared %d KB\n",
               (long long)p.x2_channels, int(c.activation.kind), c.bias, c.residual, double(c.residual_alpha), c.coarse,
-              c.multiprocessors,
-              c.shared_kb);
+              c.multiprocessors, c.shared_kb);
 }
 
 // A report on the device, cleared; read back after the check.

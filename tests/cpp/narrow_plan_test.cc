@@ -53,18 +53,18 @@ int64_t in_patch(const Problem& p, const FewInputsPlan& plan, int64_t i) {
   return (d * p.stride[0] * plan.patch.h + h * p.stride[1]) * plan.row_pitch + w * p.stride[2] * plan.pixel_pitch;
 }
 
-// What wgmma reads: 64 pixels as eight matrices of eight pixels, a chunk each, equally far apart; planes of chunks
-// apart from each other.
+// What wgmma reads: 64 pixels as eight times eight rows of 32 bytes, equally far apart; planes of such rows apart from
+// each other.
 void check_matrices(const Problem& p, const FewInputsPlan& plan) {
-  const int64_t chunk = 8;
-  expect(plan.pixel_pitch == chunk && plan.matrix_pitch % chunk == 0 && plan.chunk_pitch % chunk == 0,
-         "chunks lie one by one");
+  const int64_t row = 16;
+  expect(plan.pixel_pitch == row && plan.matrix_pitch % row == 0 && plan.chunk_pitch % row == 0, "whole rows");
   for (int64_t i = 0; i < plan.shape.pixels(); ++i)
     expect(in_patch(p, plan, i) ==
                in_patch(p, plan, i / 64 * 64) + i % 64 / 8 * plan.matrix_pitch + i % 8 * plan.pixel_pitch,
            "64 pixels are eight times eight");
   expect(int64_t(plan.row_pitch) * plan.patch.d * plan.patch.h <= plan.chunk_pitch, "a plane holds its chunks");
-  expect(plan.chunk_pitch * plan.slice_c / chunk <= plan.patch_words * 2, "the patch its planes");
+  expect(plan.chunk_pitch * plan.slice_c / row <= plan.patch_words * 2, "the patch its planes");
+  expect(plan.patch_words * 4 % 32 == 0, "and the next patch begins at a row");
 }
 
 // Every weight of a slice meets its element of the patch, once; what else fills the words counts nothing.
@@ -73,6 +73,7 @@ void check_few_inputs(const Problem& p, DataType type, Layout layout) {
   if (!plan) return;
   const Filter& f = p.filter;
   const int64_t per_word = 4 / int64_t(size_of(type)), chunk = 4 * per_word, row = plan->row_pitch;
+  const int64_t together = plan->shape == kFewInputsWgmma ? 2 * chunk : chunk;  // of a pixel's elements, in the patch
   expect(plan->slices * plan->slice_c == f.C && plan->slices * plan->slice_k == f.K, "slices share out all channels");
   expect(plan->words.size() % 8 == 0 && plan->shared_bytes() < kH200.shared_bytes, "whole steps, which fit");
   expect(int64_t(plan->box.d) * plan->box.h * plan->box.w == plan->shape.pixels() && plan->box.w % 4 == 0,
@@ -93,7 +94,7 @@ void check_few_inputs(const Problem& p, DataType type, Layout layout) {
     for (int64_t c = 0; c < plan->slice_c; ++c, ++count) {
       const int64_t s = tap % f.extent[2], r = tap / f.extent[2] % f.extent[1], t = tap / f.extent[2] / f.extent[1];
       const int64_t element = (t * p.dilation[0] * plan->patch.h + r * p.dilation[1]) * row +
-                              s * p.dilation[2] * plan->pixel_pitch + c / chunk * plan->chunk_pitch + c % chunk;
+                              s * p.dilation[2] * plan->pixel_pitch + c / together * plan->chunk_pitch + c % together;
       const auto found = element_of.find(tap * gemm.k * padded_channels(gemm.c, type) + c);
       expect(found != element_of.end() && found->second == element, "a weight meets its element");
       last = std::max(last, element);
@@ -105,6 +106,7 @@ void check_few_inputs(const Problem& p, DataType type, Layout layout) {
                        (box.w - 1) * p.stride[2] * plan->pixel_pitch;
   expect(plan->origin + base + last < plan->patch_words * per_word, "all inside the patch");
   if (plan->shape.loop == FewInputsLoop::kWgmma) check_matrices(p, *plan);
+  expect(plan->teams >= 1 && plan->teams <= (plan->shape == kFewInputsWgmma ? kFewInputsMostTeams : 1), "some teams");
   expect(plan->shifted || per_word == 1 || (plan->origin % 2 == 0 && plan->pixel_pitch * p.stride[2] % 2 == 0),
          "without a second patch no pair begins at an odd element");
   const bool planes = plan->source == PatchSource::kPlaneRuns;
@@ -230,6 +232,9 @@ void test_choice() {
   expect(family_of(kC, 32, 32, 1, {1, 1, 1}, 256) == Family::kMatrixProduct, "nor of a single tap");
   expect(family_of(kC, 32, 32, 1, {1, 3, 3}, 256, 2) == Family::kMatrixProduct, "nor where pixels are skipped");
   expect(family_of(kC, 32, 128, 1, {1, 3, 3}, 256) == Family::kMatrixProduct, "nor with many outputs");
+  expect(family_of(kC, 64, 32, 1, {1, 3, 3}, 256) == Family::kFewInputs,
+         "half of the outputs of its narrowest patches");
+  expect(family_of(kC, 64, 64, 1, {1, 3, 3}, 256) == Family::kMatrixProduct, "not all of them");
   expect(family_of(kC, 56, 12, 1, {1, 1, 1}, 64) == Family::kFewOutputs, "odd channels of not too many");
   expect(family_of(kC, 256, 17, 1, {1, 1, 1}, 64) == Family::kMatrixProduct, "but not of many");
   expect(family_of(kC, 64, 1, 1, {1, 3, 3}, 64, 1, 12) == Family::kMatrixProduct, "unless patches overlap too much");
@@ -257,6 +262,39 @@ void test_what_reads_x2() {
   expect(!in_place(64, 64, DataType::kHalf, 64, 2) && !in_place(64, 64, kFloat, 128, 128), "groups lie across");
   expect(!in_place(64, 64, DataType::kHalf, 4), "few outputs");
   expect(!in_place(64, 64, DataType::kHalf, 64, 1, kTuring), "without tensor maps");
+}
+
+// Microseconds on an H200 (fp16, NHWC, patches times teams forced one by one): the plan takes the fastest, or one that
+// is 5 % slower at most.
+void test_measured_plans() {
+  struct Time {
+    int patches, teams;
+    double us;
+  };
+  struct Layer {
+    int64_t C, K;
+    Dims kernel, size;
+    std::vector<Time> times;
+  };
+  const Layer layers[] = {
+      {32, 32, {3, 3, 3}, {96, 96, 96}, {{1, 4, 156.9}, {2, 3, 160.0}, {1, 3, 159.8}, {1, 2, 166.6}, {1, 1, 167.1}}},
+      {64, 32, {3, 3, 3}, {96, 96, 96}, {{1, 2, 300.7}, {2, 1, 369.6}, {1, 1, 371.4}}},
+      {32, 64, {3, 3, 3}, {48, 48, 48}, {{1, 4, 35.6}, {2, 2, 37.7}, {1, 3, 35.8}, {1, 2, 37.6}, {1, 1, 41.5}}},
+      {32, 32, {1, 1, 7}, {1, 1, 51200}, {{1, 4, 8.4}, {2, 4, 8.3}, {1, 3, 9.4}, {1, 2, 10.2}, {1, 1, 13.2}}},
+  };
+  for (const Layer& l : layers) {
+    Problem p;
+    p.filter = {Operator::kConv, l.C, l.K, 1, l.kernel};
+    p.N = 1, p.input = p.output = l.size;
+    for (size_t i = 0; i < 3; ++i) p.pad[i] = (l.kernel[i] - 1) / 2;
+    const auto plan = plan_few_inputs(p, DataType::kHalf, Layout::kNHWC, kH200);
+    double least = 1e9, chosen = 1e9;
+    for (const Time& t : l.times) {
+      least = std::min(least, t.us);
+      if (plan && t.patches == plan->patches && t.teams == plan->teams) chosen = t.us;
+    }
+    expect(chosen <= 1.05 * least, "the plan is as fast as any, nearly");
+  }
 }
 
 // A filter is packed before shapes are known: what has the Hopper kernel's form goes nowhere else, whatever they are.
@@ -296,6 +334,7 @@ void test_forms() {
 
 int main() {
   test_random_plans();
+  test_measured_plans();
   test_forms();
   test_choice();
   test_what_reads_x2();
