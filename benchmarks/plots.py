@@ -124,12 +124,39 @@ def paper(rows: Rows) -> "Figure":
     return figure
 
 
+def models(rows: Rows) -> "Figure":
+    """Speed-up of whole models over each other side."""
+    figure, panels = _panels_by_type(rows, height=4.5)
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    sides = SIDES | {"compile_us": ("torch.compile", "D", "#009e73", True)}
+    for dtype, panel, of_type in panels:
+        means = []
+        for column in ("ort_us", "torch_us", "compile_us"):
+            label, marker, colour, _ = sides[column]
+            timed = [row for row in of_type if row.get(column) and row.get("ours_us")]
+            points = [(row[column] / row["ours_us"], names.index(row["name"])) for row in timed]
+            _plot(panel, points, marker, color=colour, ms=6, label=f"over {label}")
+            if points:
+                means.append(f"{results_file.geomean(x for x, _ in points):.2f} over {label}")
+        panel.axvline(1, color="black", lw=1)
+        panel.set_yticks(range(len(names)), names)
+        panel.set_ylim(len(names) - 0.5, -0.5)
+        panel.set_xlim(left=0)
+        panel.set_title(f"{TYPE_NAMES[dtype]}: {', '.join(means)}", fontsize="small")
+        panel.set_xlabel("speed-up")
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small"
+    )
+    return figure
+
+
 # Each draws the results of its name.
 PICTURES: dict[str, Callable[[Rows], "Figure"]] = {
     "layers": layers,
     "random": random,
     "sweeps": sweeps,
     "paper": paper,
+    "models": models,
 }
 
 

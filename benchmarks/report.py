@@ -21,6 +21,7 @@ HEADINGS = {
     "ours_hot_us": "ort_cks, hot",
     "torch_us": "PyTorch",
     "torch_hot_us": "PyTorch, hot",
+    "compile_us": "torch.compile",
     "ort_us": "ONNX Runtime",
     "floor_us": "floor",
 }
@@ -30,20 +31,20 @@ def summary(rows: Rows, *keys: str) -> str:
     """Speed-ups and distance to the floor of the rows that share the values of `keys`."""
     compared = [pair for pair in COMPARISONS if ratios(rows, *pair)]
     headings = [f"over {HEADINGS[slower]}: geomean / least" for slower, _ in compared]
+    with_floors = all("floor_us" in row for row in rows)
     lines = []
     for values, alike in grouped(rows, *keys).items():
         cells = [TYPE_NAMES.get(value, value.replace("_", " ")) for value in values] + [str(len(alike))]
         for pair in compared:
             speedups = ratios(alike, *pair)
             cells.append(f"{geomean(speedups):.2f} / {min(speedups):.2f}" if speedups else "")
-        long = ratios(
-            [row for row in alike if row.get("floor_us", 0) >= LONG_FLOOR_US], "ours_us", "floor_us"
-        )
-        cells.append(f"{geomean(long):.2f} / {max(long):.2f}" if long else "")
+        if with_floors:
+            long = ratios([row for row in alike if row["floor_us"] >= LONG_FLOOR_US], "ours_us", "floor_us")
+            cells.append(f"{geomean(long):.2f} / {max(long):.2f}" if long else "")
         cells.append(f"{max((row['max_error'] for row in alike if 'max_error' in row), default=0):.1e}")
         lines.append(cells)
-    floors = f"over a floor of {LONG_FLOOR_US} µs and more: geomean / most"
-    return _table([*keys, "layers", *headings, floors, "largest error"], lines)
+    floors = [f"over a floor of {LONG_FLOOR_US} µs and more: geomean / most"] if with_floors else []
+    return _table([*keys, "layers" if with_floors else "models", *headings, *floors, "largest error"], lines)
 
 
 def times(rows: Rows) -> str:
@@ -63,6 +64,42 @@ def times(rows: Rows) -> str:
     return "\n\n".join(tables)
 
 
+def models(rows: Rows) -> str:
+    """Speed-ups, times, where they went, and what a start costs."""
+    parts = [summary(rows, "dtype")]
+    for (dtype,), of_type in grouped(rows, "dtype").items():
+        columns = [column for column in HEADINGS if any(column in row for row in of_type)]
+        lines = []
+        for row in of_type:
+            cells = [f"{row[column]:.1f}" if column in row else "failed" for column in columns]
+            cells += [f"{row[pair[0]] / row[pair[1]]:.2f}" if row.get(pair[0]) else "" for pair in OVER]
+            for column in ("start_s", "memory_mb"):
+                cells.append(" / ".join(str(row.get(side + column, "-")) for side in ("", "ort_")))
+            cells.append(str(row.get("rewrite_s", "")))
+            lines.append([row["name"], *cells])
+        headings = ["name", *(HEADINGS[column] for column in columns)]
+        headings += [f"over {HEADINGS[slower]}" for slower, _ in OVER]
+        headings += ["start, s: ort_cks / ONNX Runtime", "GPU memory, MB: the same", "rewriting, s"]
+        parts.append(f"{TYPE_NAMES[dtype]}, µs:\n\n{_table(headings, lines)}")
+        parts.append(f"{TYPE_NAMES[dtype]}, µs of kernels, ort_cks / ONNX Runtime:\n\n{_kinds(of_type)}")
+    return "\n\n".join(parts)
+
+
+OVER = (("ort_us", "ours_us"), ("torch_us", "ours_us"))
+
+
+def _kinds(rows: Rows) -> str:
+    """Where the time went, by kind of kernel; kernels that overlap count in full."""
+    sides = ("kernels_us", "ort_kernels_us")
+    kinds = list(dict.fromkeys(kind for row in rows for side in sides for kind in row.get(side, ())))
+    lines = []
+    for row in rows:
+        taken = [[row.get(side, {}).get(kind) for side in sides] for kind in kinds]
+        cells = [" / ".join("-" if us is None else f"{us:.0f}" for us in both) for both in taken]
+        lines.append([row["name"], *cells])
+    return _table(["name", *kinds], lines)
+
+
 # Of each results: how they are summed up, and what their picture shows.
 SUMMARIES: dict[str, tuple[Callable[[Rows], str], str]] = {
     "layers": (lambda rows: summary(rows, "dtype"), "Time over the floor, by layer"),
@@ -75,6 +112,7 @@ SUMMARIES: dict[str, tuple[Callable[[Rows], str], str]] = {
         lambda rows: summary(rows, "operator", "dtype"),
         "Speed-up against the map's size, by operator",
     ),
+    "models": (models, "Speed-up, by model"),
 }
 IN_FULL = ("layers", "random")  # each row has a line too
 

@@ -11,7 +11,12 @@ from pathlib import Path
 from ort_cks.comparison import machine
 
 # Columns whose ratio is a speed-up of ours: the first over the second.
-COMPARISONS = (("torch_us", "ours_us"), ("torch_hot_us", "ours_hot_us"), ("ort_us", "ours_us"))
+COMPARISONS = (
+    ("torch_us", "ours_us"),
+    ("torch_hot_us", "ours_hot_us"),
+    ("compile_us", "ours_us"),
+    ("ort_us", "ours_us"),
+)
 TYPE_NAMES = {"fp16": "fp16", "tf32": "TF32", "fp32": "strict fp32"}
 LONG_FLOOR_US = 10  # the layers whose distance to the floor says how good a kernel is
 

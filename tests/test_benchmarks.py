@@ -1,5 +1,6 @@
 """What the benchmarks of layers share: models, sums, tables and pictures; and on a GPU, rows of times."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,17 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # last, so that the installed ort_cks is found before the checkout's
 
-from benchmarks import contenders, gpu, layer_models, paper, random_layers, report, results_file, sweeps  # noqa: E402
+from benchmarks import (  # noqa: E402
+    contenders,
+    gpu,
+    kernel_kinds,
+    layer_models,
+    paper,
+    random_layers,
+    report,
+    results_file,
+    sweeps,
+)
 from benchmarks.suite import DTYPES, LAYERS, Layer  # noqa: E402
 from benchmarks.torch_side import compute  # noqa: E402
 from ort_cks.comparison.sessions import BoundSession, Way  # noqa: E402
@@ -260,12 +271,29 @@ def results(tmp_path):
     rows = {"random": timed_rows(random), "sweeps": timed_rows(swept), "paper": timed_rows(compared)}
     for name, of_name in {"layers": layers, **rows}.items():
         results_file.write(tmp_path / f"{name}-h200.json", header, of_name)
+    shutil.copy(RESULTS / "models-h200.json", tmp_path)
     return tmp_path
 
 
 def cells(table: str, begins: str) -> list[str]:
     (line,) = [line for line in table.splitlines() if line.startswith(f"| {begins} |")]
     return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("void cks::cuda::hopper::hopper_conv<...>", "ort_cks"),
+        ("void cudnn::pooling_fw_4d_kernel<__half, float>", "pooling"),
+        ("void cudnn::engines_precompiled::nchwToNhwcKernel<__half>", "layout"),
+        ("void op_tensor_kernel_alpha2_zero<4, __half, float>", "bias"),
+        ("sm90_xmma_fprop_implicit_gemm_f16f16_f16f32", "convolution"),
+        ("void onnxruntime::cuda::_UnaryElementWise<__half>", "activation, arithmetic"),
+        ("something_else", "other"),
+    ],
+)
+def test_kinds_of_kernels(kernel, kind):
+    assert kernel_kinds.kind_of(kernel) == kind
 
 
 class TestReport:
@@ -287,6 +315,22 @@ class TestReport:
                     row["torch_us"] / row["ours_us"], abs=0.00501
                 )
                 assert float(line["floors"]) == pytest.approx(row["ours_us"] / row["floor_us"], abs=0.00501)
+
+    def test_every_model(self):
+        _, rows = results_file.read(RESULTS / "models-h200.json")
+        for (_,), of_type in results_file.grouped(rows, "dtype").items():
+            table = report.models(of_type)
+            times, kinds = (table.split("µs")[at] for at in (-2, -1))
+            for row in of_type:
+                line = dict(zip(cells(times, "name"), cells(times, row["name"]), strict=True))
+                assert float(line["ort_cks"]) == pytest.approx(row["ours_us"], abs=0.0501)
+                if "ort_us" in row:
+                    assert float(line["over ONNX Runtime"]) == pytest.approx(
+                        row["ort_us"] / row["ours_us"], abs=0.00501
+                    )
+                line = dict(zip(cells(kinds, "name"), cells(kinds, row["name"]), strict=True))
+                for kind, us in row.get("kernels_us", {}).items():
+                    assert float(line[kind].split(" / ")[0]) == pytest.approx(us, abs=0.501)
 
     def test_a_summary(self):
         rows = [
@@ -343,6 +387,16 @@ class TestPlots:
                 assert drawn == {
                     row["name"]: row[column] / row["floor_us"] for row in of_type if column in row
                 }
+
+    def test_the_models(self, plots):
+        _, rows = results_file.read(RESULTS / "models-h200.json")
+        panels = plots.models(rows).axes
+        for panel, of_type in zip(panels, results_file.grouped(rows, "dtype").values(), strict=True):
+            names = [label.get_text() for label in panel.get_yticklabels()]
+            drawn = {names[y]: x for x, y in self.lines(panel)["over ONNX Runtime"]}
+            assert drawn == {
+                row["name"]: row["ort_us"] / row["ours_us"] for row in of_type if "ort_us" in row
+            }
 
     def test_the_paper(self, plots, results):
         _, rows = results_file.read(results / "paper-h200.json")
