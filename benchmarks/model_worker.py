@@ -22,11 +22,12 @@ from benchmarks import architectures, kernel_kinds, torch_side
 from benchmarks.contenders import Contenders
 from ort_cks.comparison.errors import output_error, tolerance_for
 from ort_cks.comparison.inputs import make_inputs
-from ort_cks.comparison.placement import OPERATORS, node_rows, profile
+from ort_cks.comparison.placement import node_rows, profile
 from ort_cks.comparison.reference import strict_run
 from ort_cks.comparison.sessions import PROVIDERS, BoundSession, Way, one_line
 from ort_cks.comparison.timing import interleaved
 from ort_cks.graph_rewrite import rewrite_model
+from ort_cks.graph_rewrite.convolution import OPERATORS
 from ort_cks.graph_rewrite.load import load
 
 
