@@ -377,11 +377,12 @@ class TestPlots:
 
     def test_the_suite(self, plots):
         _, rows = results_file.read(RESULTS / "layers-h200.json")
+        panels = plots.layers(rows).axes
+        names = [label.get_text() for label in panels[0].get_yticklabels()]  # the others share them
         for panel, ((dtype,), of_type) in zip(
-            plots.layers(rows).axes, results_file.grouped(rows, "dtype").items(), strict=True
+            panels, results_file.grouped(rows, "dtype").items(), strict=True
         ):
             assert report.TYPE_NAMES[dtype] in panel.get_title()
-            names = [label.get_text() for label in panel.get_yticklabels()]
             for column, label in (("ours_us", "ort_cks"), ("torch_us", "PyTorch + cuDNN")):
                 drawn = {names[y]: x for x, y in self.lines(panel)[label]}
                 assert drawn == {
@@ -391,8 +392,8 @@ class TestPlots:
     def test_the_models(self, plots):
         _, rows = results_file.read(RESULTS / "models-h200.json")
         panels = plots.models(rows).axes
+        names = [label.get_text() for label in panels[0].get_yticklabels()]  # the others share them
         for panel, of_type in zip(panels, results_file.grouped(rows, "dtype").values(), strict=True):
-            names = [label.get_text() for label in panel.get_yticklabels()]
             drawn = {names[y]: x for x, y in self.lines(panel)["over ONNX Runtime"]}
             assert drawn == {
                 row["name"]: row["ort_us"] / row["ours_us"] for row in of_type if "ort_us" in row
