@@ -17,7 +17,8 @@ from ort_cks.graph_rewrite.work import work
 _PEAK = {"fp16": 395e6, "tf32": 197.5e6, "fp32": 30e6}
 _BYTES = 4.3e6
 # How long a convolution takes beside its arithmetic and its bytes, and what share of the peak it reaches:
-# fitted to benchmarks/results/layers-h200.json, with which tests/test_rewrite_measure.py compares.
+# fitted to the float16 rows of benchmarks/results/layers-h200.json, with which
+# tests/test_rewrite_measure.py compares.
 _NATIVE_US, _NATIVE_SHARE = 18.5, 0.66
 _SWAPPED_US, _SWAPPED_SHARE = 3.5, 0.86
 # A Transpose of almost nothing among others in a CUDA graph, and what large ones move a microsecond; from
