@@ -58,12 +58,6 @@ class WholeConvolution : public cuda::ConvolutionKernel {
   cuda::Convolution convolution_;
 };
 
-using Parts = std::vector<const char*>;
-
-bool wanted(const std::string& name, const Parts& parts) {
-  return parts.empty() || std::ranges::any_of(parts, [&](const char* part) { return name.find(part) != name.npos; });
-}
-
 void time_suite(const Parts& parts, cudaStream_t stream) {
   std::printf(
       "us; dW: the weight gradient; plan: the first plan of the layer, ms\n%-18s %8s %8s %8s %8s %8s %8s %8s %8s\n",

@@ -19,6 +19,13 @@ namespace cks::benchmark {
 
 inline constexpr int kLaunches = 10, kReplays = 20;
 
+// What a program is called with: parts of the names of the layers that it is to time; none for all.
+using Parts = std::vector<const char*>;
+
+inline bool wanted(const std::string& name, const Parts& parts) {
+  return parts.empty() || std::ranges::any_of(parts, [&](const char* part) { return name.find(part) != name.npos; });
+}
+
 struct Layer {
   std::string name;
   Operator op;

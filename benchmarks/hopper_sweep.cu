@@ -1,6 +1,6 @@
 // Times every configuration of the Hopper kernel on the layers of the suite, in fp16, TF32 and strict fp32, beside the
 // one that its model chooses: the model's constants are fitted to what this prints. Usage: hopper_sweep [part of a
-// layer's name] > sweep.csv
+// layer's name ...] > sweep.csv
 #include <cmath>
 #include <string>
 
@@ -61,12 +61,13 @@ int main(int argc, char** argv) {
   must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   std::setvbuf(stdout, nullptr, _IOLBF, 0);  // what was timed is there, whatever comes after
   std::printf("layer,dtype,configuration,stages,box,partial tiles,us,expected us at 1.75 GHz,chosen\n");
+  const Parts parts(argv + 1, argv + argc);
   double logs = 0;
   int count = 0;
   std::vector<Layer> layers(std::begin(kLayers), std::end(kLayers));
   layers.insert(layers.end(), std::begin(kModelLayers), std::end(kModelLayers));
   for (const Layer& layer : layers) {
-    if (argc > 1 && layer.name.find(argv[1]) == std::string::npos) continue;
+    if (!wanted(layer.name, parts)) continue;
     for (const double ratio : {sweep<__half>(layer, "fp16", DataType::kHalf, Precision::kTF32, stream),
                                sweep<float>(layer, "tf32", DataType::kFloat, Precision::kTF32, stream),
                                sweep<float>(layer, "fp32", DataType::kFloat, Precision::kFP32, stream)}) {

@@ -1,4 +1,4 @@
-// K-blocks of which each has a box of pixels of its own: one ring holds both operands.
+// K-blocks of which each has a box or a run of pixels of its own: one ring holds both operands.
 #pragma once
 #include "ops_cuda/hopper/tile.cuh"
 #include "ops_cuda/hopper/wgmma.cuh"
@@ -13,33 +13,28 @@ struct BoxProducer {
   static constexpr int BK = Tile::BK, kFilterRow = Tile::kFilterRow, kABytes = Tile::kABytes, kBBytes = Tile::kBBytes,
                        kStageBytes = Tile::kStageBytes;
 
-  // A walk over the k-blocks of an item that are this block's; the tap after the current one is fetched ahead.
+  // A walk over the k-blocks of an item; the tap after the current one is fetched ahead.
   class Walk {
    public:
-    __device__ Walk(const Params& p, const WorkReader& work, int rank) : channel_blocks_(p.channel_blocks) {
-      const auto& sum = work.sum();
-      const int total = sum.hi - sum.lo, lo = sum.lo + total * rank / p.splits;
-      left_ = sum.lo + total * (rank + 1) / p.splits - lo;
-      const int tap = lo / channel_blocks_;
-      next_ = reinterpret_cast<const Tap*>(p.taps + work.output().first_tap + tap);
-      c_ = lo - tap * channel_blocks_;
-      further_ = (c_ + left_ - 1) / channel_blocks_;
-      tap_ = coming_ = read_plan(next_);
-      if (further_ > 0) coming_ = read_plan(next_ + 1);
-    }
+    __device__ Walk(const Params& p, const WorkReader& work)
+        : channel_blocks_(p.channel_blocks),
+          left_(work.sum().hi - work.sum().lo),
+          c_(work.sum().lo),
+          next_(reinterpret_cast<const Tap*>(p.taps + work.output().first_tap) + 1),
+          tap_(work.start()),
+          coming_(read_plan(next_)) {}
     __device__ int left() const { return left_; }
-    __device__ int4 tap() const { return tap_; }  // {d, h, w, filter}
+    __device__ const WorkItem::Start& tap() const { return tap_; }
     __device__ int c() const { return c_; }
     __device__ void advance() {
       --left_;
       if (++c_ < channel_blocks_) return;
-      c_ = 0, tap_ = coming_, ++next_;
-      if (--further_ > 0) coming_ = read_plan(next_ + 1);
+      c_ = 0, tap_ = coming_, coming_ = read_plan(++next_);
     }
 
    private:
-    using Tap = int4;
-    int channel_blocks_, left_, c_, further_;
+    using Tap = WorkItem::Start;
+    int channel_blocks_, left_, c_;
     const Tap* next_;
     Tap tap_, coming_;
   };
@@ -48,25 +43,29 @@ struct BoxProducer {
   // pixels queue up behind them.
   static constexpr int kAhead = (32 << 10) / kBBytes;
 
-  static __device__ void run(const Params& p, WorkReader work, uint32_t tiles, const Barriers& bars, int rank) {
+  static __device__ void run(const Params& p, WorkReader work, uint32_t tiles, const Barriers& bars) {
     const bool elected = elect_lane();
     const uint32_t full0 = shared_address(bars.full), empty0 = shared_address(bars.empty);
     const int bytes = p.box_bytes + kBBytes;
     PipelineState s;
     const auto copy_a = [&](const Walk& k, int stage) {
       const auto& at = work.input();
-      const int4 tap = k.tap();
+      const auto& tap = k.tap();
       const ChannelBlock<BK> from(p, k.c());
-      copy_box(tiles + stage * kStageBytes, from.map, full0 + stage * 8,
-               {from.c, at.w + tap.z, at.h + tap.y, at.d + tap.x, at.n});
+      if (p.runs) {
+        copy_run(tiles + stage * kStageBytes, from.map, full0 + stage * 8, {from.c, at.w, at.h, at.d}, tap.w, tap.h);
+      } else {
+        copy_box(tiles + stage * kStageBytes, from.map, full0 + stage * 8,
+                 {from.c, at.w + tap.w, at.h + tap.h, at.d + tap.d, at.n});
+      }
     };
     const auto copy_b = [&](const Walk& k, int stage) {
       barrier_expect(full0 + stage * 8, bytes);
       copy_filter(tiles + stage * kStageBytes + kABytes, &p.filter, full0 + stage * 8, k.c() * kFilterRow,
-                  work.sum().k0, k.tap().w);
+                  work.sum().k0, k.tap().filter);
     };
     bool any = work.next();
-    const Walk first(p, work, rank);
+    const Walk first(p, work);
     const int ahead = p.filter_is_constant ? min(min(p.stages, kAhead), first.left()) : 0;
     Walk k = first;
 #pragma unroll 1
@@ -93,7 +92,7 @@ struct BoxProducer {
         s.advance(p.stages);
       }
       any = work.next();
-      if (any) k = Walk(p, work, rank);
+      if (any) k = Walk(p, work);
     }
   }
 };

@@ -2,7 +2,9 @@
 #include "ops_cuda/hopper/hopper_conv.h"
 
 #include <algorithm>
+#include <bit>
 #include <mutex>
+#include <variant>
 
 #include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/hopper/pack_halves.h"
@@ -34,6 +36,23 @@ struct BoxedTensor {
     for (size_t i = 0; i + 1 < kRank; ++i) pitch[i] = extent[i] * (i ? pitch[i - 1] : element_bytes);
     for (size_t i = 0; i < kRank; ++i) span[i] = box[i] * step[i];
     return hopper::make_tensor_map(type, swizzle, base, extent, pitch, span, step);
+  }
+};
+
+// The input that runs of pixels are copied from, of (C, W, H, N).
+struct RunTensor {
+  CUtensorMapDataType type;
+  std::array<cuuint64_t, 4> extent;
+  hopper::RunCorners corners;
+  cuuint32_t channels, pixels;  // of a copy
+  std::array<cuuint32_t, 4> step;
+
+  CUtensorMap map(const void* base, size_t element_bytes) const {
+    std::array<cuuint64_t, 3> pitch;
+    for (size_t i = 0; i < 3; ++i) pitch[i] = extent[i] * (i ? pitch[i - 1] : element_bytes);
+    const auto [lower, upper] = corners;
+    return hopper::make_im2col_map(type, CU_TENSOR_MAP_SWIZZLE_128B, base, extent, pitch, {lower[1], lower[0]},
+                                   {upper[1], upper[0]}, channels, pixels, step);
   }
 };
 
@@ -103,9 +122,23 @@ class HopperConv : public ConvolutionKernel {
                                      : spec.type == DataType::kHalf ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
                                                                     : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
     const int64_t channels = input_.group_pitch();
-    x_ = {type, CU_TENSOR_MAP_SWIZZLE_128B, innermost_first(channels - p.x2_channels, p.input, p.N),
-          pixels(bk, s.patch ? s.patch->box : s.box), steps(conv)};
-    x2_ = x_, x2_.extent[0] = cuuint64_t(p.x2_channels);
+    const auto input_of = [&](int64_t its_channels) -> Input {
+      const auto extent = innermost_first(its_channels, p.input, p.N);
+      const auto step = steps(conv);
+      if (s.runs) {
+        return RunTensor{type,
+                         {extent[0], extent[1], extent[2], extent[4]},
+                         *s.runs,
+                         bk,
+                         cuuint32_t(s.box.pixels()),
+                         {step[0], step[1], step[2], step[4]}};
+      }
+      return BoxedTensor<5>{type, CU_TENSOR_MAP_SWIZZLE_128B, extent, pixels(bk, s.patch ? s.patch->box : s.box), step};
+    };
+    x_ = input_of(channels - p.x2_channels), x2_ = input_of(p.x2_channels);
+    // Runs lie in one row of all output pixels.
+    const int64_t output_n = s.runs ? 1 : p.N;
+    const Dims output = s.runs ? Dims{1, 1, p.N * volume(p.output)} : p.output;
     const bool halves = spec.type == DataType::kFloat;
     const int row = hopper::filter_row(int(element_bytes_), products_of(spec.use()));
     filter_ = {halves ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type,
@@ -116,22 +149,23 @@ class HopperConv : public ConvolutionKernel {
                {1, 1, 1}};
     if (halves) scales_at_ = halves_filter(spec.use()).scales_at();
     y_ = {type, slab * element_bytes_ == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
-          innermost_first(f.K, p.output, p.N), pixels(slab, s.box), steps(!conv)};
+          innermost_first(f.K, output, output_n), pixels(slab, s.box), steps(!conv)};
 
     params_.taps = reinterpret_cast<const WorkTap*>(plan_->data());
     params_.items = reinterpret_cast<const WorkItem*>(params_.taps + s.taps.size());
     params_.channel_blocks = int((channels + bk - 1) / bk);
     params_.x_blocks = int((channels - p.x2_channels + bk - 1) / bk);
-    params_.box_bytes = int(s.box.pixels() * 128);
+    params_.box_bytes = int(s.box.pixels() * 128), params_.runs = s.runs.has_value();
     if (s.patch) {
       params_.patch_bytes = int(s.patch->box.pixels() * 128), params_.patch_pitch = hopper::patch_pitch(*s.patch);
       params_.group_pitch = s.patch->group_pitch * 128;
       for (size_t i = 0; i < s.patch->row_blocks.size(); ++i) params_.row_blocks[i] = s.patch->row_blocks[i] * 128;
       params_.filter_stays = s.filter_stays;
     }
-    params_.clusters = s.clusters, params_.stages = s.stages, params_.splits = s.config.splits;
-    params_.N = int(p.N), params_.K = int(f.K);
-    params_.output = to_int3(p.output);
+    params_.stages = s.stages, params_.splits = s.config.splits;
+    params_.log_share = std::countr_zero(unsigned(shape.units() / s.config.splits));
+    params_.N = int(output_n), params_.K = int(f.K);
+    params_.output = to_int3(output);
     params_.out_step = conv ? Int3{1, 1, 1} : to_int3(p.stride);
     params_.box = to_int3(s.box.extent), params_.box_n = s.box.n;
 
@@ -141,7 +175,7 @@ class HopperConv : public ConvolutionKernel {
     if (s.counters > 0) counters_ = std::make_unique<Counters>(s.counters);
     function_ = find_kernel(spec.use(), shape);
     shared_bytes_ = s.shared_bytes;
-    blocks_ = s.clusters * s.config.splits, threads_ = shape.threads();
+    blocks_ = s.blocks(), threads_ = shape.threads();
     allow_all_shared_memory(function_);
   }
 
@@ -163,8 +197,11 @@ class HopperConv : public ConvolutionKernel {
       params.counters = counters_->of(stream);
       params.partials = reinterpret_cast<float4*>(scratch);
     }
-    params.x = x_.map(x, element_bytes_);
-    if (input.x2) params.x2 = x2_.map(input.x2, element_bytes_);
+    const auto map_of = [&](const Input& tensor, const void* base) {
+      return std::visit([&](const auto& t) { return t.map(base, element_bytes_); }, tensor);
+    };
+    params.x = map_of(x_, x);
+    if (input.x2) params.x2 = map_of(x2_, input.x2);
     params.filter = filter_.map(filter, sizeof(uint16_t));
     params.filter_scales = reinterpret_cast<const float*>(static_cast<const char*>(filter) + scales_at_);
     params.y = y_.map(y, element_bytes_);
@@ -196,7 +233,7 @@ class HopperConv : public ConvolutionKernel {
            : use.precision == Precision::kTF32 ? hopper::tf32_kernel(index)
                                                : hopper::fp32_kernel(index);
   }
-  // Taps, then items.
+  // Taps, then items: what a kernel reads behind the last tap, unused, exists.
   static std::vector<char> serialize(const Schedule& s) {
     std::vector<char> bytes;
     const auto append = [&](const auto& v) {
@@ -213,7 +250,9 @@ class HopperConv : public ConvolutionKernel {
   PixelMajor input_;
   DeviceEpilogue epilogue_;
   std::unique_ptr<DeviceCopy> plan_;
-  BoxedTensor<5> x_, x2_, y_;
+  using Input = std::variant<BoxedTensor<5>, RunTensor>;
+  Input x_, x2_;
+  BoxedTensor<5> y_;
   BoxedTensor<3> filter_;
   Params params_{};
   const void* function_;

@@ -12,7 +12,7 @@ namespace cks::cuda::hopper {
 
 struct Params {
   CUtensorMap x, x2, filter, y, residual;
-  const WorkItem* items;  // [rounds][clusters]
+  const WorkItem* items;  // [rounds][blocks]
   const WorkTap* taps;
   Epilogue epilogue;
   const float* filter_scales;  // of floats: what an output channel's sum is multiplied by
@@ -21,7 +21,9 @@ struct Params {
   int channel_blocks;          // k-blocks of a tap
   int x_blocks;                // of them, those in x; the others are in x2
   int box_bytes;               // of the tile's pixels, 128 each: the box may have fewer than the tile has rows
-  int clusters, stages, splits;
+  bool runs;                   // x and x2 are maps in im2col mode
+  int stages, splits;
+  int log_share;  // of the units of a tile that each of a cluster's blocks adds up (cluster_sum.cuh)
   // Where taps share a patch; bytes.
   int patch_bytes, patch_pitch;  // copied, and from one to the next
   int group_pitch, row_blocks[4];

@@ -6,9 +6,10 @@
 // input is filled with zeros), and B, the filter's channels; or one A for all taps. Math warpgroups multiply them
 // (wgmma) and leave the tile in shared memory, slab by slab of channels, from where a storer lane sends it by TMA while
 // they go on; the store map's element strides interleave the phases of a transposed convolution. With `splits` > 1 the
-// blocks of a cluster share a tile's k-blocks and add up through distributed shared memory, in a fixed order.
+// blocks of a cluster share a tile's k-blocks and add up through distributed shared memory (cluster_sum.cuh).
 #pragma once
 #include "ops_cuda/hopper/boxes.cuh"
+#include "ops_cuda/hopper/cluster_sum.cuh"
 #include "ops_cuda/hopper/main_loop.cuh"
 #include "ops_cuda/hopper/patches.cuh"
 #include "ops_cuda/hopper/store_warp.cuh"
@@ -31,7 +32,7 @@ struct MathWarps {
   // make_ring(first row block, this lane's first row): of the tile.
   template <class F>
   static __device__ void consume(const Params& p, WorkReader work, F make_ring, uint32_t stages, const Barriers& bars,
-                                 int warp, int rank) {
+                                 int warp) {
     const int wg = warp / 4, team = kAlternate ? wg : 0, first_block = kTeam == Team::kShared ? wg * kRowBlocks : 0;
     const int lane = threadIdx.x % 32, row0 = first_block * 64 + warp % 4 * 16;
     Ring ring = make_ring(first_block, row0 + lane / 4);
@@ -50,8 +51,7 @@ struct MathWarps {
     PipelineState slab_at;
     for (int round = 0; work.next(); ++round) {
       const auto& sum = work.sum();
-      const int total = sum.hi - sum.lo;
-      const int count = total * (rank + 1) / p.splits - total * rank / p.splits;
+      const int count = sum.hi - sum.lo;
       if constexpr (kAlternate) {
         if (round % 2 != team) {
           ring.skip(count);
@@ -73,20 +73,9 @@ struct MathWarps {
           Ending::template stage_tile<false>(p, sum.k0, acc, stages, bars, team, slab_at, row0);
         }
       } else if (p.splits == 1) {
-        if constexpr (kCanBeCut) TilePieces<Tile>::gather_parts(p, work.item(), acc, warp == 0, work.at_end(), row0);
+        if constexpr (kCanBeCut) TilePieces<Tile>::gather_parts(p, work.pieces(), acc, warp == 0, work.at_end(), row0);
       } else if constexpr (kTeam == Team::kSolo) {
-        const uint32_t ready = shared_address(&bars.partial_ready), read = shared_address(&bars.partial_read);
-        barrier_wait_cluster(read, (round & 1) ^ 1);  // every peer has read the last partial tile
-#pragma unroll
-        for (int j = 0; j < BN / 2; j += 4)
-          store_shared(stages + (j / 4 * 128 + threadIdx.x) * 16,
-                       make_float4(acc[0][j], acc[0][j + 1], acc[0][j + 2], acc[0][j + 3]));
-        named_barrier(1, kTeamThreads);
-        if (threadIdx.x < p.splits) barrier_arrive_peer(peer_address(ready, threadIdx.x));
-        barrier_wait_cluster(ready, round & 1);
-        TilePieces<Tile>::reduce_over_cluster(p, work.item(), stages, rank, row0);
-        named_barrier(1, kTeamThreads);
-        if (threadIdx.x < p.splits) barrier_arrive_peer(peer_address(read, threadIdx.x));
+        ClusterSum<Tile>(p, stages, bars).add_up(p, work.pieces(), acc, round, work.at_end());
       }
     }
   }
@@ -102,20 +91,23 @@ __global__ void __launch_bounds__(TileShape{kTeam, kRowBlocks, BN}.threads(),
   const uint32_t tiles = (shared_address(dynamic) + 1023) & ~1023u;  // what the 128-byte swizzle wants
   const uint32_t patches = tiles + p.stages * Tile::kStageBytes;
   const uint32_t stages = patches + (kSource == Source::kPatches ? kPatchStages * p.patch_pitch : 0);
-  const int rank = p.splits > 1 ? int(cluster_rank()) : 0;
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the shuffle makes it uniform
-  const WorkReader work(p, blockIdx.x / p.splits);                // the plan is older than the previous grid
-  if (warp == 0) Tile::init(bars, p);
-  if (threadIdx.x == Tile::kMathWarps * 32) {
+  const WorkReader work(p);                                       // the plan is older than the previous grid
+  // The warp that copies makes the barriers, and need not wait for the others before its first copies.
+  constexpr int kProducer = Tile::kMathWarps, kThreads = Tile::kThreads;
+  if (threadIdx.x == kProducer * 32) {
+    prefetch_map(&p.filter);
     prefetch_map(&p.x);
     if (p.x_blocks < p.channel_blocks) prefetch_map(&p.x2);
-    prefetch_map(&p.filter);
     prefetch_map(&p.y);
   }
-  if (p.splits > 1) {
-    cluster_sync();
+  if (warp == kProducer) {
+    Tile::init(bars, p);
+    if (p.splits > 1) cluster_arrive();
+    named_barrier_arrive(0, kThreads);
   } else {
-    __syncthreads();
+    if (p.splits > 1) cluster_arrive();
+    named_barrier(0, kThreads);
   }
   // The next grid may set itself up while this one runs. Each role waits for the previous one before it touches what
   // that may have written or may still read.
@@ -126,19 +118,19 @@ __global__ void __launch_bounds__(TileShape{kTeam, kRowBlocks, BN}.threads(),
       if constexpr (kSource == Source::kBoxes) return BoxRing<Tile>(p, tiles, bars, first_block, row);
       if constexpr (kSource == Source::kPatches) return PatchRing<Tile>(p, tiles, patches, bars, first_block);
     };
-    MathWarps<Tile>::consume(p, work, make_ring, stages, bars, warp, rank);
+    MathWarps<Tile>::consume(p, work, make_ring, stages, bars, warp);
   } else {
     if constexpr (Tile::kTakesRegisters) give_up_registers<56>();
-    const int role = warp - Tile::kMathWarps;
+    const int role = warp - kProducer;
     if constexpr (kSource == Source::kBoxes) {
-      if (role == 0) BoxProducer<Tile>::run(p, work, tiles, bars, rank);
+      if (role == 0) BoxProducer<Tile>::run(p, work, tiles, bars);
     } else {
       if (role == 0) PatchProducer<Tile>::run(p, work, tiles, patches, bars);
     }
     if (role >= 1 && role <= Tile::kTeams && p.splits == 1)
       StoreWarp<Tile>::run(p, work, stages + (role - 1) * Tile::kStagedBytes, bars, role - 1);
+    if (p.splits > 1) cluster_wait();
   }
-  if (p.splits > 1) cluster_sync();  // peers may still read this block's shared memory
 }
 
 }  // namespace cks::cuda::hopper

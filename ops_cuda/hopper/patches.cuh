@@ -16,7 +16,8 @@ class PatchWalk {
       : list_(reinterpret_cast<const int4*>(p.taps + work.output().first_tap)), taps_(max(1, work.part().taps)) {
     const auto& sum = work.sum();
     left_ = sum.hi - sum.lo, c_ = sum.lo / taps_, t_ = sum.lo - c_ * taps_;
-    tap_ = read_plan(list_ + t_), coming_ = read_plan(list_ + after(t_));
+    const auto& start = work.start();
+    tap_ = {start.d, start.h, start.w, start.filter}, coming_ = read_plan(list_ + after(t_));
   }
   __device__ int left() const { return left_; }
   __device__ int taps() const { return taps_; }

@@ -1,5 +1,5 @@
-// Named one-liners for the sm_90 instructions that the kernel uses: mbarriers, clusters, bulk tensor copies,
-// programmatic launches (wgmma.cuh has the rest). Addresses are 32-bit shared-memory addresses.
+// Named one-liners for the sm_90 instructions that the kernel uses: mbarriers, clusters, bulk tensor copies (wgmma.cuh
+// has the rest). Addresses are 32-bit shared-memory addresses.
 #pragma once
 #include <cuda.h>
 
@@ -9,8 +9,10 @@
 
 namespace cks::cuda::hopper {
 
+using ptx::launch_dependents;
 using ptx::load_matrices;
 using ptx::shared_address;
+using ptx::wait_for_previous_grid;
 
 // ---------------------------------------------------------------- mbarriers
 __device__ inline void barrier_init(uint32_t bar, uint32_t arrivals) {
@@ -36,30 +38,25 @@ __device__ inline uint32_t cluster_rank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-__device__ inline void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
+// Of all threads of the cluster's blocks. What they have written is not ordered by it but for barriers, by the fence
+// above.
+__device__ inline void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+__device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 __device__ inline uint32_t peer_address(uint32_t address, uint32_t rank) {
   uint32_t r;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(address), "r"(rank));
   return r;
 }
+// A release at the scope of the cluster would wait for all that the thread has written to global memory.
 __device__ inline void barrier_arrive_peer(uint32_t peer_bar) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(peer_bar) : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(peer_bar) : "memory");
 }
-__device__ inline void barrier_wait_cluster(uint32_t bar, uint32_t parity) {
-  asm volatile(
-      "{\n.reg .pred p;\nW: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n@p bra D;\nbra "
-      "W;\nD:\n}" ::"r"(bar),
-      "r"(parity)
-      : "memory");
-}
-__device__ inline float4 load_peer(uint32_t address) {
-  float4 v;
-  asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(address));
-  return v;
+// Writes to a peer's shared memory; its barrier counts the bytes when they have arrived.
+__device__ inline void store_peer(uint32_t peer_address, float4 v, uint32_t peer_bar) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(
+                   peer_address),
+               "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(peer_bar)
+               : "memory");
 }
 
 // ---------------------------------------------------------------- shared memory
@@ -93,6 +90,9 @@ __device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.sha
 __device__ inline void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+__device__ inline void named_barrier_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 // Whether any of the threads says so.
 __device__ inline bool named_barrier_or(int id, int threads, bool says) {
   int any;
@@ -116,6 +116,17 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap* map, uint32_t ba
       "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3,%4,%5,%6,%7}], "
       "[%2];" ::"r"(to),
       "l"(map), "r"(bar), "r"(at.c), "r"(at.w), "r"(at.h), "r"(at.d), "r"(at.n)
+      : "memory");
+}
+// In im2col mode: from a base pixel on, each w and h away from its own.
+struct BasePixel {
+  int c, w, h, n;
+};
+__device__ inline void copy_run(uint32_t to, const CUtensorMap* map, uint32_t bar, BasePixel at, int w, int h) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%3,%4,%5,%6}], "
+      "[%2], {%7,%8};" ::"r"(to),
+      "l"(map), "r"(bar), "r"(at.c), "r"(at.w), "r"(at.h), "r"(at.n), "h"(uint16_t(w)), "h"(uint16_t(h))
       : "memory");
 }
 __device__ inline void copy_filter(uint32_t to, const CUtensorMap* map, uint32_t bar, int c, int k, int tap) {
@@ -164,9 +175,5 @@ template <int kCount>
 __device__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
 }
-
-// ---------------------------------------------------------------- programmatic dependent launch
-__device__ inline void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-__device__ inline void wait_for_previous_grid() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 }  // namespace cks::cuda::hopper

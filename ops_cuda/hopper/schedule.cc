@@ -20,12 +20,13 @@ struct RowsPlan {
   Source source;
   std::optional<Plan> plan;  // none where no patch serves
   std::optional<Patch> patch;
-  std::vector<Index3> corner;  // of each tile's patch, relative to its first input pixel
+  std::optional<RunCorners> runs;
+  std::vector<Index3> corner;  // of each tile's patch, relative to its first input pixel; or where its run starts
 };
 
 RowsPlan plan_rows(const Problem& p, const Operands& o, int rows, Source source) {
   const double tile_overhead = 2.0 / channel_blocks_of(o);  // about two k-blocks more than its taps (measured)
-  RowsPlan r{rows, source, {}, {}, {}};
+  RowsPlan r{rows, source, {}, {}, {}, {}};
   if (source == Source::kPatches) {
     if (std::optional<PatchPlan> found = plan_patches(p, rows, tile_overhead))
       r.plan = std::move(found->plan), r.patch = found->patch, r.corner = std::move(found->corner);
@@ -35,6 +36,12 @@ RowsPlan plan_rows(const Problem& p, const Operands& o, int rows, Source source)
   for (int i = 0; i < 3; ++i)
     limit[i] = int32_t(kMaxTensorBox / p.stride[i]);  // input step or output step, as the operator has it
   r.plan = make_plan(p, choose_box(p, rows, tile_overhead, limit));
+  std::optional<RunsPlan> runs = plan_runs(p, rows);
+  const auto multiplied = [&](const Plan& plan) {
+    return double(plan.executed_pixel_taps) + tile_overhead * double(plan.tiles.size()) * rows;
+  };
+  if (runs && multiplied(runs->plan) < multiplied(*r.plan))
+    r.plan = std::move(runs->plan), r.runs = run_corners(p), r.corner = std::move(runs->start);
   return r;
 }
 
@@ -127,7 +134,7 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& o, const M
   const int channel_blocks = channel_blocks_of(o), fitting = stages_that_fit(config, o, m, rows.patch);
   const int64_t whole_filter = p.filter.taps() * channel_blocks;
   Schedule r;
-  r.config = config, r.box = plan.box, r.patch = rows.patch;
+  r.config = config, r.box = plan.box, r.patch = rows.patch, r.runs = rows.runs;
   r.filter_stays = rows.patch && p.filter.K <= s.bn && whole_filter <= std::min(fitting, kMaxFilterStages);
   r.stages = r.filter_stays ? int(whole_filter) : std::min(fitting, kMaxStages);
   if (!r.filter_stays && r.stages < (s.team == Team::kShared ? 3 : 4)) return {};
@@ -218,7 +225,7 @@ Cut choose_cut(const Setting& s) {
 WorkItem whole_tile(const Plan& plan, const Tile& t) {
   const Phase& phase = plan.phases[t.phase];
   WorkItem w{};
-  w.input.n = t.n, w.output.first_tap = t.first_tap;
+  w.input.n = t.n;
   int32_t* const in[3] = {&w.input.d, &w.input.h, &w.input.w};
   int32_t* const out[3] = {&w.output.d, &w.output.h, &w.output.w};
   for (int i = 0; i < 3; ++i) {
@@ -228,9 +235,29 @@ WorkItem whole_tile(const Plan& plan, const Tile& t) {
   return w;
 }
 
+// One of `shares` even shares of a tile's k-blocks.
+void take_share(const Setting& s, const Tile& t, int share, int shares, WorkItem& w) {
+  const int64_t length = int64_t(t.num_taps) * s.channel_blocks;
+  w.sum.lo = int32_t(length * share / shares), w.sum.hi = int32_t(length * (share + 1) / shares);
+  w.output.first_tap = t.first_tap;
+  if (t.num_taps == 0) return;
+  int32_t tap = t.first_tap;
+  if (s.schedule.patch) {
+    tap += w.sum.lo % t.num_taps;
+  } else {
+    const int32_t before = w.sum.lo / s.channel_blocks;
+    tap = w.output.first_tap += before;
+    w.sum.lo -= before * s.channel_blocks, w.sum.hi -= before * s.channel_blocks;
+  }
+  // An empty share at the end of a list starts nowhere.
+  if (w.sum.lo == w.sum.hi) return;
+  const Tap& start = s.plan->taps[tap];
+  w.start = {start.offset[0], start.offset[1], start.offset[2], start.filter};
+}
+
 Schedule finish(const Setting& s, const Cut& cut) {
   Schedule r = s.schedule;
-  std::vector<std::vector<WorkItem>> lists(r.clusters);
+  std::vector<std::vector<WorkItem>> lists(r.blocks());
   struct Place {
     int slot, counter;
   };
@@ -242,24 +269,26 @@ Schedule finish(const Setting& s, const Cut& cut) {
       const Index3& corner = (*s.corner)[part.tile];
       w.input.d += corner[0], w.input.h += corner[1], w.input.w += corner[2];
     }
-    const int length = t.num_taps * s.channel_blocks;
     w.sum.k0 = part.column * r.config.shape.bn;
-    w.sum.lo = int32_t(int64_t(length) * part.part / part.parts),
-    w.sum.hi = int32_t(int64_t(length) * (part.part + 1) / part.parts);
     w.part.part = part.part, w.sum.parts = part.parts, w.part.taps = std::max(1, t.num_taps);
     if (part.parts > 1) {
       const auto [at, fresh] = cut_tile.try_emplace({part.tile, part.column}, Place{r.slots, r.counters});
       if (fresh) r.slots += part.parts, ++r.counters;
       w.part.slot = at->second.slot, w.part.counter = at->second.counter;
     }
-    lists[cluster].push_back(w);
+    // The blocks of a cluster share a tile's sum as parts do; a tile is not divided in both ways.
+    const int splits = r.config.splits, shares = part.parts * splits;
+    for (int rank = 0; rank < splits; ++rank) {
+      take_share(s, t, part.part * splits + rank, shares, w);
+      lists[cluster * splits + rank].push_back(w);
+    }
   });
   r.taps = s.plan->taps;
   size_t rounds = 0;
   for (const auto& list : lists) rounds = std::max(rounds, list.size());
-  r.items.assign((rounds + 1) * r.clusters, WorkItem{});  // parts 0: the end
-  for (int i = 0; i < r.clusters; ++i) {
-    for (size_t j = 0; j < lists[i].size(); ++j) r.items[j * r.clusters + i] = lists[i][j];
+  r.items.assign((rounds + 1) * lists.size(), WorkItem{});  // parts 0: the end
+  for (size_t i = 0; i < lists.size(); ++i) {
+    for (size_t j = 0; j < lists[i].size(); ++j) r.items[j * lists.size() + i] = lists[i][j];
   }
   return r;
 }
@@ -291,7 +320,7 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
     if (s.source == Source::kPatches && p.filter.K > s.bn) continue;  // wider tiles are better
     const bool solo = s.team == Team::kSolo;
     for (const int splits : {1, 2, 4, 8}) {
-      if (splits > 1 && (!solo || s.bn / 16 < splits)) continue;
+      if (splits > 1 && !solo) continue;
       for (const int blocks : {1, 2}) {
         if (blocks > s.max_blocks_per_sm(o.products)) continue;
         configs.push_back({s, splits, blocks, false});

@@ -2,6 +2,7 @@
 // cluster. Pure host code: nothing here touches a device.
 #pragma once
 #include "ops_cuda/hopper/patch.h"
+#include "ops_cuda/hopper/runs.h"
 #include "plan/plan.h"
 
 namespace cks::cuda::hopper {
@@ -18,7 +19,7 @@ enum class Curve { kPiecewiseLinear, kAny };
 Curve curve_of(ActivationKind);
 
 // Where the pixels that a k-block multiplies come from.
-//   kBoxes    each tap's are a box of their own
+//   kBoxes    each tap's are a box of their own, or a run of pixels (runs.h)
 //   kPatches  all taps of a block of channels read one patch (patch.h)
 enum class Source { kBoxes, kPatches };
 
@@ -39,6 +40,9 @@ struct TileShape {
   constexpr int bm() const { return 64 * row_blocks * (team == Team::kShared ? 2 : 1); }
   constexpr int math_warpgroups() const { return team == Team::kSolo ? 1 : 2; }
   constexpr int teams() const { return team == Team::kAlternate ? 2 : 1; }
+  constexpr int units() const {
+    return bm() / 16 * (bn / 16);
+  }  // of a sum that blocks divide: what a warp adds at once
   // Beside those that multiply: one solo warp copies and one stores; otherwise a warpgroup does both.
   constexpr int threads() const { return math_warpgroups() * 128 + (team == Team::kSolo ? 64 : 128); }
   // Where products are split, a thread keeps two sets of accumulators. Floats are converted as they come, a box a tap.
@@ -84,16 +88,17 @@ inline constexpr TileShape kTileShapes[] = {
     {Team::kShared, 2, 64, Curve::kPiecewiseLinear, Source::kPatches},
 };
 
-// One output tile, or a part of its sum. A k-block is 128 bytes of channels of one tap; a tile's sum is its k-blocks in
-// order: tap by tap, or, where taps share patches, one block of channels after the other. A tile may be cut into parts,
-// which different blocks sum and leave in a workspace, where those that have time add them up.
+// One output tile, or a block's share of its sum. A k-block is 128 bytes of channels of one tap; a tile's sum is its
+// k-blocks in order: tap by tap, or, where taps share patches, one block of channels after the other. A tile may be cut
+// into parts, which different blocks sum and leave in a workspace, where those that have time add them up.
 struct alignas(16) WorkItem {
   struct alignas(16) Sum {
-    int32_t k0, lo, hi;  // first output channel; k-blocks [lo, hi) of the taps
+    int32_t k0, lo, hi;  // first output channel; k-blocks [lo, hi) of the taps from first_tap on
     int32_t parts;       // 0: the list ends here
   } sum;
   struct alignas(16) Input {
-    int32_t n, d, h, w;  // pixel that a tap with offset 0 reads for the tile's first output pixel; or the patch's first
+    int32_t n, d, h, w;  // pixel that a tap with offset 0 reads for the tile's first output pixel; or the patch's
+                         // first; of a run, d is the image
   } input;
   struct alignas(16) Output {
     int32_t d, h, w;  // first pixel (its n is the input's)
@@ -103,8 +108,13 @@ struct alignas(16) WorkItem {
     int32_t part, slot, counter;  // of a cut tile: which part, where part 0 lies in the workspace, who counts them
     int32_t taps;                 // of the tile, at least 1
   } part;
+  // The tap of k-block lo, lest the first copy waits for the list of taps. Where each tap has a box of its own, that is
+  // first_tap.
+  struct alignas(16) Start {
+    int32_t d, h, w, filter;
+  } start;
 };
-static_assert(sizeof(WorkItem) == 64);
+static_assert(sizeof(WorkItem) == 80);
 
 inline constexpr int kMaxStages = 12;           // of a ring of k-blocks
 inline constexpr int kMaxFilterStages = 32;     // of a filter that stays
@@ -122,13 +132,15 @@ struct Config {
 struct Schedule {
   Config config;
   Box box;
-  std::optional<Patch> patch;  // where taps share one
-  int stages = 0;              // k-blocks in shared memory; of the filter alone where there is a patch
-  bool filter_stays = false;   // all of its k-blocks fit: they are loaded once
+  std::optional<Patch> patch;      // where taps share one
+  std::optional<RunCorners> runs;  // where tiles are runs of pixels, in one row of all output pixels
+  int stages = 0;                  // k-blocks in shared memory; of the filter alone where there is a patch
+  bool filter_stays = false;       // all of its k-blocks fit: they are loaded once
   size_t shared_bytes = 0;
   std::vector<Tap> taps;
-  std::vector<WorkItem> items;  // [rounds][clusters]; a cluster's list ends with parts 0
+  std::vector<WorkItem> items;  // [rounds][blocks]; a block's list ends with parts 0
   int clusters = 0;
+  int blocks() const { return clusters * config.splits; }
   int slots = 0, counters = 0;  // of the workspace: partial tiles, and one count for each cut tile
   double cycles = 0;            // what the model below expects
 };

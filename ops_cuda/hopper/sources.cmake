@@ -11,6 +11,7 @@ add_library(ort_cks_hopper OBJECT
   ops_cuda/hopper/hopper_conv_tf32.cu
   ops_cuda/hopper/pack_halves.cu
   ops_cuda/hopper/patch.cc
+  ops_cuda/hopper/runs.cc
   ops_cuda/hopper/schedule.cc
   ops_cuda/hopper/weight_gradient.cc)
 target_include_directories(ort_cks_hopper PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})

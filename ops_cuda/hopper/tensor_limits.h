@@ -3,7 +3,8 @@
 
 namespace cks::cuda::hopper {
 
-inline constexpr int kMaxTensorBox = 256;    // elements that a copy spans along an axis
-inline constexpr int kMaxElementStride = 8;  // from one that it takes to the next
+inline constexpr int kMaxTensorBox = 256;     // elements that a copy spans along an axis
+inline constexpr int kMaxElementStride = 8;   // from one that it takes to the next
+inline constexpr int kMaxIm2colOffset = 255;  // of a pixel from its base pixel, in a map of two spatial axes
 
 }  // namespace cks::cuda::hopper

@@ -31,7 +31,7 @@ struct TileTraits {
   static constexpr Source kSource = kSourceOfTile;
   using T = typename Math::Element;
   static constexpr TileShape kShape{kTeam, kRowBlocks, BN, kCurve, kSource};
-  static constexpr int BM = kShape.bm(), kMathWarps = kShape.math_warpgroups() * 4;
+  static constexpr int BM = kShape.bm(), kMathWarps = kShape.math_warpgroups() * 4, kThreads = kShape.threads();
   static constexpr int kTeamThreads = kTeam == Team::kShared ? 256 : 128;  // that work on one tile
   static constexpr bool kAlternate = kTeam == Team::kAlternate;
   static constexpr int kTeams = kAlternate ? 2 : 1;
@@ -59,12 +59,12 @@ struct TileTraits {
     uint64_t full[kRing], empty[kRing];  // of the ring of k-blocks
     uint64_t patch_full[kPatchStages], patch_empty[kPatchStages];
     uint64_t ready[kTeams][kStaged], staged[kTeams][kStaged];  // of the rings of slabs
-    uint64_t turn[2], partial_ready, partial_read;
+    uint64_t turn[2], inbox_full, inbox_read;
   };
 
-  // By the first warp, a barrier of each kind a lane.
+  // By one warp, a barrier of each kind a lane.
   static __device__ void init(Barriers& bars, const Params& p) {
-    const int i = threadIdx.x;
+    const int i = threadIdx.x % 32;
     const auto init = [](uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); };
     static_assert(kRing <= 32 && kTeams * kStaged <= 32);
     if (i < p.stages) init(bars.full[i], 1), init(bars.empty[i], kTeamThreads / 32);
@@ -72,8 +72,9 @@ struct TileTraits {
       init(bars.patch_full[i], 1), init(bars.patch_empty[i], kTeamThreads / 32);
     if (i < kTeams * kStaged) init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
     if (i < 2) init(bars.turn[i], kTeamThreads / 32);
-    if (i == 0) init(bars.partial_ready, p.splits), init(bars.partial_read, p.splits);
+    if (i == 0) init(bars.inbox_full, 1), init(bars.inbox_read, kTeamThreads / 32 * p.splits);
     barrier_init_fence();
+    __syncwarp();
   }
 };
 

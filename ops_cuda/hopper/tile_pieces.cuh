@@ -1,4 +1,4 @@
-// Tiles whose sum is in pieces: parts in a workspace, or shares of the blocks of a cluster.
+// Tiles whose sum is in parts, which meet in a workspace; and how sums in pieces are stored, there and in clusters.
 #pragma once
 #include "ops_cuda/hopper/tile_epilogue.cuh"
 
@@ -8,11 +8,12 @@ template <class Tile>
 struct TilePieces {
   using Ending = TileEpilogue<Tile>;
   using T = typename Tile::T;
+  using Pieces = WorkReader::Pieces;
   using Accumulators = typename Tile::Accumulators;
   static constexpr int BM = Tile::BM, BN = Tile::BN, kRowBlocks = Tile::kRowBlocks, kTeamThreads = Tile::kTeamThreads;
 
   // Element offset of channel 0 of a tile row's output pixel, or -1 where the box hangs over the output.
-  static __device__ int64_t pixel_offset(const Params& p, const WorkItem& t, int row) {
+  static __device__ int64_t pixel_offset(const Params& p, const Pieces& t, int row) {
     const int w = row % p.box.w, h = row / p.box.w % p.box.h;
     const int nd = row / (p.box.w * p.box.h), d = nd % p.box.d, n = nd / p.box.d;
     const int on = t.input.n + n, od = t.output.d + d * p.out_step.d, oh = t.output.h + h * p.out_step.h,
@@ -25,7 +26,7 @@ struct TilePieces {
   // channels and stored without staging.
   struct Rows {
     int64_t offset[kRowBlocks][2];
-    __device__ Rows(const Params& p, const WorkItem& t, int row0) {
+    __device__ Rows(const Params& p, const Pieces& t, int row0) {
       const int row = row0 + threadIdx.x % 32 / 4;
 #pragma unroll
       for (int m = 0; m < kRowBlocks; ++m)
@@ -34,37 +35,54 @@ struct TilePieces {
     }
   };
 
-  static __device__ void store_unit(const Params& p, const WorkItem& t, int unit, const int64_t (&offset)[2],
-                                    const float4 (&halves)[2]) {
-    const int lane = threadIdx.x % 32, k = t.sum.k0 + unit * 16 + lane % 4 * 2;
-    float v[8] = {halves[0].x, halves[0].y, halves[0].z, halves[0].w,
-                  halves[1].x, halves[1].y, halves[1].z, halves[1].w};
-    typename Ending::Affine affine[1];
-    Ending::load_affine(p, k, affine);
-    affine[0].apply(v);
-    const auto pair = [&](const void* tensor, int i) {
-      return static_cast<const T*>(tensor) + offset[i % 2] + k + i / 2 * 8;
-    };
-    const auto exists = [&](int i) { return offset[i % 2] >= 0 && k + i / 2 * 8 < p.K; };
-    if (p.epilogue.residual) {
+  // A unit: 16 channels of a warp's 16 rows. Of a thread's eight sums in it, where they go and what is added to them;
+  // all that can be known before the sums.
+  class Unit {
+   public:
+    __device__ Unit(const Params& p, const Pieces& t, int unit, const int64_t (&offset)[2])
+        : k_(t.sum.k0 + unit * 16 + threadIdx.x % 4 * 2), offset_{offset[0], offset[1]} {
+      Ending::load_affine(p, k_, affine_);
+      if (!p.epilogue.residual) return;
+      for_pairs(p, [&](int i, int64_t at) {
+        const T* const from = static_cast<const T*>(p.epilogue.residual) + at;
+        residual_[i * 2] = to_float(from[0]), residual_[i * 2 + 1] = to_float(from[1]);
+      });
+    }
+    __device__ void store(const Params& p, const float4 (&halves)[2]) const {
+      float v[8] = {halves[0].x, halves[0].y, halves[0].z, halves[0].w,
+                    halves[1].x, halves[1].y, halves[1].z, halves[1].w};
+      affine_[0].apply(v);
+      if (p.epilogue.residual) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] = add_leaky(v[i], residual_[i], p.epilogue.residual_slope);
+      }
+      Ending::apply(p.epilogue, v, k_);
+      for_pairs(p, [&](int i, int64_t at) {
+        T* const to = static_cast<T*>(p.epilogue.y) + at;
+        to[0] = from_float<T>(v[i * 2]), to[1] = from_float<T>(v[i * 2 + 1]);
+      });
+    }
+
+   private:
+    // Calls f(pair of neighbouring channels, element offset) for those that exist.
+    template <class F>
+    __device__ void for_pairs(const Params& p, F f) const {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        if (!exists(i)) continue;
-#pragma unroll
-        for (int j = 0; j < 2; ++j)
-          v[i * 2 + j] = add_leaky(v[i * 2 + j], to_float(pair(p.epilogue.residual, i)[j]), p.epilogue.residual_slope);
+        const int k = k_ + i / 2 * 8;
+        if (offset_[i % 2] >= 0 && k < p.K) f(i, offset_[i % 2] + k);
       }
     }
-    Ending::apply(p.epilogue, v, k);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (!exists(i)) continue;
-      T* to = const_cast<T*>(pair(p.epilogue.y, i));
-      to[0] = from_float<T>(v[i * 2]);
-      to[1] = from_float<T>(v[i * 2 + 1]);
-    }
-  }
+    int k_;
+    int64_t offset_[2];
+    typename Ending::Affine affine_[1];
+    float residual_[8] = {};
+  };
 
+  // Of a thread's accumulators, four: two neighbouring channels of a row and of the row eight below it.
+  static __device__ float4 group(const Accumulators& acc, int m, int j) {
+    return make_float4(acc[m][j * 4], acc[m][j * 4 + 1], acc[m][j * 4 + 2], acc[m][j * 4 + 3]);
+  }
   static __device__ void add(float4& sum, float4 v) { sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w; }
 
   // A tile's parts meet here, and nobody needs to wait for anybody. Of a few parts, the one that finds all others in
@@ -75,7 +93,7 @@ struct TilePieces {
   // The tile's counter says how far it is: parts that have arrived, then units that are taken. Who takes the last one
   // leaves the counter ready for the next launch, its upper half one higher, so that late helpers see that the tile is
   // done.
-  static __device__ void gather_parts(const Params& p, const WorkItem& t, const Accumulators& acc, bool decides,
+  static __device__ void gather_parts(const Params& p, const Pieces& t, const Accumulators& acc, bool decides,
                                       bool is_idle, int row0) {
     constexpr int kGroups = BN / 8;  // of four accumulators, in a row block
     constexpr int kUnits = BN / 16;
@@ -84,9 +102,7 @@ struct TilePieces {
     const auto group_of = [&](int part, int m, int j) {
       return p.partials + int64_t(t.part.slot + part) * (BM * BN / 4) + (m * kGroups + j) * kTeamThreads + threadIdx.x;
     };
-    const auto own = [&](int m, int j) {
-      return make_float4(acc[m][j * 4], acc[m][j * 4 + 1], acc[m][j * 4 + 2], acc[m][j * 4 + 3]);
-    };
+    const auto own = [&](int m, int j) { return group(acc, m, j); };
     unsigned* const counter = p.counters + t.part.counter;
     __shared__ int decision[2];
     // One warp decides; what its first lane finds is every lane's, so that the warp stays together.
@@ -115,7 +131,7 @@ struct TilePieces {
             for (int i = 0; i < 2; ++i)
               add(sums[i], part == mine ? own(m, unit * 2 + i) : __ldcg(group_of(part, m, unit * 2 + i)));
           }
-          store_unit(p, t, unit, rows.offset[m], sums);
+          Unit(p, t, unit, rows.offset[m]).store(p, sums);
         }
       }
       named_barrier(1, kTeamThreads);  // the decision has been read
@@ -173,7 +189,7 @@ struct TilePieces {
 #pragma unroll
             for (int i = 0; i < 2; ++i) add(sums[i], __ldcg(group_of(part, m, unit * 2 + i)));
           }
-          store_unit(p, t, unit, rows.offset[m], sums);
+          Unit(p, t, unit, rows.offset[m]).store(p, sums);
         }
       }
       if (decides) {
@@ -185,21 +201,6 @@ struct TilePieces {
       unit = int(everyones(decision[turn % 2]));
     }
     named_barrier(1, kTeamThreads);
-  }
-
-  // Adds the partial tiles of a cluster's blocks, in order, for this block's share of the channels, and stores them.
-  static __device__ void reduce_over_cluster(const Params& p, const WorkItem& t, uint32_t partial, int rank, int row0) {
-    constexpr int kUnits = BN / 16;
-    const Rows rows(p, t, row0);
-    for (int unit = kUnits * rank / p.splits; unit < kUnits * (rank + 1) / p.splits; ++unit) {
-      float4 sums[2] = {};
-      for (int peer = 0; peer < p.splits; ++peer) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-          add(sums[i], load_peer(peer_address(partial + ((unit * 2 + i) * 128 + threadIdx.x) * 16, peer)));
-      }
-      store_unit(p, t, unit, rows.offset[0], sums);
-    }
   }
 };
 

@@ -13,16 +13,24 @@ __device__ T read_plan(const T* from) {
   return *reinterpret_cast<const T*>(&words);
 }
 
-// A cluster's work items in order; what one is about is fetched while the one before it is worked on. (What a role does
+// A block's work items in order; what one is about is fetched while the one before it is worked on. (What a role does
 // not ask for, the compiler does not fetch.)
 class WorkReader {
  public:
-  __device__ WorkReader(const Params& p, int cluster) : next_(p.items + cluster), pitch_(p.clusters) { fetch(); }
+  explicit __device__ WorkReader(const Params& p) : next_(p.items + blockIdx.x) { fetch(); }
+  struct Pieces {
+    WorkItem::Sum sum;
+    WorkItem::Input input;
+    WorkItem::Output output;
+    WorkItem::Part part;
+  };
+
   // False past the last item.
   __device__ bool next() {
-    sum_ = coming_sum_, input_ = coming_input_, output_ = coming_output_, part_ = coming_part_, item_ = next_;
+    sum_ = coming_sum_, input_ = coming_input_, output_ = coming_output_, part_ = coming_part_, start_ = coming_start_;
+    item_ = next_;
     if (at_end()) return false;
-    next_ += pitch_;
+    next_ += gridDim.x;
     fetch();
     return true;
   }
@@ -31,8 +39,9 @@ class WorkReader {
   __device__ const WorkItem::Input& input() const { return input_; }
   __device__ const WorkItem::Output& output() const { return output_; }
   __device__ const WorkItem::Part& part() const { return part_; }
-  // All of it, for those who need it seldom.
-  __device__ WorkItem item() const {
+  __device__ const WorkItem::Start& start() const { return start_; }
+  // Of a tile whose sum is in pieces, for those who add them up.
+  __device__ Pieces pieces() const {
     return {sum_, read_plan(&item_->input), read_plan(&item_->output), read_plan(&item_->part)};
   }
 
@@ -40,14 +49,14 @@ class WorkReader {
   __device__ void fetch() {
     coming_sum_ = read_plan(&next_->sum);
     coming_input_ = read_plan(&next_->input), coming_output_ = read_plan(&next_->output);
-    coming_part_ = read_plan(&next_->part);
+    coming_part_ = read_plan(&next_->part), coming_start_ = read_plan(&next_->start);
   }
   const WorkItem *next_, *item_ = nullptr;
-  int pitch_;
   WorkItem::Sum sum_{}, coming_sum_;
   WorkItem::Input input_{}, coming_input_;
   WorkItem::Output output_{}, coming_output_;
   WorkItem::Part part_{}, coming_part_;
+  WorkItem::Start start_{}, coming_start_;
 };
 
 // A block of channels of the input, as copies name it: of x or, behind its last, of x2.

@@ -16,7 +16,7 @@ namespace {
 using namespace cks;
 using namespace cks::cuda::hopper;
 
-int64_t schedules = 0, items = 0, cut_tiles = 0;
+int64_t schedules = 0, items = 0, cut_tiles = 0, run_items = 0;
 
 void require(bool holds, const char* what, const Problem& p, const Config& c) {
   if (holds) return;
@@ -82,11 +82,40 @@ void check_patch_item(const Problem& p, const Schedule& s, const WorkItem& w) {
   }
 }
 
+// A run's base pixels, as TMA goes through them in its im2col mode, must be what each of its output pixels reads
+// through a tap without an offset; and the taps' offsets must fit.
+void check_run_item(const Problem& p, const Schedule& s, const WorkItem& w, int channel_blocks) {
+  const auto holds = [&](bool x, const char* what) { require(x, what, p, s.config); };
+  const auto& [lower, upper] = *s.runs;
+  int at[2] = {w.input.h, w.input.w}, image = w.input.d;
+  const int64_t pixels = p.N * volume(p.output);
+  for (int64_t o = w.output.w; o < std::min<int64_t>(w.output.w + s.config.shape.bm(), pixels); ++o) {
+    const int64_t oh = o / p.output[2] % p.output[1], ow = o % p.output[2];
+    holds(image == o / (p.output[1] * p.output[2]) && at[0] == oh * p.stride[1] - p.pad[1] &&
+              at[1] == ow * p.stride[2] - p.pad[2],
+          "a run leaves its output");
+    at[1] += int(p.stride[2]);
+    if (at[1] > p.input[2] - 1 + upper[1]) at[1] = lower[1], at[0] += int(p.stride[1]);
+    if (at[0] > p.input[1] - 1 + upper[0]) at[0] = lower[0], ++image;
+  }
+  for (int b = w.sum.lo; b < w.sum.hi; ++b) {
+    const Tap& tap = s.taps[w.output.first_tap + b / channel_blocks];
+    const int S = int(p.filter.extent[2]);
+    holds(tap.offset[1] == tap.filter / S * p.dilation[1] && tap.offset[2] == tap.filter % S * p.dilation[2] &&
+              std::max(tap.offset[1], tap.offset[2]) <= kMaxIm2colOffset,
+          "a tap of a run is not its filter's");
+  }
+}
+
+// A block's share of a tile: the tap that its k-blocks are counted from, and they, [lo, hi).
+struct Share {
+  int first_tap, lo, hi;
+};
+
 struct Tile {
-  int length = 0;                            // k-blocks seen so far
-  std::map<int, std::pair<int, int>> parts;  // part -> [lo, hi)
+  std::map<std::pair<int, int>, Share> shares;  // by part and rank in the cluster
   std::set<int> slots, counters;
-  int expected_parts = 0, num_k_blocks = 0;
+  int expected_parts = 0;
 };
 
 void check(const Problem& p, const Operands& o, const Machine& m, const Schedule& s) {
@@ -103,15 +132,16 @@ void check(const Problem& p, const Operands& o, const Machine& m, const Schedule
   holds(s.shared_bytes <= size_t(m.shared_bytes) / c.blocks_per_sm, "shared memory");
   holds(s.box.pixels() <= c.shape.bm(), "the box has more pixels than the tile has rows");
   holds(s.box.n <= 256, "box");
-  for (int i = 0; i < 3; ++i) holds(s.box.extent[i] * p.stride[i] <= 256, "the box spans more than a tensor map can");
+  for (int i = 0; i < 3; ++i)
+    holds(s.box.extent[i] * (s.runs ? 1 : p.stride[i]) <= 256, "the box spans more than a tensor map can");
   holds(s.clusters * c.splits <= m.multiprocessors * c.blocks_per_sm, "more blocks than fit the GPU");
-  holds(int(s.items.size()) % s.clusters == 0, "rounds");
+  holds(int(s.items.size()) % s.blocks() == 0, "rounds");
   const int channel_blocks = int((o.channels * o.element_bytes + 127) / 128);
 
   std::map<std::array<int, 5>, Tile> tiles;  // (n, first output pixel, k0)
-  for (int cluster = 0; cluster < s.clusters; ++cluster) {
+  for (int block = 0; block < s.blocks(); ++block) {
     bool ended = false;
-    for (size_t i = cluster; i < s.items.size() && !ended; i += s.clusters) {
+    for (size_t i = block; i < s.items.size() && !ended; i += s.blocks()) {
       const WorkItem& w = s.items[i];
       ended = w.sum.parts == 0;
       if (ended) continue;
@@ -119,25 +149,36 @@ void check(const Problem& p, const Operands& o, const Machine& m, const Schedule
       Tile& t = tiles[{w.input.n, w.output.d, w.output.h, w.output.w, w.sum.k0}];
       holds(w.sum.lo <= w.sum.hi, "an empty range");
       holds(w.sum.k0 % c.shape.bn == 0 && w.sum.k0 < p.filter.K, "k0");
-      holds(t.parts.insert({w.part.part, {w.sum.lo, w.sum.hi}}).second, "a part is there twice");
+      const Share share{w.output.first_tap, w.sum.lo, w.sum.hi};
+      holds(t.shares.insert({{w.part.part, block % c.splits}, share}).second, "a share is there twice");
       t.expected_parts = w.sum.parts;
       if (w.sum.parts > 1)
         t.slots.insert(w.part.slot), t.counters.insert(w.part.counter),
             holds(w.part.slot + w.sum.parts <= s.slots && w.part.counter < s.counters, "slot");
-      for (int b = w.sum.lo; b < w.sum.hi; ++b)
-        holds(w.output.first_tap + (s.patch ? b % w.part.taps : b / channel_blocks) < int(s.taps.size()),
-              "a tap beyond the list");
+      const auto tap_of = [&](int b) { return w.output.first_tap + (s.patch ? b % w.part.taps : b / channel_blocks); };
+      for (int b = w.sum.lo; b < w.sum.hi; ++b) holds(tap_of(b) < int(s.taps.size()), "a tap beyond the list");
+      if (w.sum.lo < w.sum.hi) {
+        const Tap& first = s.taps[tap_of(w.sum.lo)];
+        holds(first.offset == Index3{w.start.d, w.start.h, w.start.w} && first.filter == w.start.filter,
+              "a share starts elsewhere");
+        holds(s.patch || w.sum.lo < channel_blocks, "a share is counted from another tap than its first");
+      }
       if (s.patch) check_patch_item(p, s, w);
-      t.length += w.sum.hi - w.sum.lo;
+      if (s.runs) check_run_item(p, s, w, channel_blocks), ++run_items;
     }
     holds(ended, "a list without an end");
   }
   std::set<int> used;
   int64_t pixels = 0;
   for (const auto& [at, t] : tiles) {
-    holds(int(t.parts.size()) == t.expected_parts, "a part is missing");
+    holds(int(t.shares.size()) == t.expected_parts * c.splits, "a share is missing");
+    const int list = t.shares.begin()->second.first_tap;  // the tile's first share begins it
     int end = 0;
-    for (const auto& [part, range] : t.parts) holds(range.first == end, "parts do not join"), end = range.second;
+    for (const auto& [where, share] : t.shares) {
+      const int before = s.patch ? 0 : (share.first_tap - list) * channel_blocks;
+      holds(before + share.lo == end, "shares do not join");
+      end = before + share.hi;
+    }
     if (t.expected_parts > 1) {
       ++cut_tiles;
       holds(t.slots.size() == 1 && t.counters.size() == 1 && used.insert(*t.counters.begin()).second,
@@ -145,6 +186,12 @@ void check(const Problem& p, const Operands& o, const Machine& m, const Schedule
     }
     // The sum must be at least as long as any of its pixels needs.
     holds(end % channel_blocks == 0, "a tap is cut off");
+    if (s.runs) {
+      for (int64_t o = at[3]; o < std::min<int64_t>(at[3] + s.box.extent[2], p.N * volume(p.output)); ++o, ++pixels)
+        holds(end / channel_blocks >= live_taps(p, {0, o / p.output[2] % p.output[1], o % p.output[2]}),
+              "a live tap is missing");
+      continue;
+    }
     for (int n = at[0]; n < std::min<int64_t>(p.N, at[0] + s.box.n); ++n) {
       Dims q;
       const auto out_step = [&](int i) { return step ? 1 : p.stride[i]; };
@@ -198,6 +245,7 @@ int main() {
       }
     }
   }
-  std::printf("%ld schedules, %ld work items, %ld cut tiles\n", long(schedules), long(items), long(cut_tiles));
-  return cut_tiles > 0 ? 0 : 1;
+  std::printf("%ld schedules, %ld work items, %ld of runs, %ld cut tiles\n", long(schedules), long(items),
+              long(run_items), long(cut_tiles));
+  return cut_tiles > 0 && run_items > 0 ? 0 : 1;
 }
