@@ -1,0 +1,177 @@
+#include "ops_cuda/tile_search.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <span>
+
+#include "ops_cuda/private_stream.h"
+
+namespace cks::cuda {
+namespace {
+
+constexpr size_t kCandidates = 10;
+// Of candidates timed by one launch those that take this much longer than the best, noise aside, are given up; not the
+// one that is expected to be fastest, lest nobody learns what the search was good for.
+constexpr double kHopeless = 1.5, kNoiseUs = 5;
+// A sample is as many launches as take about this long, of each candidate in turn; its fastest sample counts.
+constexpr double kSampleUs = 100;
+constexpr int kMostLaunches = 20;
+constexpr int kSamples = 7;
+
+class Event {
+ public:
+  Event() { check(cudaEventCreate(&event_), "creating an event"); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record(Stream stream) { check(cudaEventRecord(event_, stream), "timing a tile"); }
+  double us_until(const Event& end) const {
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, event_, end.event_), "timing a tile");
+    return 1e3 * double(ms);
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// The same launch again and again, as a graph: the host is too slow to keep the GPU busy with short ones.
+class Launches {
+ public:
+  template <class Launch>
+  Launches(int count, const Launch& launch) {
+    const PrivateStream stream;  // the run's may be the legacy default stream, which cannot be captured
+    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeRelaxed), "capturing a tile's launches");
+    cudaGraph_t graph = nullptr;
+    try {
+      for (int i = 0; i < count; ++i) launch(stream.get());
+    } catch (...) {
+      cudaStreamEndCapture(stream.get(), &graph);
+      if (graph) cudaGraphDestroy(graph);
+      throw;
+    }
+    check(cudaStreamEndCapture(stream.get(), &graph), "capturing a tile's launches");
+    const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(status, "capturing a tile's launches");
+  }
+  ~Launches() { cudaGraphExecDestroy(graph_); }
+  Launches(const Launches&) = delete;
+  Launches& operator=(const Launches&) = delete;
+  void start(Stream stream) const { check(cudaGraphLaunch(graph_, stream), "launching a tile's graph"); }
+
+ private:
+  cudaGraphExec_t graph_ = nullptr;
+};
+
+void wait_for(Stream stream) { check(cudaStreamSynchronize(stream), "timing tiles"); }
+
+// The microseconds of each action, started in turn.
+template <class Start>
+std::vector<double> times_us(size_t actions, Stream stream, const Start& start) {
+  std::vector<std::array<Event, 2>> events(actions);
+  for (size_t i = 0; i < actions; ++i) {
+    events[i][0].record(stream);
+    start(i);
+    events[i][1].record(stream);
+  }
+  wait_for(stream);
+  std::vector<double> us;
+  for (const auto& [begin, end] : events) us.push_back(begin.us_until(end));
+  return us;
+}
+
+std::string extents(const Dims& d) {
+  return std::to_string(d[0]) + "x" + std::to_string(d[1]) + "x" + std::to_string(d[2]);
+}
+
+std::string gpu_name() {
+  int device = 0;
+  check(cudaGetDevice(&device), "looking for a GPU");
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "asking what the GPU is");
+  return std::string(properties.name) + ", " + std::to_string(properties.multiProcessorCount) + " multiprocessors";
+}
+
+}  // namespace
+
+std::string tile_search_key(const ConvolutionSpec& spec, bool has_residual) {
+  const Problem& p = spec.problem;
+  const Filter& f = p.filter;
+  std::string key = gpu_name() + "; ";
+  key += f.op == Operator::kConv ? "Conv " : "ConvTranspose ";
+  key += spec.type == DataType::kHalf         ? "float16"
+         : spec.type == DataType::kBFloat16   ? "bfloat16"
+         : spec.precision == Precision::kTF32 ? "float as TF32"
+                                              : "float";
+  key += spec.layout == Layout::kNHWC ? " NHWC" : " NCHW";
+  key += ", N " + std::to_string(p.N) + " C " + std::to_string(f.C - p.x2_channels);
+  if (p.x2_channels > 0) key += " + " + std::to_string(p.x2_channels);
+  key += " K " + std::to_string(f.K) + " groups " + std::to_string(f.groups);
+  key += ", input " + extents(p.input) + " output " + extents(p.output) + " filter " + extents(f.extent);
+  key += " stride " + extents(p.stride) + " dilation " + extents(p.dilation) + " pad " + extents(p.pad);
+  key += ", activation " + std::to_string(int(spec.activation.kind));
+  if (has_residual) key += ", residual";
+  if (!spec.filter_is_constant) key += ", variable filter";
+  return key;
+}
+
+struct TileSearch::Candidate {
+  std::string tile;
+  std::unique_ptr<const Convolution> convolution;
+};
+
+TileSearch::TileSearch(const ConvolutionSpec& spec) {
+  const RelaxedCapture relaxed;
+  for (const std::string& tile : tile_choices(spec, kCandidates)) {
+    ConvolutionSpec tiled = spec;
+    tiled.tile = tile;
+    candidates_.push_back({tile, std::make_unique<const Convolution>(tiled)});
+  }
+}
+
+TileSearch::~TileSearch() = default;
+
+size_t TileSearch::workspace_bytes() const {
+  size_t most = 0;
+  for (const Candidate& c : candidates_) most = std::max(most, c.convolution->workspace_bytes());
+  return most;
+}
+
+bool TileSearch::drop_largest() {
+  if (candidates_.size() == 1) return false;
+  candidates_.erase(
+      std::ranges::max_element(candidates_, {}, [](const Candidate& c) { return c.convolution->workspace_bytes(); }));
+  return true;
+}
+
+TileSearch::Found TileSearch::fastest(InputTensors input, const void* filter, const void* bias, const void* residual,
+                                      void* y, void* workspace, Stream stream) const {
+  const RelaxedCapture relaxed;
+  const auto launch = [&](const Candidate& c, Stream where) {
+    c.convolution->run(input, filter, bias, residual, y, workspace, where);
+  };
+  for (const Candidate& c : candidates_) launch(c, stream);  // the first launch loads the kernel
+  const std::vector<double> roughly_us =
+      times_us(candidates_.size(), stream, [&](size_t i) { launch(candidates_[i], stream); });
+  const double best_us = std::ranges::min(roughly_us);
+
+  const int count = std::clamp(int(kSampleUs / best_us), 1, kMostLaunches);
+  std::vector<const Candidate*> hopeful;
+  std::vector<std::unique_ptr<const Launches>> launches;
+  for (size_t i = 0; i < candidates_.size(); ++i) {
+    if (i > 0 && roughly_us[i] > kHopeless * best_us + kNoiseUs) continue;
+    hopeful.push_back(&candidates_[i]);
+    launches.push_back(std::make_unique<const Launches>(count, [&](Stream s) { launch(candidates_[i], s); }));
+  }
+  std::vector<double> least_us(hopeful.size(), std::numeric_limits<double>::infinity());
+  for (int sample = 0; sample < kSamples; ++sample) {
+    const std::vector<double> us = times_us(hopeful.size(), stream, [&](size_t i) { launches[i]->start(stream); });
+    for (size_t i = 0; i < us.size(); ++i) least_us[i] = std::min(least_us[i], us[i] / count);
+  }
+  const size_t fastest = size_t(std::ranges::min_element(least_us) - least_us.begin());
+  return {hopeful[fastest]->tile, least_us[fastest], least_us.front(), candidates_.size()};
+}
+
+}  // namespace cks::cuda
