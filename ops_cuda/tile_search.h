@@ -28,6 +28,8 @@ class TileSearch {
 
  private:
   struct Candidate;
+  const FilterUse use_;
+  const bool filter_is_constant_;
   std::vector<Candidate> candidates_;
 };
 

@@ -287,7 +287,7 @@ def test_a_session_that_captures_searches_first(tmp_path):
 @pytest.mark.usefixtures("hopper")
 def test_a_residual_that_is_overwritten_is_added_once(tmp_path):
     """Y bound to where Z lies: each launch of a search would add the sum once more."""
-    case = Case(names="XWZ", constants="W", dtype="float")
+    case = Case(names="XWBZ", dtype="float")
     writing = session(case.model(), tune_cache=tmp_path / "cache")
     binding = writing.io_binding()
     values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(v, "cuda", 0) for n, v in case.feeds().items()}
