@@ -7,6 +7,7 @@
 #include "custom_ops/allocator.h"
 #include "ops_cuda/convolution.h"
 #include "ops_cuda/max_pool.h"
+#include "ops_cuda/problem_text.h"
 #include "ops_cuda/tile_search.h"
 
 namespace cks::ort {
@@ -75,7 +76,7 @@ class CudaProvider {
   static bool has_tiles(const Spec& spec) { return cuda::has_tile_choices(spec); }
   static bool is_tile(const Spec& spec, const std::string& tile) { return cuda::is_tile_choice(spec, tile); }
   static std::string search_key(const Spec& spec, bool has_residual) {
-    return cuda::tile_search_key(spec, has_residual);
+    return cuda::gpu_name() + "; " + cuda::problem_text(spec, has_residual);
   }
   static std::unique_ptr<const Convolution> plan(const Spec& spec) { return std::make_unique<const Convolution>(spec); }
   static std::unique_ptr<const WeightGradient> plan_gradient(const Problem& problem, DataType type, Layout layout,

@@ -119,9 +119,7 @@ std::vector<double> times_us(size_t actions, Stream stream, const Start& start) 
   return us;
 }
 
-std::string extents(const Dims& d) {
-  return std::to_string(d[0]) + "x" + std::to_string(d[1]) + "x" + std::to_string(d[2]);
-}
+}  // namespace
 
 std::string gpu_name() {
   int device = 0;
@@ -129,29 +127,6 @@ std::string gpu_name() {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "asking what the GPU is");
   return std::string(properties.name) + ", " + std::to_string(properties.multiProcessorCount) + " multiprocessors";
-}
-
-}  // namespace
-
-std::string tile_search_key(const ConvolutionSpec& spec, bool has_residual) {
-  const Problem& p = spec.problem;
-  const Filter& f = p.filter;
-  std::string key = gpu_name() + "; ";
-  key += f.op == Operator::kConv ? "Conv " : "ConvTranspose ";
-  key += spec.type == DataType::kHalf         ? "float16"
-         : spec.type == DataType::kBFloat16   ? "bfloat16"
-         : spec.precision == Precision::kTF32 ? "float as TF32"
-                                              : "float";
-  key += spec.layout == Layout::kNHWC ? " NHWC" : " NCHW";
-  key += ", N " + std::to_string(p.N) + " C " + std::to_string(f.C - p.x2_channels);
-  if (p.x2_channels > 0) key += " + " + std::to_string(p.x2_channels);
-  key += " K " + std::to_string(f.K) + " groups " + std::to_string(f.groups);
-  key += ", input " + extents(p.input) + " output " + extents(p.output) + " filter " + extents(f.extent);
-  key += " stride " + extents(p.stride) + " dilation " + extents(p.dilation) + " pad " + extents(p.pad);
-  key += ", activation " + std::to_string(int(spec.activation.kind));
-  if (has_residual) key += ", residual";
-  if (!spec.filter_is_constant) key += ", variable filter";
-  return key;
 }
 
 struct TileSearch::Candidate {

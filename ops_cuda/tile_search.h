@@ -4,8 +4,7 @@
 
 namespace cks::cuda {
 
-// Everything that the answer depends on, the GPU included, as one line of text.
-std::string tile_search_key(const ConvolutionSpec&, bool has_residual);
+std::string gpu_name();  // of the current device, or of the slice of one that it is
 
 // The candidates, planned. Allocates and synchronises: not for a stream that is being captured.
 class TileSearch {

@@ -27,6 +27,7 @@ def newest(name):
         "hopper_schedule_test",
         "plan_cache_test",
         "tuning_test",
+        "problem_text_test",
         pytest.param("cuda_convolution_test", marks=pytest.mark.gpu),
     ],
 )

@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -136,7 +137,6 @@ def test_a_cache_that_cannot_be_is_refused_when_the_session_starts(tmp_path, mak
 
 
 def test_entries_of_a_session_are_read_by_every_api(tmp_path):
-    """Python's arguments only set them."""
     registered(tune="0")
     registered(tune="1")
     registered(tune_cache=str(tmp_path / "cache"))
@@ -144,6 +144,17 @@ def test_entries_of_a_session_are_read_by_every_api(tmp_path):
         registered(tune="yes")
     with pytest.raises(Exception, match=r"the tune cache '.*' is a folder"):
         registered(tune_cache=str(tmp_path))
+
+
+def test_pythons_arguments_set_the_entries(tmp_path):
+    options = onnxruntime.SessionOptions()
+    ort_cks.InferenceSession(Case().model(), options, PROVIDERS["cpu"], tune_cache=tmp_path / "cache")
+    assert options.get_session_config_entry("ort_cks.tune_cache") == str(tmp_path / "cache")
+    assert options.get_session_config_entry("ort_cks.tune") == "1"
+    options = onnxruntime.SessionOptions()
+    ort_cks.InferenceSession(Case().model(), options, PROVIDERS["cpu"])
+    with pytest.raises(RuntimeError, match=r"ort_cks\.tune"):
+        options.get_session_config_entry("ort_cks.tune")
 
 
 def test_a_library_that_is_registered_does_not_change_its_mind(tmp_path):
@@ -224,6 +235,17 @@ def test_a_problem_is_searched_once_and_answers_stay_right(case, capfd, tmp_path
     assert f"'{tile}' takes" in log
     assert version == ort_cks.__version__
     assert "N 2 C " in problem
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("hopper")
+def test_of_runs_at_once_one_searches(capfd):
+    case = Case(names="XWB", activation="Relu", dtype="float", precision="fp32")
+    shared = session(case.model(), tune=True)
+    with ThreadPoolExecutor(4) as threads:
+        for answer in threads.map(lambda _: shared.run(None, case.feeds()), range(8)):
+            case.check(answer[0])
+    assert capfd.readouterr().err.count("searched ") == 1
 
 
 @pytest.mark.gpu
