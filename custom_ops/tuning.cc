@@ -27,8 +27,9 @@ constexpr const char* kFirstLine = "ort_cks tiles, format 1";
 std::string key_of(const std::string& problem) { return ORT_CKS_VERSION "\t" + problem; }
 
 Tiles read(const std::string& file) {
-  if (std::filesystem::is_directory(file)) refuse(file, "is a folder; name a file");
-  if (!std::filesystem::exists(file)) return {};
+  std::error_code unknown;  // what is wrong with the path shows when the file is written
+  if (std::filesystem::is_directory(file, unknown)) refuse(file, "is a folder; name a file");
+  if (!std::filesystem::exists(file, unknown)) return {};
   std::ifstream in(file);
   if (!in) refuse(file, std::string("cannot be read: ") + std::strerror(errno));
   std::string line;
@@ -101,7 +102,7 @@ class FolderLock {
 }  // namespace
 
 Tuning::Tuning(FoundTiles& found, const std::string& file)
-    : found_(found), file_(file.empty() ? file : std::filesystem::absolute(file).string()) {
+    : found_(found), file_(file.empty() ? file : std::filesystem::weakly_canonical(file).string()) {
   if (file_.empty()) return;
   in_file_ = read(file_);
   TemporaryFile can_be_written(file_);  // a session should say so when it starts, not when it has searched for minutes

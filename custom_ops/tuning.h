@@ -32,7 +32,7 @@ class Tuning {
 
  private:
   FoundTiles& found_;
-  const std::string file_;  // absolute
+  const std::string file_;  // absolute, and no link: it is replaced
   Tiles in_file_;           // as far as this process knows
 };
 

@@ -109,6 +109,17 @@ void test_a_session_without_a_file_does_not_keep_it_from_one_with() {
   expect(read(folder / "cache") == kFirstLine + "tile\t1.2.3\ta\n", "and written all the same");
 }
 
+void test_a_link_stays_one() {
+  const Folder folder;
+  std::filesystem::create_symlink(folder / "real", folder / "link");
+  write(folder / "real", "");
+  FoundTiles process;
+  Tuning tuning(process, folder / "link");
+  keep(tuning, "a", "tile");
+  expect(std::filesystem::is_symlink(folder / "link"), "the link is not replaced");
+  expect(read(folder / "real") == kFirstLine + "tile\t1.2.3\ta\n", "but what it leads to");
+}
+
 void test_what_others_wrote_stays() {
   const Folder folder;
   const std::string file = folder / "cache", others = "x\t0.9.0\ta\ny\t1.2.3\tb\n";
@@ -199,6 +210,7 @@ int main() {
   test_sessions_of_a_process_share_what_they_find();
   test_a_file_carries_it_to_another_process();
   test_a_session_without_a_file_does_not_keep_it_from_one_with();
+  test_a_link_stays_one();
   test_what_others_wrote_stays();
   test_answers_of_another_version_do_not_count();
   test_damaged_lines_count_for_nothing();
