@@ -1,9 +1,9 @@
 """How a layer is timed on a GPU, by every benchmark of layers: ours, PyTorch and ONNX Runtime in one process.
 
 Each side replays a CUDA graph that holds many copies of the layer; the median of a replay, less that of a
-graph that does nothing, is divided by the copies. Ours computes in an ONNX Runtime session on NHWC tensors;
-ONNX Runtime's own operators count in the faster of NCHW and prefer_nhwc, PyTorch in the faster of its two
-layouts, with cudnn.benchmark.
+graph that does nothing, is divided by the copies. Ours computes in an ONNX Runtime session on NHWC tensors,
+with tiles searched by measurement unless told otherwise; ONNX Runtime's own operators count in the faster of
+NCHW and prefer_nhwc, with its search, PyTorch in the faster of its two layouts, with cudnn.benchmark.
 
 `ours_us`, `torch_us` and `ort_us` are cold: taken in turn, and each copy has weights and a result of its own,
 as the layers of a model have, so weights come from memory if all of them together exceed the cache.
@@ -47,16 +47,16 @@ def require_gpu() -> None:
 
 
 class GpuBenchmark:
-    """Rows of times; `columns` says which of COLUMNS are wanted."""
+    """Rows of times; `columns` says which of COLUMNS are wanted, `tune` whether ours searches its tiles."""
 
     provider = "cuda"
 
-    def __init__(self, columns: tuple[str, ...] = COLUMNS) -> None:
+    def __init__(self, columns: tuple[str, ...] = COLUMNS, tune: bool = True) -> None:
         # PyTorch first: it brings cuDNN and cuBLAS, which ONNX Runtime needs, into the process.
         from benchmarks import torch_side
 
         self.torch = torch_side
-        self.wanted = columns
+        self.wanted, self.tune = columns, tune
         self.columns = (*columns, "floor_us")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "nothing.onnx"
@@ -112,7 +112,15 @@ class _Measurement:
     def _ours(self) -> list[Action]:
         path = self.folder / "ours.onnx"
         layer_models.write_ours(path, self.layer, self.dtype, self.second, self.copies)
-        way = Way("ours", path, "cuda", tf32=self.dtype != "fp32", cuda_graph=True, with_library=True)
+        way = Way(
+            "ours",
+            path,
+            "cuda",
+            tf32=self.dtype != "fp32",
+            cuda_graph=True,
+            with_library=True,
+            tune=self.benchmark.tune,
+        )
         shapes = {f"y{i}": layer_models.result_shape(self.layer) for i in range(self.copies)}
         self.cold_session = BoundSession(way, self.feeds, shapes)
         return [self.cold_session.run]
@@ -128,7 +136,7 @@ class _Measurement:
             "use_tf32": str(int(self.dtype != "fp32")),
         }
         options = ort.SessionOptions()
-        register(options)
+        register(options, tune=self.benchmark.tune)
         session = ort.InferenceSession(path, options, providers=[("CUDAExecutionProvider", provider)])
         binding = session.io_binding()
         for name, array in self.feeds.items():

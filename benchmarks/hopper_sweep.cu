@@ -13,14 +13,6 @@ using namespace cks::cuda;
 
 namespace {
 
-std::string name_of(const hopper::Config& c) {
-  static constexpr const char* kTeams[] = {"solo", "shared", "alternate"};
-  return std::string(kTeams[int(c.shape.team)]) + " " + std::to_string(c.shape.bm()) + "x" +
-         std::to_string(c.shape.bn) + (c.splits > 1 ? " splits " + std::to_string(c.splits) : "") +
-         (c.shape.source == hopper::Source::kPatches ? " patches" : "") + (c.blocks_per_sm > 1 ? " two an SM" : "") +
-         (c.cut ? " cut" : "");
-}
-
 // How much slower than the fastest configuration the chosen one is, as a ratio.
 template <class T>
 double sweep(const Layer& layer, const char* dtype, DataType type, Precision precision, cudaStream_t stream) {
@@ -35,7 +27,7 @@ double sweep(const Layer& layer, const char* dtype, DataType type, Precision pre
   pack_filter(spec.use(), w.data(), packed.data(), stream);
   must(cudaStreamSynchronize(stream));
 
-  const std::string chosen = name_of(hopper::choose_schedule(p, operands, machine).config);
+  const std::string chosen = hopper::name_of(hopper::choose_schedule(p, operands, machine).config);
   double best_us = INFINITY, chosen_us = INFINITY;
   for (const hopper::Config& config : hopper::all_configs(p, operands)) {
     const hopper::Schedule schedule = hopper::make_schedule(p, operands, machine, config);
@@ -44,7 +36,7 @@ double sweep(const Layer& layer, const char* dtype, DataType type, Precision pre
     const Buffer<char> workspace(int64_t(kernel->workspace_bytes()));
     const double us = microseconds(
         stream, [&] { kernel->run(x.data(), packed.data(), nullptr, nullptr, y.data(), workspace.data(), stream); });
-    const std::string name = name_of(config);
+    const std::string name = hopper::name_of(config);
     best_us = std::min(best_us, us);
     if (name == chosen) chosen_us = us;
     std::printf("%s,%s,%s,%d,%d x %d x %d x %d,%d,%.2f,%.2f,%s\n", layer.name.c_str(), dtype, name.c_str(),

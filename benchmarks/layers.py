@@ -60,6 +60,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the draw; default: 0")
     parser.add_argument("--only", action="append", metavar="NAME", help="a layer; repeatable; default: all")
     parser.add_argument("--batch", type=int, metavar="N", help="cut larger batches to N")
+    parser.add_argument(
+        "--no-tune",
+        dest="tune",
+        action="store_false",
+        help="ours with the tiles that it expects to be fastest",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, after each one")
     options = parser.parse_args()
     drawn = options.random is not None
@@ -72,7 +78,7 @@ def main() -> int:
     if options.provider == "cuda":
         gpu.require_gpu()
         columns = tuple(column for column in gpu.COLUMNS if not drawn or column != "ort_us")
-        benchmark, dtypes = gpu.GpuBenchmark(columns), options.dtype or DTYPES
+        benchmark, dtypes = gpu.GpuBenchmark(columns, options.tune), options.dtype or DTYPES
     else:
         benchmark, dtypes = CpuBenchmark(), options.dtype or ("fp32",)
     facts = {layer: {"shape": layer.description, "seed": options.seed} if drawn else {} for layer in layers}

@@ -109,7 +109,7 @@ class Started:
         self.megabytes = (free - torch.cuda.mem_get_info()[0]) / 1e6
 
 
-def measure(files: Exported, torch_compile: bool) -> dict:
+def measure(files: Exported, torch_compile: bool, tune: bool) -> dict:
     """The row of times: through IO binding and CUDA graphs, input and output as the user has them (NCHW)."""
     name, dtype = files.name, files.dtype
     model = torch.load(files.torch, weights_only=False)
@@ -126,7 +126,7 @@ def measure(files: Exported, torch_compile: bool) -> dict:
         return [each.session.run for each in started[column]]
 
     plain = Way(name, files.original, "cuda", tf32=dtype != "fp32", cuda_graph=True)
-    ours = replace(plain, model=files.rewritten, with_library=True)
+    ours = replace(plain, model=files.rewritten, with_library=True, tune=tune)
     contenders = Contenders()
     contenders.add("ours_us", lambda: sessions("ours_us", [ours]))
     contenders.add("ort_us", lambda: sessions("ort_us", [plain, replace(plain, prefer_nhwc=True)]))
@@ -172,6 +172,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="of the exported files; default: one that is removed")
     parser.add_argument("--provider", choices=PROVIDERS, default="cuda", help="of a check")
     parser.add_argument("--compile", action="store_true", help="time torch.compile too")
+    parser.add_argument("--no-tune", dest="tune", action="store_false", help="search no tiles of ours")
     options = parser.parse_args()
     rows = sys.stdout
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as temporary:
@@ -193,7 +194,7 @@ def rows_of(options: argparse.Namespace, dtype: str, folder: Path) -> Iterator[d
         _, seconds = export(options.name, dtype, folder, fold_norms=True)
         yield {"name": options.name, "dtype": dtype, "ok": True, "rewrite_s": round(seconds, 2)}
     else:
-        yield measure(Exported(folder, options.name, dtype), options.compile)
+        yield measure(Exported(folder, options.name, dtype), options.compile, options.tune)
 
 
 if __name__ == "__main__":

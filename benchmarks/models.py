@@ -7,8 +7,8 @@ Times are medians of runs through IO binding and a CUDA graph, input and output 
 ONNX Runtime counts in the faster of NCHW and prefer_nhwc, PyTorch in the faster of its layouts. Errors are
 the largest, as a share of the output's root mean square, against a float32 run with TF32 off. Each model runs
 in a process of its own. A row also says where the time went, by kind of kernel, and what rewriting, starting
-a session (up to its first replay, with cuDNN's search) and its memory on the GPU cost. Needs a GPU, torch,
-torchvision and transformers.
+a session (up to its first replay, with the searches of cuDNN's algorithms and of our tiles) and its memory on
+the GPU cost. Needs a GPU, torch, torchvision and transformers.
 """
 
 import argparse
@@ -102,6 +102,9 @@ def main() -> int:
     parser.add_argument(
         "--compile", action="store_true", help="time torch.compile too; it takes minutes a model"
     )
+    parser.add_argument(
+        "--no-tune", action="store_true", help="ours with the tiles that it expects to be fastest"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, after each model")
     options = parser.parse_args()
     try:
@@ -122,7 +125,7 @@ def main() -> int:
     if options.check_only:
         found = (row for name in names for row in rows_of("check", name, dtypes))
     else:
-        found = timed_rows(names, dtypes, *["--compile"] * options.compile)
+        found = timed_rows(names, dtypes, *["--compile"] * options.compile, *["--no-tune"] * options.no_tune)
     for row in found:
         rows.append(row)
         print_row(row, columns)

@@ -1,5 +1,7 @@
 // ConvV2, SkDilated and KSDeconv: Y = activation(convolution(X, W) + B + Z), on either provider. With concat = 1 the
 // last input is X2, and what is convolved Concat([X, X2]).
+#include <chrono>
+#include <cstdio>
 #include <optional>
 
 #include "custom_ops/cpu_provider.h"
@@ -31,6 +33,7 @@ class ConvolutionKernel final : public Kernel {
         type_(arguments.type),
         attributes_(read_attributes(KernelAttributes(arguments.api, arguments.info), arguments.kind)),
         inputs_(inputs_before_x2(attributes_, input_count(arguments.api, arguments.info))),
+        tuning_(arguments.tuning),
         provider_(arguments.api, arguments.info) {
     const OrtValue* w = constant_input(api_, arguments.info, kW);
     if (!w) return;
@@ -45,55 +48,76 @@ class ConvolutionKernel final : public Kernel {
 
   void run(OrtKernelContext* context) override {
     const typename Provider::Run run(provider_, context);
-    const OrtValue* x = input(api_, context, kX);
-    const OrtValue* w = input(api_, context, kW);
-    const OrtValue* b = inputs_ > kB ? input(api_, context, kB) : nullptr;
-    const OrtValue* z = inputs_ > kZ ? input(api_, context, kZ) : nullptr;
-    const OrtValue* x2 = attributes_.concat ? input(api_, context, inputs_) : nullptr;
+    const Call call{run, context, input(api_, context, kX), input(api_, context, kW),
+                    inputs_ > kB ? input(api_, context, kB) : nullptr,
+                    inputs_ > kZ ? input(api_, context, kZ) : nullptr,
+                    attributes_.concat ? input(api_, context, inputs_) : nullptr,
+                    // Only floats have two: half-precision weights must not be packed again because a session forbids
+                    // TF32.
+                    type_ == DataType::kFloat ? run.precision(attributes_.precision) : attributes_.precision};
 
-    // Only floats have two: half-precision weights must not be packed again because a session forbids TF32.
-    const Precision precision =
-        type_ == DataType::kFloat ? run.precision(attributes_.precision) : attributes_.precision;
     const bool capturing = run.is_capturing();
-    const typename Cache::Key key{shape_of(api_, x), constant_filter_ ? constant_w_shape_ : shape_of(api_, w),
-                                  x2 ? shape_of(api_, x2) : Shape{}};
+    const typename Cache::Key key{shape_of(api_, call.x), constant_filter_ ? constant_w_shape_ : shape_of(api_, call.w),
+                                  call.x2 ? shape_of(api_, call.x2) : Shape{}};
     const auto kept = plans_.get(key, capturing, [&] {
       if (capturing) throw Error("a CUDA graph is being captured for shapes that the session has not run with before");
-      return plan(key, precision);
+      return plan(key, call);
     });
-    const PlannedConvolution<Provider>& planned = *kept;
-    if (b) check_bias(b, planned.filter);
-    if (z) check_residual(z, planned.y);
+    const Planned& planned = *kept;
+    check_operands(call, planned);
 
     void* y = allocate_output(api_, context, planned.y);
     if (planned.is_empty) return;
-    const InputTensors tensors(data_of(api_, x), x2 ? data_of(api_, x2) : nullptr);
-    const void* bias = b ? data_of(api_, b) : nullptr;
-    const void* residual = z ? data_of(api_, z) : nullptr;
-    const size_t workspace_bytes = planned.convolution->workspace_bytes();
-    if (constant_filter_) {
-      const Block scratch = run.scratch(workspace_bytes);
-      Provider::convolve(run, *planned.convolution, tensors, constant_filter_->get(run, precision, w), bias, residual,
-                         y, scratch.data());
-    } else {
-      const FilterUse use = filter_use(planned.filter, shape_of(api_, w), precision);
-      const size_t packed_bytes = size_t(round_up(int64_t(Provider::packed_bytes(use)), 256));
-      const Block scratch = run.scratch(packed_bytes + workspace_bytes);
-      const auto& packed = Provider::pack(run, use, data_of(api_, w), scratch.data());
-      Provider::convolve(run, *planned.convolution, tensors, packed, bias, residual, y, scratch.data() + packed_bytes);
-    }
+    const Tensors tensors = tensors_of(call);
+    with_filter(call, planned.filter, planned.convolution->workspace_bytes(), [&](const auto& packed, char* workspace) {
+      Provider::convolve(run, *planned.convolution, tensors.input, packed, tensors.bias, tensors.residual, y,
+                         workspace);
+    });
   }
 
  private:
-  using Cache = PlanCache<PlannedConvolution<Provider>>;
+  using Planned = PlannedConvolution<Provider>;
+  using Cache = PlanCache<Planned>;
 
-  std::unique_ptr<const PlannedConvolution<Provider>> plan(const typename Cache::Key& key, Precision precision) const {
+  // What a run has to do with. An input that is absent is null.
+  struct Call {
+    const typename Provider::Run& run;
+    OrtKernelContext* context;
+    const OrtValue *x, *w, *b, *z, *x2;
+    Precision precision;
+  };
+
+  struct Tensors {
+    InputTensors input;
+    const void *bias, *residual;
+  };
+  Tensors tensors_of(const Call& call) const {
+    return {{data_of(api_, call.x), call.x2 ? data_of(api_, call.x2) : nullptr},
+            call.b ? data_of(api_, call.b) : nullptr,
+            call.z ? data_of(api_, call.z) : nullptr};
+  }
+
+  // Calls use(packed filter, workspace); both are gone afterwards, unless the filter is constant.
+  template <class Use>
+  void with_filter(const Call& call, const Filter& filter, size_t workspace_bytes, const Use& use) {
+    if (constant_filter_) {
+      const Block scratch = call.run.scratch(workspace_bytes);
+      return use(constant_filter_->get(call.run, call.precision, call.w), scratch.data());
+    }
+    const FilterUse filter_is = filter_use(filter, shape_of(api_, call.w), call.precision);
+    const size_t packed_bytes = size_t(round_up(int64_t(Provider::packed_bytes(filter_is)), 256));
+    const Block scratch = call.run.scratch(packed_bytes + workspace_bytes);
+    const auto& packed = Provider::pack(call.run, filter_is, data_of(api_, call.w), scratch.data());
+    use(packed, scratch.data() + packed_bytes);
+  }
+
+  std::unique_ptr<const Planned> plan(const typename Cache::Key& key, const Call& call) {
     const auto& [x, w, x2] = key;
     if (x.rank != w.rank) {
       throw Error("X has rank " + std::to_string(x.rank) + " and W rank " + std::to_string(w.rank) +
                   "; they must be the same");
     }
-    auto planned = std::make_unique<PlannedConvolution<Provider>>();
+    auto planned = std::make_unique<Planned>();
     planned->filter = make_filter(attributes_.convolution, w);
     check_slopes(attributes_.activation, planned->filter.K);
     Problem problem = make_problem(attributes_.convolution, planned->filter,
@@ -101,11 +125,70 @@ class ConvolutionKernel final : public Kernel {
     if (attributes_.concat) problem.x2_channels = x2.dims[x2.rank - 1];
     planned->y = to_shape(output_shape(problem, x.rank, attributes_.layout));
     planned->is_empty = elements(planned->y) == 0;
-    if (!planned->is_empty) {
-      planned->convolution = Provider::plan(problem, type_, attributes_.layout, precision, attributes_.activation,
-                                            attributes_.residual_alpha, constant_filter_.has_value());
+    if (planned->is_empty) return planned;
+    typename Provider::Spec spec{problem,
+                                 type_,
+                                 attributes_.layout,
+                                 call.precision,
+                                 attributes_.activation,
+                                 constant_filter_.has_value(),
+                                 attributes_.residual_alpha};
+    if constexpr (Provider::kSearchesTiles) {
+      if (tuning_ && Provider::has_tiles(spec)) spec.tile = find_tile(call, *planned, spec);
     }
+    planned->convolution = Provider::plan(spec);
     return planned;
+  }
+
+  // The tile that is fastest on this GPU: known, or measured now, in the first run of these shapes.
+  std::string find_tile(const Call& call, const Planned& planned, const typename Provider::Spec& spec) {
+    check_operands(call, planned);
+    const std::string problem = Provider::search_key(spec, call.z != nullptr);
+    const auto turn = tuning_->turn();
+    std::optional<std::string> tile = tuning_->find(problem);
+    if (!tile || !Provider::is_tile(spec, *tile)) {
+      const Tensors tensors = tensors_of(call);
+      void* const y = allocate_output(api_, call.context, planned.y);
+      // No input shares memory with Y: the operator lets ONNX Runtime compute nothing in place. The caller may have
+      // bound both to the same place; then the sum of a second launch would have the result of the first in it.
+      if (tensors.residual == y) return {};
+      tile = search(call, planned, spec, tensors, y);
+    }
+    try {
+      tuning_->keep(problem, *tile);
+    } catch (const Error& e) {  // a full disk must not cost the run
+      log_message(api_, call.context, ORT_LOGGING_LEVEL_WARNING, subject() + ": " + e.what());
+    }
+    return *tile;
+  }
+
+  std::string search(const Call& call, const Planned& planned, const typename Provider::Spec& spec,
+                     const Tensors& tensors, void* y) {
+    const auto begin = std::chrono::steady_clock::now();
+    typename Provider::TileSearch search(spec);
+    typename Provider::TileSearch::Found found;
+    const auto measure = [&](const auto& packed, char* workspace) {
+      found = search.fastest(tensors.input, packed, tensors.bias, tensors.residual, y, workspace, call.run.stream());
+    };
+    for (bool measured = false; !measured;) {
+      try {
+        with_filter(call, planned.filter, search.workspace_bytes(), measure);
+        measured = true;
+      } catch (const StatusError&) {  // ONNX Runtime has no such block
+        if (!search.drop_largest()) throw;
+      }
+    }
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
+    log_message(api_, call.context, ORT_LOGGING_LEVEL_INFO, subject() + ": " + describe(found, took.count()));
+    return found.tile;
+  }
+
+  template <class Found>
+  static std::string describe(const Found& found, double search_ms) {
+    char text[200];
+    std::snprintf(text, sizeof text, "searched %zu tiles in %.1f ms: '%s' takes %.2f us, the expected one %.2f us",
+                  found.candidates, search_ms, found.tile.c_str(), found.us, found.expected_us);
+    return text;
   }
 
   static size_t inputs_before_x2(const NodeAttributes& node, size_t count) {
@@ -138,6 +221,11 @@ class ConvolutionKernel final : public Kernel {
     return {filter, make_stride(attributes_.convolution, w.rank), type_, attributes_.layout, precision};
   }
 
+  void check_operands(const Call& call, const Planned& planned) const {
+    if (call.b) check_bias(call.b, planned.filter);
+    if (call.z) check_residual(call.z, planned.y);
+  }
+
   void check_bias(const OrtValue* b, const Filter& filter) const {
     const Shape shape = shape_of(api_, b);
     if (shape.rank != 1 || shape.dims[0] != filter.K) {
@@ -154,6 +242,7 @@ class ConvolutionKernel final : public Kernel {
   const DataType type_;
   const NodeAttributes attributes_;
   const size_t inputs_;
+  Tuning* const tuning_;  // null: no tile is searched
   Provider provider_;
   Shape constant_w_shape_;
   std::optional<typename Provider::ConstantFilter> constant_filter_;

@@ -47,10 +47,19 @@ class CpuProvider {
     return cpu::PackedFilter(use.filter, use.type, weights, run.parallel_for());
   }
 
-  static std::unique_ptr<const Convolution> plan(const Problem& problem, DataType type, Layout layout, Precision,
-                                                 const Activation& activation, float residual_alpha,
-                                                 bool /*filter_is_constant*/) {
-    return std::make_unique<const Convolution>(problem, type, layout, activation, residual_alpha);
+  static constexpr bool kSearchesTiles = false;
+  // What a convolution is planned from: the first members of cuda::ConvolutionSpec.
+  struct Spec {
+    Problem problem;
+    DataType type;
+    Layout layout;
+    Precision precision;
+    Activation activation;
+    bool filter_is_constant;
+    float residual_alpha;
+  };
+  static std::unique_ptr<const Convolution> plan(const Spec& s) {
+    return std::make_unique<const Convolution>(s.problem, s.type, s.layout, s.activation, s.residual_alpha);
   }
   static std::unique_ptr<const WeightGradient> plan_gradient(const Problem& problem, DataType type, Layout layout,
                                                              Precision) {

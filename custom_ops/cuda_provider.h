@@ -7,6 +7,8 @@
 #include "custom_ops/allocator.h"
 #include "ops_cuda/convolution.h"
 #include "ops_cuda/max_pool.h"
+#include "ops_cuda/problem_text.h"
+#include "ops_cuda/tile_search.h"
 
 namespace cks::ort {
 
@@ -68,12 +70,15 @@ class CudaProvider {
     return packed;
   }
 
-  static std::unique_ptr<const Convolution> plan(const Problem& problem, DataType type, Layout layout,
-                                                 Precision precision, const Activation& activation,
-                                                 float residual_alpha, bool filter_is_constant) {
-    return std::make_unique<const Convolution>(
-        cuda::ConvolutionSpec{problem, type, layout, precision, activation, filter_is_constant, residual_alpha});
+  using Spec = cuda::ConvolutionSpec;
+  using TileSearch = cuda::TileSearch;
+  static constexpr bool kSearchesTiles = true;
+  static bool has_tiles(const Spec& spec) { return cuda::has_tile_choices(spec); }
+  static bool is_tile(const Spec& spec, const std::string& tile) { return cuda::is_tile_choice(spec, tile); }
+  static std::string search_key(const Spec& spec, bool has_residual) {
+    return cuda::gpu_name() + "; " + cuda::problem_text(spec, has_residual);
   }
+  static std::unique_ptr<const Convolution> plan(const Spec& spec) { return std::make_unique<const Convolution>(spec); }
   static std::unique_ptr<const WeightGradient> plan_gradient(const Problem& problem, DataType type, Layout layout,
                                                              Precision precision) {
     return std::make_unique<const WeightGradient>(problem, type, layout, precision);

@@ -6,6 +6,7 @@
 
 #include "custom_ops/attributes.h"
 #include "custom_ops/ort_api.h"
+#include "custom_ops/tuning.h"
 
 namespace cks::ort {
 
@@ -30,6 +31,7 @@ struct KernelArguments {
   std::string subject;
   OpKind kind;
   DataType type;
+  Tuning* tuning;  // null: nothing is searched
 };
 
 template <class Provider>

@@ -52,8 +52,8 @@ std::unique_ptr<Kernel> make_kernel(const KernelArguments& arguments) {
 
 }  // namespace
 
-Op::Op(const OrtApi& api, OpKind kind, DataType type, ProviderKind provider)
-    : OrtCustomOp{}, api_(api), kind_(kind), type_(type), provider_(provider) {
+Op::Op(const OrtApi& api, OpKind kind, DataType type, ProviderKind provider, Tuning* tuning)
+    : OrtCustomOp{}, api_(api), kind_(kind), type_(type), provider_(provider), tuning_(tuning) {
   version = kApiVersion;
   GetName = [](const OrtCustomOp* op) { return name_of(self(op).kind_); };
   GetExecutionProviderType = [](const OrtCustomOp* op) { return self(op).provider_name(); };
@@ -95,7 +95,7 @@ OrtStatus* Op::create_kernel(const OrtKernelInfo* info, void** kernel) const noe
   std::string subject = name_of(kind_);
   return guarded(api_, subject, [&] {
     subject += " node '" + node_name(api_, info) + "'";
-    const KernelArguments arguments{api_, info, subject, kind_, type_};
+    const KernelArguments arguments{api_, info, subject, kind_, type_, tuning_};
 #ifdef ORT_CKS_CUDA
     if (provider_ == ProviderKind::kCuda) {
       *kernel = make_kernel<CudaProvider>(arguments).release();

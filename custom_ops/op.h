@@ -2,6 +2,7 @@
 #pragma once
 #include "custom_ops/attributes.h"
 #include "custom_ops/ort_api.h"
+#include "custom_ops/tuning.h"
 
 namespace cks::ort {
 
@@ -11,7 +12,7 @@ enum class ProviderKind { kCpu, kCuda };
 // knows no shape inference.
 class Op : public OrtCustomOp {
  public:
-  Op(const OrtApi&, OpKind, DataType, ProviderKind);
+  Op(const OrtApi&, OpKind, DataType, ProviderKind, Tuning*);
 
  private:
   static const Op& self(const OrtCustomOp* op) { return *static_cast<const Op*>(op); }
@@ -23,6 +24,7 @@ class Op : public OrtCustomOp {
   const OpKind kind_;
   const DataType type_;
   const ProviderKind provider_;
+  Tuning* const tuning_;
 };
 
 }  // namespace cks::ort

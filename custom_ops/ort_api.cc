@@ -92,4 +92,11 @@ void* allocate_output(const OrtApi& api, OrtKernelContext* context, std::span<co
   return data;
 }
 
+void log_message(const OrtApi& api, const OrtKernelContext* context, OrtLoggingLevel level,
+                 const std::string& message) {
+  const OrtLogger* logger = nullptr;
+  check(api, api.KernelContext_GetLogger(context, &logger));
+  check(api, api.Logger_LogMessage(logger, level, message.c_str(), "ort_cks", 0, "ort_cks"));
+}
+
 }  // namespace cks::ort

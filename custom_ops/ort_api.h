@@ -83,5 +83,6 @@ const OrtValue* constant_input(const OrtApi&, const OrtKernelInfo*, size_t index
 // Of a node that is running. An optional input that is absent is null.
 const OrtValue* input(const OrtApi&, const OrtKernelContext*, size_t index);
 void* allocate_output(const OrtApi&, OrtKernelContext*, std::span<const int64_t> shape);
+void log_message(const OrtApi&, const OrtKernelContext*, OrtLoggingLevel, const std::string& message);
 
 }  // namespace cks::ort

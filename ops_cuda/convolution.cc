@@ -1,5 +1,7 @@
 #include "ops_cuda/convolution.h"
 
+#include <optional>
+
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel_choice.h"
 #include "ops_cuda/pack.h"
@@ -32,13 +34,25 @@ bool is_on_hopper(const FilterUse& use, const Device& device) {
 }
 #endif
 
+// X and X2 must be copied into one tensor first.
+bool wants_one_input(const ConvolutionSpec& spec, Family family, const Device& device) {
+  return spec.problem.x2_channels > 0 && !reads_x2(family, spec, device);
+}
+
+ConvolutionSpec with_one_input(ConvolutionSpec spec) {
+  spec.problem.x2_channels = 0;
+  return spec;
+}
+
+ConvolutionSpec with_joined_pixels(ConvolutionSpec spec) {
+  spec.problem = joined_pixels(spec.problem, spec.layout);
+  return spec;
+}
+
 std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Device& device) {
   const Family family = choose_family(spec, device);
-  if (spec.problem.x2_channels > 0 && !reads_x2(family, spec, device)) {
-    ConvolutionSpec whole = spec;
-    whole.problem.x2_channels = 0;
-    return make_concatenated_conv(spec, make_kernel(whole, device));
-  }
+  if (wants_one_input(spec, family, device))
+    return make_concatenated_conv(spec, make_kernel(with_one_input(spec), device));
   switch (family) {
     case Family::kDepthwise:
       return make_depthwise_conv(spec, device);
@@ -80,12 +94,41 @@ void pack_filter(const FilterUse& use, const void* w, void* packed, Stream strea
 Convolution::Convolution(const ConvolutionSpec& spec) : impl_(std::make_unique<Impl>()) {
   const Problem& p = spec.problem;
   if (p.N * volume(p.output) * p.filter.K == 0) return;
-  ConvolutionSpec joined = spec;
-  joined.problem = joined_pixels(p, spec.layout);
-  impl_->kernel = make_kernel(joined, current_device());
+  impl_->kernel = make_kernel(with_joined_pixels(spec), current_device());
 }
 
 Convolution::~Convolution() = default;
+
+#ifdef ORT_CKS_HOPPER
+namespace {
+
+// What the Hopper kernel computes of this convolution, where it is the one to serve it.
+std::optional<ConvolutionSpec> for_hopper(const ConvolutionSpec& spec, const Device& device) {
+  const ConvolutionSpec joined = with_joined_pixels(spec);
+  const Family family = choose_family(joined, device);
+  if (wants_one_input(joined, family, device)) return for_hopper(with_one_input(joined), device);
+  if (family != Family::kMatrixProduct || !is_on_hopper(spec.use(), device)) return {};
+  return joined;
+}
+
+}  // namespace
+
+bool has_tile_choices(const ConvolutionSpec& spec) { return for_hopper(spec, current_device()).has_value(); }
+
+bool is_tile_choice(const ConvolutionSpec& spec, const std::string& tile) {
+  const std::optional<ConvolutionSpec> served = for_hopper(spec, current_device());
+  return served && is_hopper_tile(*served, tile);
+}
+
+std::vector<std::string> tile_choices(const ConvolutionSpec& spec, size_t most) {
+  const std::optional<ConvolutionSpec> served = for_hopper(spec, current_device());
+  return served ? hopper_tile_choices(*served, most) : std::vector<std::string>{};
+}
+#else
+bool has_tile_choices(const ConvolutionSpec&) { return false; }
+bool is_tile_choice(const ConvolutionSpec&, const std::string&) { return false; }
+std::vector<std::string> tile_choices(const ConvolutionSpec&, size_t) { return {}; }
+#endif
 
 size_t Convolution::workspace_bytes() const { return impl_->kernel ? impl_->kernel->workspace_bytes() : 0; }
 

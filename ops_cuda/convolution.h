@@ -2,6 +2,8 @@
 // No CUDA header is needed to include this one; streams and device pointers are opaque.
 #pragma once
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "plan/plan.h"
 
@@ -33,6 +35,8 @@ struct ConvolutionSpec {
   bool filter_is_constant = false;
   // Of the LeakyRelu that the residual went through, which is undone before it is added; 1 where through none.
   float residual_alpha = 1;
+  // A tile_choice, to have it instead of the one that is expected to be fastest. What names none asks for nothing.
+  std::string tile = {};
 
   FilterUse use() const { return {problem.filter, problem.stride, type, layout, precision}; }
 };
@@ -55,6 +59,12 @@ class Convolution {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// Ways to tile the output that are worth a measurement, by name: at most `most` of them, the one that is expected to be
+// fastest first. They read the same packed filter. Only some kernels have a choice.
+bool has_tile_choices(const ConvolutionSpec&);
+bool is_tile_choice(const ConvolutionSpec&, const std::string& tile);
+std::vector<std::string> tile_choices(const ConvolutionSpec&, size_t most);
 
 // dW[K][C / groups][T][R][S] of a Conv problem from X and dY (both in `layout`). Sums are deterministic.
 class WeightGradient {

@@ -47,6 +47,8 @@ inline bool hopper_takes(const FilterUse& use, const Device& device) {
          std::ranges::all_of(use.stride, [](int64_t stride) { return stride <= hopper::kMaxElementStride; });
 }
 std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec&);
+bool is_hopper_tile(const ConvolutionSpec&, const std::string& tile);
+std::vector<std::string> hopper_tile_choices(const ConvolutionSpec&, size_t most);
 size_t hopper_filter_bytes(const FilterUse&);
 void pack_hopper_filter(const FilterUse&, const void* w_onnx, void* packed, Stream);
 

@@ -29,7 +29,9 @@ add_library(ort_cks_cuda OBJECT
   ops_cuda/portable_conv_fp16.cu
   ops_cuda/portable_conv_fp32.cu
   ops_cuda/portable_conv_tf32.cu
+  ops_cuda/problem_text.cc
   ops_cuda/tile_choice.cc
+  ops_cuda/tile_search.cc
   ops_cuda/weight_gradient.cu
   ops_cuda/weight_gradient_gemm.cu)
 target_include_directories(ort_cks_cuda PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})

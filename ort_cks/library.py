@@ -1,5 +1,6 @@
 """Where the custom-op library is, and how a session gets it."""
 
+from os import PathLike, fspath
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -27,12 +28,29 @@ def get_library_path() -> str:
     )
 
 
-def register(session_options: "onnxruntime.SessionOptions") -> None:
+def register(
+    session_options: "onnxruntime.SessionOptions",
+    *,
+    tune: bool = False,
+    tune_cache: "str | PathLike[str] | None" = None,
+) -> None:
     """Registers the custom-op library on a session's options. Harmless when it is registered already.
+
+    Args:
+        session_options: left as they are, but for what is asked for here.
+        tune: the first run of a shape on a GPU times the fastest kernels that suit it, and keeps the best;
+            later sessions of the process know it.
+        tune_cache: a file to keep what was found in, for other processes; implies `tune`.
 
     Raises:
         FileNotFoundError: the package was installed without its library.
+        Otherwise what onnxruntime raises, with the library's words: the cache cannot be written or is
+        something else, or the library is registered already without it.
     """
+    if tune or tune_cache is not None:
+        session_options.add_session_config_entry("ort_cks.tune", "1")
+    if tune_cache is not None:
+        session_options.add_session_config_entry("ort_cks.tune_cache", fspath(tune_cache))
     session_options.register_custom_ops_library(get_library_path())
 
 

@@ -55,6 +55,7 @@ class InferenceSession(onnxruntime.InferenceSession):
         sess_options: the library is registered on them; made where absent.
         providers: as onnxruntime's; where absent, ``default_providers()``.
         provider_options: as onnxruntime's.
+        tune, tune_cache: as `ort_cks.register` takes them.
         **kwargs: handed on to ``onnxruntime.InferenceSession``.
 
     Raises:
@@ -69,11 +70,14 @@ class InferenceSession(onnxruntime.InferenceSession):
         sess_options: onnxruntime.SessionOptions | None = None,
         providers: Sequence[Provider] | None = None,
         provider_options: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        tune: bool = False,
+        tune_cache: "str | PathLike[str] | None" = None,
         **kwargs: Any,
     ):
         if sess_options is None:
             sess_options = onnxruntime.SessionOptions()
-        register(sess_options)
+        register(sess_options, tune=tune, tune_cache=tune_cache)
         if providers is None:
             providers = default_providers()
         pairs = provider_pairs(providers, provider_options)

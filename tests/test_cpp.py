@@ -26,6 +26,8 @@ def newest(name):
         "tile_choice_test",
         "hopper_schedule_test",
         "plan_cache_test",
+        "tuning_test",
+        "problem_text_test",
         pytest.param("cuda_convolution_test", marks=pytest.mark.gpu),
     ],
 )

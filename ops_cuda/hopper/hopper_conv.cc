@@ -276,8 +276,26 @@ void pack_hopper_filter(const FilterUse& use, const void* w, void* packed, Strea
 }
 
 std::unique_ptr<ConvolutionKernel> make_hopper_conv(const ConvolutionSpec& spec) {
-  const Schedule schedule = hopper::choose_schedule(spec.problem, hopper::operands_of(spec), hopper::current_machine());
-  return hopper::make_scheduled_conv(spec, schedule);
+  const Problem& p = spec.problem;
+  const hopper::Operands o = hopper::operands_of(spec);
+  const hopper::Machine m = hopper::current_machine();
+  if (const std::optional<Config> asked = hopper::config_named(spec.tile, p, o)) {
+    const Schedule schedule = hopper::make_schedule(p, o, m, *asked);
+    if (schedule.clusters > 0) return hopper::make_scheduled_conv(spec, schedule);
+  }
+  return hopper::make_scheduled_conv(spec, hopper::choose_schedule(p, o, m));
+}
+
+bool is_hopper_tile(const ConvolutionSpec& spec, const std::string& tile) {
+  return hopper::config_named(tile, spec.problem, hopper::operands_of(spec)).has_value();
+}
+
+std::vector<std::string> hopper_tile_choices(const ConvolutionSpec& spec, size_t most) {
+  std::vector<std::string> names;
+  for (const Schedule& s :
+       hopper::best_schedules(spec.problem, hopper::operands_of(spec), hopper::current_machine(), most))
+    names.push_back(hopper::name_of(s.config));
+  return names;
 }
 
 hopper::Operands hopper::operands_of(const ConvolutionSpec& spec) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <limits>
 #include <map>
 #include <optional>
 #include <queue>
@@ -338,6 +337,10 @@ Schedule make_schedule(const Problem& p, const Operands& o, const Machine& m, co
 }
 
 Schedule choose_schedule(const Problem& p, const Operands& o, const Machine& m) {
+  return std::move(best_schedules(p, o, m, 1).front());
+}
+
+std::vector<Schedule> best_schedules(const Problem& p, const Operands& o, const Machine& m, size_t most) {
   std::vector<RowsPlan> plans;
   plans.reserve(std::size(kTileShapes));  // settings point to them
   const auto plan_of = [&](const TileShape& s) -> const RowsPlan& {
@@ -345,16 +348,59 @@ Schedule choose_schedule(const Problem& p, const Operands& o, const Machine& m) 
     const auto at = std::ranges::find_if(plans, same);
     return at != plans.end() ? *at : plans.emplace_back(plan_rows(p, o, s.bm(), s.source));
   };
-  std::optional<Setting> best;
-  Cut cut{0, std::numeric_limits<double>::infinity()};
+  struct Candidate {
+    Setting setting;
+    Cut cut;
+    double cycles() const { return cut.cycles; }
+  };
+  std::vector<Candidate> best;  // sorted
   for (const Config& c : all_configs(p, o)) {
     std::optional<Setting> setting = make_setting(p, o, m, c, plan_of(c.shape));
-    if (!setting || even_share(*setting) >= cut.cycles) continue;
-    const Cut its = choose_cut(*setting);
-    if (its.cycles < cut.cycles) best = std::move(setting), cut = its;
+    const bool full = best.size() == most;
+    if (!setting || (full && even_share(*setting) >= best.back().cycles())) continue;
+    const Cut cut = choose_cut(*setting);
+    if (full && cut.cycles >= best.back().cycles()) continue;
+    if (full) best.pop_back();
+    const auto behind = std::ranges::upper_bound(best, cut.cycles, {}, &Candidate::cycles);
+    best.insert(behind, {std::move(*setting), cut});
   }
-  if (!best) throw Error("no tile of the Hopper kernel fits the shared memory of this device");
-  return finish(*best, cut);
+  if (best.empty()) throw Error("no tile of the Hopper kernel fits the shared memory of this device");
+  std::vector<Schedule> schedules;
+  for (const Candidate& c : best) schedules.push_back(finish(c.setting, c.cut));
+  return schedules;
+}
+
+std::string name_of(const Config& c) {
+  const auto team = [](Team t) {
+    switch (t) {
+      case Team::kSolo:
+        return "solo";
+      case Team::kShared:
+        return "shared";
+      case Team::kAlternate:
+        return "alternate";
+    }
+    return "";
+  };
+  const auto source = [](Source s) {
+    switch (s) {
+      case Source::kBoxes:
+        return "";
+      case Source::kPatches:
+        return " patches";
+    }
+    return "";
+  };
+  return std::string(team(c.shape.team)) + " " + std::to_string(c.shape.bm()) + "x" + std::to_string(c.shape.bn) +
+         source(c.shape.source) + (c.splits > 1 ? " splits " + std::to_string(c.splits) : "") +
+         (c.blocks_per_sm > 1 ? " two an SM" : "") + (c.cut ? " cut" : "");
+}
+
+std::optional<Config> config_named(std::string_view name, const Problem& p, const Operands& o) {
+  for (const Config& c : all_configs(p, o)) {
+    if (name_of(c) == name) return c;
+  }
+  return {};
 }
 
 }  // namespace cks::cuda::hopper

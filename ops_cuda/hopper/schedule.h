@@ -1,6 +1,10 @@
 // From a plan to what each block of the Hopper kernel does: the tile shape, the box, and a list of work items for every
 // cluster. Pure host code: nothing here touches a device.
 #pragma once
+#include <optional>
+#include <string>
+#include <string_view>
+
 #include "ops_cuda/hopper/patch.h"
 #include "ops_cuda/hopper/runs.h"
 #include "plan/plan.h"
@@ -164,8 +168,16 @@ struct Operands {
 // The schedule with the least expected time over all configurations.
 Schedule choose_schedule(const Problem&, const Operands&, const Machine&);
 
+// The `most` of them that come first, least expected time first: worth a measurement.
+std::vector<Schedule> best_schedules(const Problem&, const Operands&, const Machine&, size_t most);
+
 // The schedule of one configuration; no clusters where it does not fit.
 Schedule make_schedule(const Problem&, const Operands&, const Machine&, const Config&);
 std::vector<Config> all_configs(const Problem&, const Operands&);
+
+// Names tell the configurations of a problem apart, and stay the same from one version to the next: what a measurement
+// found is kept under them.
+std::string name_of(const Config&);
+std::optional<Config> config_named(std::string_view name, const Problem&, const Operands&);  // none has this name
 
 }  // namespace cks::cuda::hopper

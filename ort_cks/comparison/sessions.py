@@ -34,6 +34,7 @@ class Way:
         prefer_nhwc, tf32, cuda_graph: the CUDA provider's options; without meaning on the CPU.
         search: whether cuDNN's algorithms are timed and the fastest taken, as by default; it takes seconds.
         with_library: whether the ort_cks operators are registered; else the functions in the model run.
+        tune: whether their tiles are searched by measurement.
         threads: of the CPU provider; 0 leaves the number to ONNX Runtime.
     """
 
@@ -45,6 +46,7 @@ class Way:
     cuda_graph: bool = False
     search: bool = True
     with_library: bool = False
+    tune: bool = False
     threads: int = 0
 
     def open(self, profile_prefix: str | None = None) -> "onnxruntime.InferenceSession":
@@ -63,7 +65,7 @@ class Way:
             options.enable_profiling = True
             options.profile_file_prefix = profile_prefix
         if self.with_library:
-            register(options)
+            register(options, tune=self.tune)
         session = ort.InferenceSession(str(self.model), options, providers=[(name, self._provider_options())])
         if name not in session.get_providers():
             raise BadInput("ONNX Runtime's CUDA provider does not start: it needs a GPU, CUDA and cuDNN")

@@ -1,6 +1,7 @@
 // The Hopper kernel's schedules, on the host: over random problems and every configuration, each k-block of each output
 // tile is in exactly one work item, the parts of a cut tile fit together, and what the hardware limits stays within its
 // limits.
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -207,6 +208,42 @@ void check(const Problem& p, const Operands& o, const Machine& m, const Schedule
   ++schedules;
 }
 
+// The best schedules against all of them: those of distinct names, in order, and none that is left out is better. Where
+// tiles are dealt in many waves their order is by an even share, which a deal exceeds by a tile of 32 at most.
+void check_best(const Problem& p, const Operands& o, const Machine& m) {
+  constexpr double kEvenShare = 1 + 1.0 / 32;
+  std::map<std::string, double> cycles;
+  for (const Config& c : all_configs(p, o)) {
+    const Schedule s = make_schedule(p, o, m, c);
+    require(!cycles.contains(name_of(c)), "two configurations of one name", p, c);
+    cycles[name_of(c)] = s.clusters ? s.cycles : INFINITY;
+    const std::optional<Config> named = config_named(name_of(c), p, o);
+    require(named && named->cut == c.cut && named->splits == c.splits && named->blocks_per_sm == c.blocks_per_sm &&
+                named->shape.bm() == c.shape.bm() && named->shape.bn == c.shape.bn &&
+                named->shape.team == c.shape.team && named->shape.source == c.shape.source &&
+                named->shape.curve == c.shape.curve,
+            "another configuration under its name", p, c);
+  }
+  for (const char* name : {"", "solo", "solo 64x64 ", "Solo 64x64", "solo 64x63", "solo 64x64 splits 3"})
+    require(!config_named(name, p, o), "a configuration under no name", p, {});
+
+  const size_t fitting = size_t(std::ranges::count_if(cycles, [](const auto& c) { return c.second < INFINITY; }));
+  for (const size_t most : {size_t(1), size_t(10), size_t(1000)}) {
+    const std::vector<Schedule> best = best_schedules(p, o, m, most);
+    require(best.size() == std::min(most, fitting), "how many are best", p, {});
+    require(name_of(best[0].config) == name_of(choose_schedule(p, o, m).config), "the chosen one is not first", p,
+            best[0].config);
+    std::map<std::string, double> left = cycles;
+    for (size_t i = 0; i < best.size(); ++i) {
+      check(p, o, m, best[i]);
+      require(left.erase(name_of(best[i].config)) == 1, "one of the best is there twice", p, best[i].config);
+      require(i == 0 || best[i - 1].cycles <= best[i].cycles * kEvenShare, "the best out of order", p, best[i].config);
+    }
+    for (const auto& [name, its] : left)
+      require(its * kEvenShare >= best.back().cycles, "a better one is left out", p, best.back().config);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -238,6 +275,7 @@ int main() {
             "refused", p, {});
         check(p, o, machine, choose_schedule(p, o, machine));
         if (round % 10) continue;
+        if (round % 30 == 0) check_best(p, o, machine);
         for (const Config& c : all_configs(p, o)) {
           const Schedule s = make_schedule(p, o, machine, c);
           if (s.clusters) check(p, o, machine, s);
