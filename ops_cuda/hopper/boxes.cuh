@@ -111,27 +111,34 @@ class BoxRing {
         stages_(p.stages) {}
   __device__ void begin(const Params&, const WorkReader&) {}
   __device__ void skip(int count) { at_.skip(stages_, count); }
-  __device__ void wait() const { barrier_wait(full_ + at_.stage * 8, at_.parity); }
+  // For the k-block that is `ahead` after the current one, as are those below.
+  __device__ void wait(int ahead = 0) const {
+    const PipelineState at = position(ahead);
+    barrier_wait(full_ + at.stage * 8, at.parity);
+  }
   // The k-block `ago` blocks before the current one has been multiplied.
   __device__ void release(int ago) const {
     const int stage = at_.stage >= ago ? at_.stage - ago : at_.stage - ago + stages_;
     if (threadIdx.x % 32 == 0) barrier_arrive(empty_ + stage * 8);
   }
   __device__ void advance() { at_.advance(stages_); }
+  __device__ void advance_pair() { at_ = position(2); }
 
-  // The current k-block, as descriptors: of row block m, and the low word of the filter's.
+  // A k-block, as descriptors: of row block m, and the low word of the filter's.
   struct Operands {
     uint32_t a_low, b;
     __device__ uint64_t a(int m, int step) const { return descriptor<128>(a_low + m * (64 * 128 >> 4) + step * 2); }
   };
-  __device__ Operands operands() const {
-    const uint32_t at = at_.stage * (Tile::kStageBytes >> 4);
+  __device__ Operands operands(int ahead = 0) const {
+    const uint32_t at = position(ahead).stage * (Tile::kStageBytes >> 4);
     return {a_ + at, b_ + at};
   }
   // The address of this lane's first row.
-  __device__ uint32_t row() const { return rows_ + at_.stage * Tile::kStageBytes; }
+  __device__ uint32_t row(int ahead = 0) const { return rows_ + position(ahead).stage * Tile::kStageBytes; }
 
  private:
+  __device__ PipelineState position(int ahead) const { return ahead == 0 ? at_ : at_.ahead(stages_, ahead); }
+
   uint32_t a_, b_, rows_, full_, empty_;
   int stages_;
   PipelineState at_{};

@@ -76,6 +76,68 @@ struct MainLoop {
     wgmma_commit();
   }
 
+  // As below, two k-blocks a turn: where one warpgroup is alone, nobody fills the time for which it waits for k-blocks,
+  // for its loads and for the votes.
+  template <class F>
+  static __device__ void multiply_pairs(Ring& ring, int count, int first_row, int pixels, int vote, Accumulators& sum,
+                                        F last_block_seen) {
+    static_assert(!kSplit);
+    using Rows = HalfRows<kRowBlocks, false>;
+    RowScales<kRowBlocks> scales(first_row, pixels);
+    const auto enlarge = [&](int ahead) {
+      ring.wait(ahead);
+      scales.enlarge(ring.row(ahead), [&](int m, int row, float factor) { scale_row(sum, m, row, factor); });
+    };
+    // Whether what it converts fits its scales.
+    const auto convert = [&](Rows(&pair)[2]) {
+      ring.wait(0), ring.wait(1);
+      const bool fits = scales.convert(ring.row(0), pair[0]);
+      return scales.convert(ring.row(1), pair[1]) && fits;
+    };
+    int left = count;  // k-blocks that have not been multiplied; the ring is at the first of them
+    // Multiplies a pair, and converts the one after it. Whether that fitted.
+    const auto turn = [&](bool alone, const Rows(&now)[2], Rows(&next)[2]) {
+      wgmma_fence();
+#pragma unroll
+      for (int i = 0; i < 2; ++i) issue_halves(now[i], ring.operands(i).b, sum);
+      wgmma_commit();
+      ring.advance_pair(), left -= 2;
+      wgmma_wait<1>();  // `next` is free
+      if (!alone) ring.release(4), ring.release(3);
+      return left == 0 || !named_barrier_or(vote, 128, !convert(next));
+    };
+    clear(sum);
+    if (count % 2 > 0) {
+      Rows rows;
+      enlarge(0);
+      scales.convert(ring.row(0), rows);
+      wgmma_fence();
+      issue_halves(rows, ring.operands(0).b, sum);
+      wgmma_commit();
+      ring.advance(), --left;
+      wgmma_wait<0>();
+      changed(sum);
+      ring.release(1);
+    }
+    while (left > 0) {
+      Rows even[2], odd[2];
+      enlarge(0), enlarge(1);
+      convert(even);
+      bool alone = true;
+#pragma unroll 1
+      for (;;) {
+        if (!turn(alone, even, odd) || left == 0) break;
+        if (!turn(false, odd, even) || left == 0) break;
+        alone = false;
+      }
+      wgmma_wait<0>();
+      changed(sum);
+      ring.release(2), ring.release(1);
+    }
+    last_block_seen();
+    for_rows([&](int m, int row) { scale_row(sum, m, row, scales.inverse(m, row)); });
+  }
+
   // A through registers, as halves: the next k-block is converted while the current one is multiplied. Where its rows
   // outgrow their scales, what is under way is finished first.
   //
@@ -86,15 +148,6 @@ struct MainLoop {
     using Rows = HalfRows<kRowBlocks, kSplit>;
     RowScales<kRowBlocks> scales(first_row, pixels);
     Accumulators products;  // of one k-block, where products are split
-    // Calls f with the accumulators of a row: of four of a thread, the first two are of row 0, the others of row 1.
-    const auto for_row = [](Accumulators& acc, int m, int row, auto f) {
-#pragma unroll
-      for (int j = row * 2; j < BN / 2; j += 4) f(acc[m][j], m, j), f(acc[m][j + 1], m, j + 1);
-    };
-    const auto for_rows = [](auto f) {
-#pragma unroll
-      for (int m = 0; m < kRowBlocks; ++m) f(m, 0), f(m, 1);
-    };
     // Multiplies the current k-block, which is in `now`, and converts the one after it. Whether that fitted.
     const auto turn = [&](bool alone, bool more, const Rows& now, Rows& next) {
       const uint32_t b = ring.operands().b;
@@ -108,11 +161,7 @@ struct MainLoop {
           wgmma<BN>(into[m], now.low[m][step], descriptor<kFilterRowBytes>(b + step * 2), step > 0);
           wgmma<BN>(into[m], now.high[m][step], descriptor<kFilterRowBytes>(b + 4 + step * 2), true);
         }
-#pragma unroll
-      for (int step = 0; step < 2; ++step)
-#pragma unroll
-        for (int m = 0; m < kRowBlocks; ++m)
-          wgmma<BN>(into[m], now.high[m][step], descriptor<kFilterRowBytes>(b + step * 2), true);
+      issue_halves(now, b, into);
       wgmma_commit();
       ring.advance();
       if constexpr (!kSplit) {
@@ -142,7 +191,7 @@ struct MainLoop {
       Rows even, odd;
       ring.wait();
       scales.enlarge(ring.row(), [&](int m, int row, float factor) {
-        if constexpr (!kSplit) for_row(sum, m, row, [=](float& v, int, int) { v *= factor; });
+        if constexpr (!kSplit) scale_row(sum, m, row, factor);
       });
       scales.convert(ring.row(), even);
       bool alone = true;
@@ -162,11 +211,34 @@ struct MainLoop {
     }
     last_block_seen();
     if constexpr (!kSplit) {
-      for_rows([&](int m, int row) {
-        const float inverse = scales.inverse(m, row);
-        for_row(sum, m, row, [=](float& v, int, int) { v *= inverse; });
-      });
+      for_rows([&](int m, int row) { scale_row(sum, m, row, scales.inverse(m, row)); });
     }
+  }
+
+ private:
+  // Calls f with the accumulators of a row: of four of a thread, the first two are of row 0, the others of row 1.
+  template <class F>
+  static __device__ void for_row(Accumulators& acc, int m, int row, F f) {
+#pragma unroll
+    for (int j = row * 2; j < BN / 2; j += 4) f(acc[m][j], m, j), f(acc[m][j + 1], m, j + 1);
+  }
+  template <class F>
+  static __device__ void for_rows(F f) {
+#pragma unroll
+    for (int m = 0; m < kRowBlocks; ++m) f(m, 0), f(m, 1);
+  }
+  static __device__ void scale_row(Accumulators& acc, int m, int row, float factor) {
+    for_row(acc, m, row, [=](float& v, int, int) { v *= factor; });
+  }
+
+  // Of a k-block, the products of high halves.
+  template <class Rows>
+  static __device__ void issue_halves(const Rows& rows, uint32_t b, Accumulators& into) {
+#pragma unroll
+    for (int step = 0; step < 2; ++step)
+#pragma unroll
+      for (int m = 0; m < kRowBlocks; ++m)
+        wgmma<BN>(into[m], rows.high[m][step], descriptor<kFilterRowBytes>(b + step * 2), true);
   }
 };
 

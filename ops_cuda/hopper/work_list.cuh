@@ -74,6 +74,11 @@ struct PipelineState {
   __device__ void advance(int stages) {
     if (++stage == stages) stage = 0, parity ^= 1;
   }
+  // The position `count` buffers on, fewer than there are.
+  __device__ PipelineState ahead(int stages, int count) const {
+    const bool wraps = stage + count >= stages;
+    return {stage + count - (wraps ? stages : 0), parity ^ int(wraps)};
+  }
   __device__ void skip(int stages, int count) {
     const int laps = (stage + count) / stages;
     stage += count - laps * stages;
