@@ -18,9 +18,8 @@ import onnx_ir as ir
 from ort_cks.graph_rewrite.fallback_activations import activate
 from ort_cks.graph_rewrite.fallback_guard import PREFIX, REFUSAL, guard_attribute, guarded
 from ort_cks.graph_rewrite.function_body import FunctionBody, to_channels_first, to_channels_last
-from ort_cks.graph_rewrite.operator_inputs import reads_two, residual
+from ort_cks.graph_rewrite.operators import CONVOLUTIONS, DOMAIN, reads_two, residual
 
-_STANDARD_OPERATORS = {"ConvV2": "Conv", "SkDilated": "Conv", "KSDeconv": "ConvTranspose"}
 CONV_ATTRIBUTES = {
     "auto_pad": ir.AttributeType.STRING,
     "dilations": ir.AttributeType.INTS,
@@ -118,7 +117,7 @@ class ConvolutionFunction:
             node.attributes.add(ir.AttrInt64s(_FROM_NCHW, from_nchw))
 
     def function(self, overload: str) -> ir.Function:
-        standard_op = _STANDARD_OPERATORS[self._op_type]
+        standard_op = CONVOLUTIONS[self._op_type]
         attributes = _CONV_TRANSPOSE_ATTRIBUTES if standard_op == "ConvTranspose" else CONV_ATTRIBUTES
         body = FunctionBody(self._opset_version, self._element_type)
         x, w, b = (body.input(name) for name in "XWB")
@@ -132,7 +131,7 @@ class ConvolutionFunction:
         y = self._permuted(body, y, _FROM_NCHW)
         y = body.output(self._finished(body, y, z, chosen))
         return body.function(
-            ("ort_cks", self._op_type, overload),
+            (DOMAIN, self._op_type, overload),
             y,
             [*attributes, *_OWN_ATTRIBUTES, _EPILOGUE, _SLOPES, _TO_NCHW, _FROM_NCHW, self._guard],
             f"What {self._op_type} computes, in standard ONNX operators.",

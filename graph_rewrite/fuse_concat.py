@@ -6,8 +6,7 @@ import onnx_ir as ir
 
 from ort_cks.graph_rewrite.constants import ConstantFactory
 from ort_cks.graph_rewrite.convolution_weights import ensure_bias
-from ort_cks.graph_rewrite.fallback import CONVOLUTIONS, DOMAIN
-from ort_cks.graph_rewrite.operator_inputs import reads_two
+from ort_cks.graph_rewrite.operators import CONVOLUTIONS, DOMAIN, reads_two
 from ort_cks.graph_rewrite.records import NodeRecord
 
 # What the kernels of a GPU read two tensors in place by: whole blocks of X's channels, whole chunks of X2's.
