@@ -50,7 +50,7 @@ def _let_relus_read(leaky_relu: ir.Node) -> bool:
     others = [user for user, _ in x.uses() if user is not leaky_relu]
     if not others or x.is_graph_output() or not all(_is_relu(user) for user in others):
         return False
-    if any(user.graph is not leaky_relu.graph for user in others):
+    if any(user.graph is not x.producer().graph for user in (leaky_relu, *others)):
         return False
     leaky_relu.graph.remove(leaky_relu)
     x.producer().graph.insert_after(x.producer(), leaky_relu)
