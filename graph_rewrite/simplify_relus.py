@@ -11,8 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ort_cks.graph_rewrite.absorb import only_consumer
-from ort_cks.graph_rewrite.constants import constant
-from ort_cks.graph_rewrite.recognize_activation import of_node
+from ort_cks.graph_rewrite.recognize_activation import of_node, slopes_below_zero
 from ort_cks.graph_rewrite.records import NodeRecord
 
 
@@ -65,14 +64,5 @@ def _is_relu(node: ir.Node) -> bool:
 
 def _keeps_what_relu_keeps(node: ir.Node) -> bool:
     """Positive values as they are, and no others made positive."""
-    if node.domain not in ("", "ai.onnx"):
-        return False
-    match node.op_type:
-        case "Relu":
-            return True
-        case "LeakyRelu":
-            return node.attributes.get_float("alpha", 0.01) >= 0
-        case "PRelu":
-            slopes = constant(node.inputs[1])
-            return slopes is not None and bool(np.all(slopes >= 0))
-    return False
+    slopes = slopes_below_zero(node)
+    return slopes is not None and bool(np.all(slopes >= 0))
