@@ -33,19 +33,19 @@ bool is_on_hopper(const FilterUse& use, const Device& device) {
 #endif
 
 std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Device& device) {
-  const Family family = choose_family(spec, device);
-  if (spec.problem.x2_channels > 0 && !reads_x2(family, spec, device)) {
+  const Choice choice = choose_family(spec, device);
+  if (spec.problem.x2_channels > 0 && !reads_x2(choice, spec, device)) {
     ConvolutionSpec whole = spec;
     whole.problem.x2_channels = 0;
     return make_concatenated_conv(spec, make_kernel(whole, device));
   }
-  switch (family) {
+  switch (choice.family) {
     case Family::kDepthwise:
       return make_depthwise_conv(spec, device);
     case Family::kDirect:
       return make_direct_conv(spec, device);
     case Family::kFewInputs:
-      return make_few_inputs_conv(spec, device);
+      return make_few_inputs_conv(spec, *choice.few_inputs, device);
     case Family::kFewOutputs:
       return make_few_outputs_conv(spec, device);
     case Family::kMatrixProduct:

@@ -181,7 +181,7 @@ double cycles_of(const FewInputsPlan& plan, const Problem& p, DataType type, con
 
 std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, Layout layout, const Device& device) {
   const Filter& f = p.filter;
-  if (f.op != Operator::kConv) return {};
+  if (f.op != Operator::kConv || !has_tensor_cores(type, device)) return {};
   // The kernels count elements of a row, rows and slices in 32 bits.
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max(), kMostFilters = 65535, kMostPixels = 512;
   if (p.input[2] * f.C > kMost || p.input[0] * p.input[1] > kMost || p.input[0] * f.C > kMost) return {};

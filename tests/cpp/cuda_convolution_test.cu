@@ -279,12 +279,16 @@ class DeviceReport {
 
 enum class Forced { kDepthwise, kDirect, kFewInputs, kFewOutputs, kHopper, kPortable };
 
+std::optional<cuda::FewInputsPlan> plan_few_inputs(const cuda::ConvolutionSpec& spec, const Case& c) {
+  return cuda::plan_few_inputs(spec.problem, spec.type, spec.layout, pretended(c.multiprocessors, c.shared_kb));
+}
+
 // A family that the dispatch might not choose, but which can.
 Forced forced_family(const cuda::ConvolutionSpec& spec, const Case& c) {
   const cuda::Device device = pretended(c.multiprocessors, c.shared_kb);
   if (cuda::is_direct(spec.problem.filter))
     return c.config % 2 && cuda::depthwise_can(spec) ? Forced::kDepthwise : Forced::kDirect;
-  if (c.config % 3 == 0 && cuda::few_inputs_can(spec, device)) return Forced::kFewInputs;
+  if (c.config % 3 == 0 && plan_few_inputs(spec, c)) return Forced::kFewInputs;
   if (c.config % 3 <= 1 && cuda::few_outputs_can(spec, device)) return Forced::kFewOutputs;
 #ifdef ORT_CKS_HOPPER
   if (as_capability == 0 && c.shared_kb > 64 && cuda::hopper_takes(spec.use(), cuda::current_device()))
@@ -302,7 +306,7 @@ std::unique_ptr<cuda::ConvolutionKernel> make_forced(Forced family, const cuda::
     case Forced::kDirect:
       return cuda::make_direct_conv(spec, device);
     case Forced::kFewInputs:
-      return cuda::make_few_inputs_conv(spec, device);
+      return cuda::make_few_inputs_conv(spec, *plan_few_inputs(spec, c), device);
     case Forced::kFewOutputs:
       return cuda::make_few_outputs_conv(spec, device);
     case Forced::kHopper:
@@ -330,8 +334,9 @@ std::unique_ptr<cuda::ConvolutionKernel> make_forced_of_two(Forced family, const
   const cuda::Device device = pretended(c.multiprocessors, c.shared_kb);
   const bool in_place =
       spec.problem.x2_channels == 0 ||
-      (family == Forced::kFewInputs && cuda::reads_x2(cuda::Family::kFewInputs, spec, device)) ||
-      (family == Forced::kHopper && cuda::reads_x2(cuda::Family::kMatrixProduct, spec, cuda::current_device()));
+      (family == Forced::kFewInputs &&
+       cuda::reads_x2({cuda::Family::kFewInputs, plan_few_inputs(spec, c)}, spec, device)) ||
+      (family == Forced::kHopper && cuda::reads_x2({cuda::Family::kMatrixProduct}, spec, cuda::current_device()));
   if (in_place) return make_forced(family, spec, c);
   cuda::ConvolutionSpec whole = spec;
   whole.problem.x2_channels = 0;
