@@ -32,12 +32,12 @@ bool is_on_hopper(const FilterUse& use, const Device& device) {
 }
 #endif
 
-std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Device& device) {
-  const Choice choice = choose_family(spec, device);
+std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Choice& choice,
+                                               const Device& device) {
   if (spec.problem.x2_channels > 0 && !reads_x2(choice, spec, device)) {
     ConvolutionSpec whole = spec;
     whole.problem.x2_channels = 0;
-    return make_concatenated_conv(spec, make_kernel(whole, device));
+    return make_concatenated_conv(spec, make_kernel(whole, choice, device));
   }
   switch (choice.family) {
     case Family::kDepthwise:
@@ -82,7 +82,8 @@ Convolution::Convolution(const ConvolutionSpec& spec) : impl_(std::make_unique<I
   if (p.N * volume(p.output) * p.filter.K == 0) return;
   ConvolutionSpec joined = spec;
   joined.problem = joined_pixels(p, spec.layout);
-  impl_->kernel = make_kernel(joined, current_device());
+  const Device device = current_device();
+  impl_->kernel = make_kernel(joined, choose_family(joined, device), device);
 }
 
 Convolution::~Convolution() = default;
