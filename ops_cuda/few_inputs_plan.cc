@@ -194,8 +194,7 @@ std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, La
   const int columns = slice_k <= 16 ? 16 : slice_k <= 32 ? 32 : 64;
   if (slices * ceil_div(slice_k, 16) > kMostFilters) return {};
   Cut cut{slices, slice_c, slice_k, kFewInputsWords, columns, 1};
-  // Two blocks share a multiprocessor, so that one copies while the other computes; CUDA keeps 1 KB of each.
-  if (slice_c * int64_t(size_of(type)) % 32 != 0) return plan_cut(p, type, layout, cut, device.shared_bytes / 2 - 1024);
+  if (slice_c * int64_t(size_of(type)) % 32 != 0) return plan_cut(p, type, layout, cut, half_of_shared(device));
 
   std::optional<FewInputsPlan> best;
   double best_cycles = 0;

@@ -18,6 +18,10 @@ struct Device {
 
 Device current_device();
 
+// Shared memory of a thread block where two share a multiprocessor, so that one copies while the other computes; CUDA
+// keeps 1 KB of each.
+inline int half_of_shared(const Device& device) { return device.shared_bytes / 2 - 1024; }
+
 // Tensor cores know fp16 since sm_75, bf16 and tf32 (of which strict floats are made) since sm_80.
 inline bool has_tensor_cores(DataType type, const Device& device) {
   return device.capability >= (type == DataType::kHalf ? 75 : 80);

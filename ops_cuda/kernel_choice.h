@@ -33,8 +33,4 @@ bool reads_x2(const Choice&, const ConvolutionSpec&, const Device&);
 bool depthwise_can(const ConvolutionSpec&);
 bool few_outputs_can(const ConvolutionSpec&, const Device&);
 
-// Shared memory of a thread block of the last two: two blocks share a multiprocessor, so that one copies while the
-// other computes; CUDA keeps 1 KB of each.
-inline int half_of_shared(const Device& device) { return device.shared_bytes / 2 - 1024; }
-
 }  // namespace cks::cuda
