@@ -27,8 +27,8 @@ from ort_cks.comparison.reference import strict_run
 from ort_cks.comparison.sessions import PROVIDERS, BoundSession, Way, one_line
 from ort_cks.comparison.timing import interleaved
 from ort_cks.graph_rewrite import rewrite_model
-from ort_cks.graph_rewrite.convolution import OPERATORS
 from ort_cks.graph_rewrite.load import load
+from ort_cks.graph_rewrite.operators import SWAPPED
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def check(name: str, dtype: str, provider: str, folder: Path) -> Iterator[dict]:
     tolerance = tolerance_for(dtype if provider == "cuda" or dtype == "fp16" else "fp32")
     plain = Way("ours", rewritten, provider, tf32=dtype != "fp32", with_library=True)
     nodes = node_rows(load(rewritten), profile(plain, feeds))
-    ours = [node for node in nodes if node.ran_as in OPERATORS and node.provider == PROVIDERS[provider]]
+    ours = [node for node in nodes if node.ran_as in SWAPPED and node.provider == PROVIDERS[provider]]
     for cuda_graph in (False, True) if provider == "cuda" else (False,):
         outputs = BoundSession(replace(plain, cuda_graph=cuda_graph), feeds, shapes).outputs()
         errors = [output_error(key, outputs[key], array, tolerance) for key, array in reference.items()]

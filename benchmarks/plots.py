@@ -31,6 +31,7 @@ SIDES = {
     "torch_us": ("PyTorch + cuDNN", "s", "#d55e00", True),
     "torch_hot_us": ("PyTorch + cuDNN, hot", "s", "#d55e00", False),
     "ort_us": ("ONNX Runtime", "^", "#7f7f7f", True),
+    "compile_us": ("torch.compile", "D", "#009e73", True),
 }
 LINES = {"fp16": "-", "tf32": "--", "fp32": ":"}
 CHARACTERS_AN_INCH = 13  # of small print
@@ -128,11 +129,10 @@ def models(rows: Rows) -> "Figure":
     """Speed-up of whole models over each other side."""
     figure, panels = _panels_by_type(rows, height=4.5)
     names = list(dict.fromkeys(row["name"] for row in rows))
-    sides = SIDES | {"compile_us": ("torch.compile", "D", "#009e73", True)}
     for dtype, panel, of_type in panels:
         means = []
         for column in ("ort_us", "torch_us", "compile_us"):
-            label, marker, colour, _ = sides[column]
+            label, marker, colour, _ = SIDES[column]
             timed = [row for row in of_type if row.get(column) and row.get("ours_us")]
             points = [(row[column] / row["ours_us"], names.index(row["name"])) for row in timed]
             _plot(panel, points, marker, color=colour, ms=6, label=f"over {label}")

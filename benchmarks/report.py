@@ -25,6 +25,7 @@ HEADINGS = {
     "ort_us": "ONNX Runtime",
     "floor_us": "floor",
 }
+OVER = (("ort_us", "ours_us"), ("torch_us", "ours_us"))  # of a model
 
 
 def summary(rows: Rows, *keys: str) -> str:
@@ -56,8 +57,7 @@ def times(rows: Rows) -> str:
         lines = []
         for row in of_type:
             cells = [f"{row[column]:.2f}" if column in row else "failed" for column in columns]
-            for pair in (("torch_us", "ours_us"), ("ours_us", "floor_us")):
-                cells += [f"{value:.2f}" for value in ratios([row], *pair)] or [""]
+            cells += _quotients(row, ("torch_us", "ours_us"), ("ours_us", "floor_us"))
             lines.append([*(row[fact] for fact in facts), *cells])
         headings = [*facts, *(HEADINGS[column] for column in columns), "over PyTorch", "floors"]
         tables.append(f"{TYPE_NAMES[dtype]}, µs:\n\n{_table(headings, lines)}")
@@ -72,7 +72,7 @@ def models(rows: Rows) -> str:
         lines = []
         for row in of_type:
             cells = [f"{row[column]:.1f}" if column in row else "failed" for column in columns]
-            cells += [f"{row[pair[0]] / row[pair[1]]:.2f}" if row.get(pair[0]) else "" for pair in OVER]
+            cells += _quotients(row, *OVER)
             for column in ("start_s", "memory_mb"):
                 cells.append(" / ".join(str(row.get(side + column, "-")) for side in ("", "ort_")))
             cells.append(str(row.get("rewrite_s", "")))
@@ -85,7 +85,9 @@ def models(rows: Rows) -> str:
     return "\n\n".join(parts)
 
 
-OVER = (("ort_us", "ours_us"), ("torch_us", "ours_us"))
+def _quotients(row: dict, *pairs: tuple[str, str]) -> list[str]:
+    """The first of each pair over the second; nothing where one of them failed."""
+    return ["".join(f"{value:.2f}" for value in ratios([row], *pair)) for pair in pairs]
 
 
 def _kinds(rows: Rows) -> str:

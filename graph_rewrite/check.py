@@ -10,7 +10,7 @@ from ort_cks.comparison.errors import OutputError, output_error, tolerance_for
 from ort_cks.comparison.inputs import make_inputs
 from ort_cks.comparison.sessions import BoundSession, Way, default_provider, one_line
 from ort_cks.graph_rewrite.errors import RewriteError
-from ort_cks.graph_rewrite.fallback import DOMAIN
+from ort_cks.graph_rewrite.operators import DOMAIN
 from ort_cks.graph_rewrite.pipeline import RewriteResult
 from ort_cks.library import get_library_path
 

@@ -6,22 +6,14 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from ort_cks.graph_rewrite.fallback import DOMAIN
 from ort_cks.graph_rewrite.geometry import Axis, pads_for_output, same_pads
 from ort_cks.graph_rewrite.records import Shape
 
 OP_TYPES = ("Conv", "ConvTranspose")
-# What they become, in the domain of ours.
-OPERATORS = ("ConvV2", "KSDeconv", "SkDilated", "SkDilatedWeightGrad")
 
 
 def is_convolution(node: ir.Node) -> bool:
     return node.op_type in OP_TYPES and node.domain in ("", "ai.onnx")
-
-
-def is_swapped(node: ir.Node) -> bool:
-    """Whether the node is one of ours that was a convolution."""
-    return node.domain == DOMAIN and node.op_type in OPERATORS
 
 
 def convolutions(model: ir.Model) -> Iterator[ir.Node]:

@@ -10,7 +10,8 @@ from math import prod
 
 import onnx_ir as ir
 
-from ort_cks.graph_rewrite.convolution import is_convolution, is_swapped, static_shape
+from ort_cks.graph_rewrite.convolution import is_convolution, static_shape
+from ort_cks.graph_rewrite.operators import is_swapped
 from ort_cks.graph_rewrite.work import work
 
 # An H200: peaks in multiply-adds and bytes a microsecond, as in benchmarks/suite.py.
@@ -49,7 +50,7 @@ def _node_us(node: ir.Node, precision: str) -> float:
 
 def _multiply_adds(node: ir.Node, swapped: bool) -> float:
     x, w = (static_shape(value) for value in node.inputs[:2])
-    done = work(node, x, w) if x and w and node.op_type != "SkDilatedWeightGrad" else None
+    done = work(node, x, w) if x and w else None
     if done is None:
         return 0.0
     skips = swapped or node.op_type == "ConvTranspose"

@@ -18,10 +18,7 @@ from ort_cks.graph_rewrite.fallback_guard import PREFIX, guard_attribute, guarde
 from ort_cks.graph_rewrite.fallback_max_pool import max_pool_function
 from ort_cks.graph_rewrite.fallback_weight_gradient import weight_gradient
 from ort_cks.graph_rewrite.function_body import FunctionBody
-
-DOMAIN = "ort_cks"
-CONVOLUTIONS = ("ConvV2", "SkDilated", "KSDeconv")
-MAX_POOL = "MaxPoolNhwc"  # the one operator that is no convolution
+from ort_cks.graph_rewrite.operators import DOMAIN, MAX_POOL, WEIGHT_GRADIENT
 
 _OVERLOAD_IR_VERSION = 10  # the first in which a function has an overload
 
@@ -50,7 +47,7 @@ def add_fallback_functions(model: ir.Model) -> None:
         cast = Epilogue.of(node).inputs if element_type == ir.DataType.BFLOAT16 else ()
         groups.setdefault((node.op_type, element_type, cast), []).append(node)
     for (op_type, element_type, _), group in groups.items():
-        if op_type == "SkDilatedWeightGrad":
+        if op_type == WEIGHT_GRADIENT:
             functions = _give_weight_gradients(group, element_type, opset_version)
         elif op_type == MAX_POOL:
             overload = "_".join(_type_part(element_type))

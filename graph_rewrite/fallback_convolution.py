@@ -16,11 +16,17 @@ import numpy as np
 import onnx_ir as ir
 
 from ort_cks.graph_rewrite.fallback_activations import activate
-from ort_cks.graph_rewrite.fallback_guard import PREFIX, REFUSAL, guard_attribute, guarded
-from ort_cks.graph_rewrite.function_body import FunctionBody, to_channels_first, to_channels_last
-from ort_cks.graph_rewrite.operator_inputs import reads_two, residual
+from ort_cks.graph_rewrite.fallback_guard import (
+    FIRST_OPSET_WITH_INTEGERS,
+    PREFIX,
+    REFUSAL,
+    guard_attribute,
+    guarded,
+)
+from ort_cks.graph_rewrite.fallback_layout import FROM_NCHW, TO_NCHW, permuted, set_permutations
+from ort_cks.graph_rewrite.function_body import FunctionBody
+from ort_cks.graph_rewrite.operators import CONVOLUTIONS, DOMAIN, reads_two, residual
 
-_STANDARD_OPERATORS = {"ConvV2": "Conv", "SkDilated": "Conv", "KSDeconv": "ConvTranspose"}
 CONV_ATTRIBUTES = {
     "auto_pad": ir.AttributeType.STRING,
     "dilations": ir.AttributeType.INTS,
@@ -33,13 +39,8 @@ _CONV_TRANSPOSE_ATTRIBUTES = CONV_ATTRIBUTES | {
     "output_padding": ir.AttributeType.INTS,
     "output_shape": ir.AttributeType.INTS,
 }
-# Before, Constants and Less take no integers. Then all nodes of an operator must have the same epilogue, and
-# the model has one function that any of them can take: there is nothing to choose and nothing to guard.
-_FIRST_OPSET_WITH_INTEGERS = 9
 _OWN_ATTRIBUTES = ("activation", "activation_params", "concat", "layout", "precision", "residual_alpha")
-_EPILOGUE, _SLOPES, _TO_NCHW, _FROM_NCHW = (
-    f"{PREFIX}_{name}" for name in ("epilogue", "slopes", "to_nchw", "from_nchw")
-)
+_EPILOGUE, _SLOPES = f"{PREFIX}_epilogue", f"{PREFIX}_slopes"
 
 
 @dataclass(frozen=True, order=True)
@@ -89,11 +90,12 @@ class ConvolutionFunction:
         self._element_type, self._opset_version = element_type, opset_version
         self._epilogues = sorted({Epilogue.of(node) for node in nodes})
         self._has_slopes = any(epilogue.activation == "PRelu" for epilogue in self._epilogues)
-        self._has_integers = opset_version >= _FIRST_OPSET_WITH_INTEGERS
+        # Without, all nodes must have the same epilogue: there is nothing to choose, and any function fits.
+        self._has_integers = opset_version >= FIRST_OPSET_WITH_INTEGERS
         if len(self._epilogues) > 1 and not self._has_integers:
             raise ValueError(
                 "it and others differ in inputs or activation, which needs opset "
-                f"{_FIRST_OPSET_WITH_INTEGERS} or newer, and the model has {opset_version}; leave the "
+                f"{FIRST_OPSET_WITH_INTEGERS} or newer, and the model has {opset_version}; leave the "
                 "functions out (--no-fallback)"
             )
         self._channels_last = any(_is_channels_last(node) for node in nodes)
@@ -110,15 +112,10 @@ class ConvolutionFunction:
         if self._has_slopes:
             node.attributes.add(ir.AttrTensor(_SLOPES, ir.tensor(self._slopes(node))))
         if self._channels_last:
-            rank = _spatial_rank(node)
-            to_nchw, from_nchw = to_channels_first(rank), to_channels_last(rank)
-            if not _is_channels_last(node):
-                to_nchw = from_nchw = list(range(rank + 2))
-            node.attributes.add(ir.AttrInt64s(_TO_NCHW, to_nchw))
-            node.attributes.add(ir.AttrInt64s(_FROM_NCHW, from_nchw))
+            set_permutations(node, _spatial_rank(node), _is_channels_last(node))
 
     def function(self, overload: str) -> ir.Function:
-        standard_op = _STANDARD_OPERATORS[self._op_type]
+        standard_op = CONVOLUTIONS[self._op_type]
         attributes = _CONV_TRANSPOSE_ATTRIBUTES if standard_op == "ConvTranspose" else CONV_ATTRIBUTES
         body = FunctionBody(self._opset_version, self._element_type)
         x, w, b = (body.input(name) for name in "XWB")
@@ -126,15 +123,15 @@ class ConvolutionFunction:
         x, z = self._others(body, x, chosen)
         # Reference attributes have no defaults: one that the node lacks is absent in the body too.
         references = {name: ir.RefAttr(name, name, kind) for name, kind in attributes.items()}
-        y = body.op(standard_op, self._permuted(body, x, _TO_NCHW), w, b, **references)
+        y = body.op(standard_op, self._permuted(body, x, TO_NCHW), w, b, **references)
         if self._has_integers:
             y = guarded(body, y, self._guard)
-        y = self._permuted(body, y, _FROM_NCHW)
+        y = self._permuted(body, y, FROM_NCHW)
         y = body.output(self._finished(body, y, z, chosen))
         return body.function(
-            ("ort_cks", self._op_type, overload),
+            (DOMAIN, self._op_type, overload),
             y,
-            [*attributes, *_OWN_ATTRIBUTES, _EPILOGUE, _SLOPES, _TO_NCHW, _FROM_NCHW, self._guard],
+            [*attributes, *_OWN_ATTRIBUTES, _EPILOGUE, _SLOPES, TO_NCHW, FROM_NCHW, self._guard],
             f"What {self._op_type} computes, in standard ONNX operators.",
         )
 
@@ -147,9 +144,7 @@ class ConvolutionFunction:
         return slopes if _is_channels_last(node) else slopes.reshape(-1, *[1] * _spatial_rank(node))
 
     def _permuted(self, body: FunctionBody, value: ir.Value, attribute: str) -> ir.Value:
-        if not self._channels_last:
-            return value
-        return body.op("Transpose", value, perm=ir.RefAttr("perm", attribute, ir.AttributeType.INTS))
+        return permuted(body, value, attribute) if self._channels_last else value
 
     def _chosen(self, body: FunctionBody) -> ir.Value | None:
         """The index of the node's epilogue; None where there is but one."""

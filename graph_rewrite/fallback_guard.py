@@ -18,6 +18,9 @@ from ort_cks.graph_rewrite.function_body import FunctionBody
 
 PREFIX = "fallback"
 
+# Before, Constants and comparisons know no integers, of which guards are made: there are none.
+FIRST_OPSET_WITH_INTEGERS = 9
+
 # ONNX Runtime's error message shows the name of the node in the body that lacks an attribute.
 REFUSAL = "the_function_is_another_nodes_so_this_model_needs_the_ort_cks_library"
 

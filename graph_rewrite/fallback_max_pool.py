@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from ort_cks.graph_rewrite.fallback_guard import PREFIX, guard_attribute, guarded
-from ort_cks.graph_rewrite.function_body import FunctionBody, to_channels_first, to_channels_last
+from ort_cks.graph_rewrite.fallback_guard import FIRST_OPSET_WITH_INTEGERS, guard_attribute, guarded
+from ort_cks.graph_rewrite.fallback_layout import FROM_NCHW, TO_NCHW, permuted, set_permutations
+from ort_cks.graph_rewrite.function_body import FunctionBody
 
 _ATTRIBUTES = {
     "auto_pad": ir.AttributeType.STRING,
@@ -18,9 +19,6 @@ _ATTRIBUTES = {
     "strides": ir.AttributeType.INTS,
 }
 _ATTRIBUTES_SINCE_10 = {"ceil_mode": ir.AttributeType.INT, "dilations": ir.AttributeType.INTS}
-# Before, there is no guard: it is made of integers.
-_FIRST_OPSET_WITH_INTEGERS = 9
-_TO_NCHW, _FROM_NCHW = f"{PREFIX}_to_nchw", f"{PREFIX}_from_nchw"
 
 
 def max_pool_function(
@@ -29,24 +27,18 @@ def max_pool_function(
     """The nodes' function; gives them what it asks for beyond their own attributes."""
     guard = guard_attribute(element_type.name.lower())
     for node in nodes:
-        rank = len(node.attributes["kernel_shape"].as_ints())
         node.overload = overload
         node.attributes.add(ir.AttrInt64(guard, 1))
-        node.attributes.add(ir.AttrInt64s(_TO_NCHW, to_channels_first(rank)))
-        node.attributes.add(ir.AttrInt64s(_FROM_NCHW, to_channels_last(rank)))
+        set_permutations(node, len(node.attributes["kernel_shape"].as_ints()), channels_last=True)
     names = _ATTRIBUTES | (_ATTRIBUTES_SINCE_10 if opset_version >= 10 else {})
     body = FunctionBody(opset_version, element_type)
-
-    def permuted(value: ir.Value, attribute: str) -> ir.Value:
-        return body.op("Transpose", value, perm=ir.RefAttr("perm", attribute, ir.AttributeType.INTS))
-
     references = {name: ir.RefAttr(name, name, kind) for name, kind in names.items()}
-    y = body.op("MaxPool", permuted(body.input("X"), _TO_NCHW), **references)
-    if opset_version >= _FIRST_OPSET_WITH_INTEGERS:
+    y = body.op("MaxPool", permuted(body, body.input("X"), TO_NCHW), **references)
+    if opset_version >= FIRST_OPSET_WITH_INTEGERS:
         y = guarded(body, y, guard)
     return body.function(
         (nodes[0].domain, nodes[0].op_type, overload),
-        body.output(permuted(y, _FROM_NCHW)),
-        [*names, _TO_NCHW, _FROM_NCHW, guard],
+        body.output(permuted(body, y, FROM_NCHW)),
+        [*names, TO_NCHW, FROM_NCHW, guard],
         "A MaxPool of NHWC in standard ONNX operators.",
     )

@@ -20,6 +20,7 @@ from ort_cks.graph_rewrite.convolution_weights import (
     set_weights,
 )
 from ort_cks.graph_rewrite.fold_affine import Affine, per_channel_affine
+from ort_cks.graph_rewrite.recognize_activation import slopes_below_zero
 from ort_cks.graph_rewrite.records import NodeRecord
 
 
@@ -80,17 +81,8 @@ class FoldInputAffinePass(ir.passes.InPlacePass):
 
 def _is_homogeneous(node: ir.Node) -> bool:
     """f(x a) = f(x) a for a > 0; with slopes of at most 1, so that f(x) never exceeds a type that holds x."""
-    if node.domain not in ("", "ai.onnx"):
-        return False
-    match node.op_type:
-        case "Relu":
-            return True
-        case "LeakyRelu":
-            return abs(node.attributes.get_float("alpha", 0.01)) <= 1
-        case "PRelu":
-            slopes = constant(node.inputs[1])
-            return slopes is not None and bool(np.all(np.abs(slopes) <= 1))
-    return False
+    slopes = slopes_below_zero(node)
+    return slopes is not None and bool(np.all(np.abs(slopes) <= 1))
 
 
 def _folded(conv: Convolution, affine: Affine) -> tuple[ir.TensorProtocol, ir.TensorProtocol] | None:

@@ -6,12 +6,13 @@ import onnx_ir as ir
 
 from ort_cks.graph_rewrite.constants import ConstantFactory
 from ort_cks.graph_rewrite.convolution_weights import ensure_bias
-from ort_cks.graph_rewrite.fallback import CONVOLUTIONS, DOMAIN
-from ort_cks.graph_rewrite.operator_inputs import reads_two
+from ort_cks.graph_rewrite.operators import CONVOLUTIONS, DOMAIN, reads_two
 from ort_cks.graph_rewrite.records import NodeRecord
 
 # What the kernels of a GPU read two tensors in place by: whole blocks of X's channels, whole chunks of X2's.
 _BLOCK_BYTES, _CHUNK_BYTES = 128, 16
+# Before, the branches of an If must have one shape; those of the fallback choose between X and the Concat.
+_FIRST_OPSET = 11
 
 
 class FuseConcatPass(ir.passes.InPlacePass):
@@ -27,6 +28,8 @@ class FuseConcatPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         constants, modified = ConstantFactory(model), False
+        if model.opset_imports[""] < _FIRST_OPSET:
+            return ir.passes.PassResult(model, modified)
         for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
             if not _joins_channels(node):
                 continue
@@ -63,12 +66,14 @@ def _joins_channels(node: ir.Node) -> bool:
 
 
 def _is_ours(node: ir.Node) -> bool:
+    y = node.outputs[0]
     return (
         node.domain == DOMAIN
         and node.op_type in CONVOLUTIONS
         and node.attributes.get_string("layout", "NCHW") == "NHWC"
         and not reads_two(node)
-        and isinstance(node.outputs[0].shape[-1], int)
+        and y.shape is not None
+        and isinstance(y.shape[-1], int)
     )
 
 

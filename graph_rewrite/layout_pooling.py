@@ -10,9 +10,9 @@ from math import prod
 
 import onnx_ir as ir
 
-from ort_cks.graph_rewrite.fallback import DOMAIN, MAX_POOL
 from ort_cks.graph_rewrite.layout_rule import LayoutRule, spatial_rank
 from ort_cks.graph_rewrite.node_editor import NodeEditor
+from ort_cks.graph_rewrite.operators import DOMAIN, MAX_POOL
 
 _GLOBAL = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
 _MAX_POOL_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)

@@ -8,14 +8,14 @@ import onnx_ir as ir
 
 from ort_cks.graph_rewrite import layout_axes, layout_pooling, layout_resize
 from ort_cks.graph_rewrite.constants import is_constant
-from ort_cks.graph_rewrite.fallback import DOMAIN
 from ort_cks.graph_rewrite.function_body import to_channels_last
 from ort_cks.graph_rewrite.layout_batch_normalization import batch_normalization
 from ort_cks.graph_rewrite.layout_rule import LayoutRule, spatial_rank
 from ort_cks.graph_rewrite.node_editor import NodeEditor
+from ort_cks.graph_rewrite.operators import CONVOLUTIONS, DOMAIN, WEIGHT_GRADIENT
 
 # The inputs of our operators that have a layout; W, B and dW do not.
-_OPERATOR_INPUTS = {"ConvV2": (0, 3), "SkDilated": (0, 3), "KSDeconv": (0, 3), "SkDilatedWeightGrad": (0, 1)}
+_OPERATOR_INPUTS = {**dict.fromkeys(CONVOLUTIONS, (0, 3)), WEIGHT_GRADIENT: (0, 1)}
 
 _UNARY = """
     Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor
@@ -69,7 +69,7 @@ def layout_rule(node: ir.Node, opset_version: int) -> LayoutRule | None:
 def _operator_rule(node: ir.Node) -> LayoutRule | None:
     if node.attributes.get_string("layout", "NCHW") == "NHWC":
         return None
-    gradient = node.op_type == "SkDilatedWeightGrad"
+    gradient = node.op_type == WEIGHT_GRADIENT
     rank = spatial_rank(node.inputs[0])
     if rank is None and not gradient:
         rank = spatial_rank(node.inputs[1])

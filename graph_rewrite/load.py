@@ -35,7 +35,8 @@ def load(source: onnx.ModelProto | str | os.PathLike) -> ir.Model:
         raise RewriteError(f"{name} is not a valid ONNX model: {_first_line(error)}") from error
     if "" not in model.opset_imports and "ai.onnx" in model.opset_imports:
         model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
-    _check_opset(name, model.opset_imports.get("", 1))
+    # A model without ONNX's own operators may say none. What the rewriter adds are some.
+    _check_opset(name, model.opset_imports.setdefault("", _OPSET_OF_EVERY_SUPPORTED_RUNTIME))
     _check_every_input_is_made(name, model)
     _find_external_data(name, model, folder)
     return model

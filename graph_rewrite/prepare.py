@@ -16,7 +16,7 @@ from onnx_ir.passes.common import (
 
 from ort_cks.graph_rewrite.convolution import is_convolution
 from ort_cks.graph_rewrite.errors import RewriteError
-from ort_cks.graph_rewrite.fallback import DOMAIN
+from ort_cks.graph_rewrite.operators import DOMAIN
 
 logger = logging.getLogger(__name__)
 

@@ -53,6 +53,20 @@ def of_node(node: ir.Node) -> Activation | None:
     return None
 
 
+def slopes_below_zero(node: ir.Node) -> np.ndarray | None:
+    """What Relu, LeakyRelu and PRelu multiply negative values by; None of others, and where it may vary."""
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    match node.op_type:
+        case "Relu":
+            return np.zeros(1)
+        case "LeakyRelu":
+            return np.array([node.attributes.get_float("alpha", 0.01)])
+        case "PRelu":
+            return constant(node.inputs[1])
+    return None
+
+
 def of_nodes(nodes: Sequence[ir.Node], x: ir.Value) -> Activation | None:
     """The activation that the nodes, in order, compute from x; the last one has the result.
 

@@ -12,7 +12,8 @@ import networkx as nx
 import onnx_ir as ir
 
 from ort_cks.graph_rewrite.constants import is_constant
-from ort_cks.graph_rewrite.convolution import is_swapped, static_shape
+from ort_cks.graph_rewrite.convolution import static_shape
+from ort_cks.graph_rewrite.operators import is_swapped
 
 
 @dataclass(frozen=True)

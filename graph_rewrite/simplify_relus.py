@@ -11,8 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ort_cks.graph_rewrite.absorb import only_consumer
-from ort_cks.graph_rewrite.constants import constant
-from ort_cks.graph_rewrite.recognize_activation import of_node
+from ort_cks.graph_rewrite.recognize_activation import of_node, slopes_below_zero
 from ort_cks.graph_rewrite.records import NodeRecord
 
 
@@ -50,7 +49,7 @@ def _let_relus_read(leaky_relu: ir.Node) -> bool:
     others = [user for user, _ in x.uses() if user is not leaky_relu]
     if not others or x.is_graph_output() or not all(_is_relu(user) for user in others):
         return False
-    if any(user.graph is not leaky_relu.graph for user in others):
+    if any(user.graph is not x.producer().graph for user in (leaky_relu, *others)):
         return False
     leaky_relu.graph.remove(leaky_relu)
     x.producer().graph.insert_after(x.producer(), leaky_relu)
@@ -65,14 +64,5 @@ def _is_relu(node: ir.Node) -> bool:
 
 def _keeps_what_relu_keeps(node: ir.Node) -> bool:
     """Positive values as they are, and no others made positive."""
-    if node.domain not in ("", "ai.onnx"):
-        return False
-    match node.op_type:
-        case "Relu":
-            return True
-        case "LeakyRelu":
-            return node.attributes.get_float("alpha", 0.01) >= 0
-        case "PRelu":
-            slopes = constant(node.inputs[1])
-            return slopes is not None and bool(np.all(slopes >= 0))
-    return False
+    slopes = slopes_below_zero(node)
+    return slopes is not None and bool(np.all(slopes >= 0))

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from ort_cks.graph_rewrite.constants import is_constant
 from ort_cks.graph_rewrite.convolution import Convolution
-from ort_cks.graph_rewrite.fallback import DOMAIN
+from ort_cks.graph_rewrite.operators import DOMAIN
 from ort_cks.graph_rewrite.records import NodeRecord
 
 

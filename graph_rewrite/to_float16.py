@@ -21,7 +21,7 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass, Topological
 
 from ort_cks.graph_rewrite.constants import ConstantFactory, derived
 from ort_cks.graph_rewrite.errors import RewriteError
-from ort_cks.graph_rewrite.fallback import DOMAIN
+from ort_cks.graph_rewrite.operators import DOMAIN
 
 logger = logging.getLogger(__name__)
 

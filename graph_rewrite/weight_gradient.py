@@ -16,8 +16,8 @@ import onnx_ir as ir
 from ort_cks.graph_rewrite.absorb import absorb, only_consumer
 from ort_cks.graph_rewrite.constants import constant, is_constant
 from ort_cks.graph_rewrite.convolution import Convolution
-from ort_cks.graph_rewrite.fallback import DOMAIN
 from ort_cks.graph_rewrite.geometry import Axis
+from ort_cks.graph_rewrite.operators import DOMAIN, WEIGHT_GRADIENT
 from ort_cks.graph_rewrite.records import NodeRecord
 
 _FIRST_OPSET = 11  # of the fallback function
@@ -73,7 +73,7 @@ def _swap(node: ir.Node, found: _WeightGradient) -> None:
     ]
     node.attributes.clear()
     node.attributes.update({attribute.name: attribute for attribute in attributes})
-    node.op_type, node.domain, node.version = "SkDilatedWeightGrad", DOMAIN, None
+    node.op_type, node.domain, node.version = WEIGHT_GRADIENT, DOMAIN, None
     node.replace_input_with(0, found.x)
     node.replace_input_with(1, found.dy)
     absorb(node, found.after)

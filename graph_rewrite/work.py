@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from ort_cks.graph_rewrite.convolution import Convolution
 from ort_cks.graph_rewrite.geometry import zero_fraction
+from ort_cks.graph_rewrite.operators import CONVOLUTIONS, WEIGHT_GRADIENT
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,16 @@ class Work:
 
 
 def work(node: ir.Node, x_shape: Sequence[int], w_shape: Sequence[int]) -> Work | None:
-    """Of a Conv or ConvTranspose, or of what takes its place; None where nothing comes out.
+    """Of a Conv or ConvTranspose, or of its swap; None of a gradient, and where nothing comes out.
 
     x_shape: in the node's layout.
     """
+    if node.op_type == WEIGHT_GRADIENT:
+        return None
     if node.attributes.get_string("layout", "NCHW") == "NHWC":
         x_shape = (x_shape[0], x_shape[-1], *x_shape[1:-1])
     x, w = (ir.Value(name=name, shape=ir.Shape(shape)) for name, shape in (("x", x_shape), ("w", w_shape)))
-    op_type = "ConvTranspose" if node.op_type in ("KSDeconv", "ConvTranspose") else "Conv"
+    op_type = CONVOLUTIONS.get(node.op_type, node.op_type)
     native = Convolution(ir.Node("", op_type, [x, w], attributes=list(node.attributes.values())))
     axes = native.axes()
     if not axes:

@@ -35,8 +35,8 @@ bool is_on_hopper(const FilterUse& use, const Device& device) {
 #endif
 
 // X and X2 must be copied into one tensor first.
-bool wants_one_input(const ConvolutionSpec& spec, Family family, const Device& device) {
-  return spec.problem.x2_channels > 0 && !reads_x2(family, spec, device);
+bool wants_one_input(const ConvolutionSpec& spec, const Choice& choice, const Device& device) {
+  return spec.problem.x2_channels > 0 && !reads_x2(choice, spec, device);
 }
 
 ConvolutionSpec with_one_input(ConvolutionSpec spec) {
@@ -49,17 +49,17 @@ ConvolutionSpec with_joined_pixels(ConvolutionSpec spec) {
   return spec;
 }
 
-std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Device& device) {
-  const Family family = choose_family(spec, device);
-  if (wants_one_input(spec, family, device))
-    return make_concatenated_conv(spec, make_kernel(with_one_input(spec), device));
-  switch (family) {
+std::unique_ptr<ConvolutionKernel> make_kernel(const ConvolutionSpec& spec, const Choice& choice,
+                                               const Device& device) {
+  if (wants_one_input(spec, choice, device))
+    return make_concatenated_conv(spec, make_kernel(with_one_input(spec), choice, device));
+  switch (choice.family) {
     case Family::kDepthwise:
       return make_depthwise_conv(spec, device);
     case Family::kDirect:
       return make_direct_conv(spec, device);
     case Family::kFewInputs:
-      return make_few_inputs_conv(spec, device);
+      return make_few_inputs_conv(spec, *choice.few_inputs, device);
     case Family::kFewOutputs:
       return make_few_outputs_conv(spec, device);
     case Family::kMatrixProduct:
@@ -94,7 +94,9 @@ void pack_filter(const FilterUse& use, const void* w, void* packed, Stream strea
 Convolution::Convolution(const ConvolutionSpec& spec) : impl_(std::make_unique<Impl>()) {
   const Problem& p = spec.problem;
   if (p.N * volume(p.output) * p.filter.K == 0) return;
-  impl_->kernel = make_kernel(with_joined_pixels(spec), current_device());
+  const ConvolutionSpec joined = with_joined_pixels(spec);
+  const Device device = current_device();
+  impl_->kernel = make_kernel(joined, choose_family(joined, device), device);
 }
 
 Convolution::~Convolution() = default;
@@ -105,9 +107,9 @@ namespace {
 // What the Hopper kernel computes of this convolution, where it is the one to serve it.
 std::optional<ConvolutionSpec> for_hopper(const ConvolutionSpec& spec, const Device& device) {
   const ConvolutionSpec joined = with_joined_pixels(spec);
-  const Family family = choose_family(joined, device);
-  if (wants_one_input(joined, family, device)) return for_hopper(with_one_input(joined), device);
-  if (family != Family::kMatrixProduct || !is_on_hopper(spec.use(), device)) return {};
+  const Choice choice = choose_family(joined, device);
+  if (wants_one_input(joined, choice, device)) return for_hopper(with_one_input(joined), device);
+  if (choice.family != Family::kMatrixProduct || !is_on_hopper(spec.use(), device)) return {};
   return joined;
 }
 

@@ -281,19 +281,6 @@ void set_common(const ConvolutionSpec& spec, DepthwiseArgs& args) {
   args.C = int(p.filter.C);
 }
 
-// The kernel of a data type: f is called with a null pointer to it.
-template <class F>
-void with_type(DataType type, F f) {
-  switch (type) {
-    case DataType::kFloat:
-      return f(static_cast<float*>(nullptr));
-    case DataType::kHalf:
-      return f(static_cast<__half*>(nullptr));
-    case DataType::kBFloat16:
-      return f(static_cast<__nv_bfloat16*>(nullptr));
-  }
-}
-
 template <class Args>
 Args with_tensors(Args args, const void* x, const void* filter, const Epilogue& epilogue) {
   args.x = x, args.filter = filter, args.epilogue = epilogue;

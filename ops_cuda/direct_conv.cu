@@ -138,23 +138,13 @@ class DirectConv : public ConvolutionKernel {
     DirectConvArgs args = args_;
     args.x = input.x, args.filter = filter;
     args.epilogue = epilogue_.of(bias, residual, y);
-    switch (type_) {
-      case DataType::kFloat:
-        return launch_as<float>(args, stream);
-      case DataType::kHalf:
-        return launch_as<__half>(args, stream);
-      case DataType::kBFloat16:
-        return launch_as<__nv_bfloat16>(args, stream);
-    }
+    with_type(type_, [&]<class T>(T*) {
+      launch("launching the direct convolution", by_chunks_ ? direct_conv<T, kChunk<T>> : direct_conv<T, 1>,
+             dim3(unsigned(plan_->num_tiles() * args.column_blocks)), kThreads, stream, args);
+    });
   }
 
  private:
-  template <class T>
-  void launch_as(const DirectConvArgs& args, Stream stream) const {
-    launch("launching the direct convolution", by_chunks_ ? direct_conv<T, kChunk<T>> : direct_conv<T, 1>,
-           dim3(unsigned(plan_->num_tiles() * args.column_blocks)), kThreads, stream, args);
-  }
-
   DataType type_;
   DeviceEpilogue epilogue_;
   bool by_chunks_;

@@ -6,7 +6,22 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "plan/problem.h"
+
 namespace cks::cuda {
+
+// Calls f with a null pointer to the type.
+template <class F>
+void with_type(DataType type, F f) {
+  switch (type) {
+    case DataType::kFloat:
+      return f(static_cast<float*>(nullptr));
+    case DataType::kHalf:
+      return f(static_cast<__half*>(nullptr));
+    case DataType::kBFloat16:
+      return f(static_cast<__nv_bfloat16*>(nullptr));
+  }
+}
 
 inline constexpr int kChunkBytes = 16;
 template <class T>

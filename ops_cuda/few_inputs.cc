@@ -6,7 +6,6 @@
 
 #include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/error.h"
-#include "ops_cuda/kernel_choice.h"
 #include "ops_cuda/pack.h"
 #include "ops_cuda/shared_memory.h"
 
@@ -37,32 +36,7 @@ bool by_chunks(PatchSource source) { return source != PatchSource::kElements && 
 
 class FewInputsConv : public ConvolutionKernel {
  public:
-  FewInputsConv(const ConvolutionSpec& spec, const Device& device)
-      : FewInputsConv(spec, device, *plan_few_inputs(spec.problem, spec.type, spec.layout, device)) {}
-
-  size_t workspace_bytes() const override { return 0; }
-  const char* name() const override { return "few inputs"; }
-
-  void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void*,
-           Stream stream) const override {
-    if (by_chunks(args_.source)) require_aligned(input.x, "X"), require_aligned(input.x2, "X2");
-    if (args_.neighbours) require_aligned(y, "Y"), require_aligned(residual, "Z");
-    FewInputsArgs args = args_;
-    args.x = input.x, args.x2 = input.x2, args.filter = filter;
-    args.epilogue = epilogue_.of(bias, residual, y);
-    cudaLaunchAttribute attribute;
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t launch{};
-    launch.gridDim = grid_, launch.blockDim = dim3(unsigned(threads_));
-    launch.dynamicSmemBytes = size_t(shared_bytes_), launch.stream = stream;
-    launch.attrs = &attribute, launch.numAttrs = dependent_ ? 1 : 0;
-    void* parameters[] = {&args};
-    check(cudaLaunchKernelExC(&launch, function_, parameters), "launching the convolution of few inputs");
-  }
-
- private:
-  FewInputsConv(const ConvolutionSpec& spec, const Device& device, const FewInputsPlan& plan)
+  FewInputsConv(const ConvolutionSpec& spec, const FewInputsPlan& plan, const Device& device)
       : words_(plan.words.data(), in_steps(plan) ? 0 : plan.words.size() * sizeof(FewInputsWord)),
         epilogue_(spec),
         function_(find_kernel(spec, plan.shape, plan.columns)),
@@ -125,6 +99,28 @@ class FewInputsConv : public ConvolutionKernel {
     grid_ = dim3(unsigned(std::min(tiles, together)), unsigned(filters));
   }
 
+  size_t workspace_bytes() const override { return 0; }
+  const char* name() const override { return "few inputs"; }
+
+  void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void*,
+           Stream stream) const override {
+    if (by_chunks(args_.source)) require_aligned(input.x, "X"), require_aligned(input.x2, "X2");
+    if (args_.neighbours) require_aligned(y, "Y"), require_aligned(residual, "Z");
+    FewInputsArgs args = args_;
+    args.x = input.x, args.x2 = input.x2, args.filter = filter;
+    args.epilogue = epilogue_.of(bias, residual, y);
+    cudaLaunchAttribute attribute;
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t launch{};
+    launch.gridDim = grid_, launch.blockDim = dim3(unsigned(threads_));
+    launch.dynamicSmemBytes = size_t(shared_bytes_), launch.stream = stream;
+    launch.attrs = &attribute, launch.numAttrs = dependent_ ? 1 : 0;
+    void* parameters[] = {&args};
+    check(cudaLaunchKernelExC(&launch, function_, parameters), "launching the convolution of few inputs");
+  }
+
+ private:
   DeviceCopy words_;
   DeviceEpilogue epilogue_;
   const void* function_;
@@ -136,8 +132,9 @@ class FewInputsConv : public ConvolutionKernel {
 
 }  // namespace
 
-std::unique_ptr<ConvolutionKernel> make_few_inputs_conv(const ConvolutionSpec& spec, const Device& device) {
-  return std::make_unique<FewInputsConv>(spec, device);
+std::unique_ptr<ConvolutionKernel> make_few_inputs_conv(const ConvolutionSpec& spec, const FewInputsPlan& plan,
+                                                        const Device& device) {
+  return std::make_unique<FewInputsConv>(spec, plan, device);
 }
 
 }  // namespace cks::cuda

@@ -21,19 +21,23 @@ struct FewInputsArgs {
   int32_t patches;                          // 2: one is copied while the other is read
   int32_t matrix_pitch;                     // few_inputs_wgmma: of eight pixels in the patch, in bytes
   bool filter_is_constant;
+
+  // How a patch is copied. row_units: of one of its rows. parts: units of a pixel, or (planes) channels of a slice.
   PatchSource source;
-  Divider row_units;                // of a row of the patch as it is copied
-  Divider patch_w, patch_h, parts;  // parts: units of a pixel, or (planes) channels of a slice
+  Divider row_units, patch_w, patch_h, parts;
   int32_t patch_pixels;
   int32_t copy_pixels;  // chunks: pixels of the patch that a team copies at once, and how far that is
   Int3 copy_step;
+
   Int3 input, output, stride, pad;
   Int3 box_log2, patch;
   int32_t pixel_pitch, chunk_pitch, row_pitch, lead, origin, patch_words;
   bool shifted;
-  int32_t C, x_chunks, K, slice_c, slice_k, column_blocks;  // column_blocks: of a slice
-  int32_t slices_together;                                  // slices of a packed group
+
+  // column_blocks: of a slice. slices_together: of a packed group.
+  int32_t C, x_chunks, K, slice_c, slice_k, column_blocks, slices_together;
   int32_t packed_k, filter_pitch, filter_taps;
+
   Int3 tiles;
   uint32_t num_tiles;
   bool channels_first, neighbours;  // neighbours: whole words of y can be stored

@@ -138,22 +138,6 @@ class FewInputsBlock {
         for (int v = 0; v < 4; ++v) sum_[i][j][v] = 0;
   }
 
-  __device__ int lines() const { return args_.patch.h * args_.patch.d; }
-  // A row of the patch as pixels, `C` channels apart in x.
-  __device__ RowPlace line_at(const Tile& tile, int line) const {
-    const int d = args_.patch_h.quotient(line), h = tile.corner.h + line - d * args_.patch.h;
-    const bool valid = unsigned(tile.corner.d + d) < unsigned(args_.input.d) && unsigned(h) < unsigned(args_.input.h);
-    return {image(tile) + int64_t((tile.corner.d + d) * args_.input.h + h) * (args_.input.w * args_.C) +
-                slice_ * args_.slice_c,
-            args_.origin + line * args_.row_pitch, valid};
-  }
-  // Parts of pixels, args.parts of them, of `size` elements.
-  __device__ UnitPlace part_at(const Tile& tile, int i, int size) const {
-    const int pixel = args_.parts.quotient(i), part = i - pixel * args_.parts.divisor, w = tile.corner.w + pixel;
-    return {w * args_.C + part * size, pixel * args_.pixel_pitch + part * (size == 1 ? 1 : args_.chunk_pitch),
-            unsigned(w) < unsigned(args_.input.w)};
-  }
-
   // Starts to copy a patch of chunks. A thread copies the same chunk of every copy_pixels-th pixel. kPairs: chunks lie
   // in pairs, rows of 32 bytes, in the swizzle of such rows.
   template <bool kPairs>
@@ -210,28 +194,35 @@ class FewInputsBlock {
 #endif
   }
 
-  // The patch from rows of pixels; zeros outside the image.
+  __device__ int lines() const { return args_.patch.h * args_.patch.d; }
+  __device__ int64_t image(const Tile& tile) const {
+    return int64_t(tile.n) * args_.C * args_.input.d * args_.input.h * args_.input.w;
+  }
+
+  // Chunk i of a row of `length` elements of x, of which `first` is the patch's first; in the patch they lie `stretch`
+  // apart.
+  __device__ UnitPlace chunk_at(int i, int first, int length, int stretch) const {
+    const int at = first - args_.lead + i * kChunk<T>;
+    return {at, (i * kChunk<T> - args_.lead) * stretch, unsigned(at) < unsigned(length)};
+  }
+
+  template <class Unit, class RowAt, class UnitAt, class Put>
+  __device__ void load_rows(int rows, RowAt row_at, UnitAt unit_at, Put put) const {
+    copy_rows<kThreads, Unit>(static_cast<const T*>(args_.x), args_.row_units, rows, row_at, unit_at, put);
+  }
+
   template <bool kShifted>
-  __device__ void load_pixels(uint32_t* patch, const Tile& tile) const {
-    const auto line = [&](int i) { return line_at(tile, i); };
-    if (args_.source == PatchSource::kChunks) {
-      load_rows<uint4>(
-          lines(), line, [&](int i) { return part_at(tile, i, kChunk<T>); },
-          [&](int at, uint4 v) { *reinterpret_cast<uint4*>(patch + at / kPerWord) = prepared(v); });
-    } else if (args_.source == PatchSource::kRuns) {
-      load_rows<uint4>(
-          lines(), line, [&](int i) { return chunk_at(i, tile.corner.w * args_.C, args_.input.w * args_.C, 1); },
-          [&](int at, uint4 v) {
-            put_run(patch, at, v);
-            if constexpr (kShifted) put_run(patch + args_.patch_words, at - 1, v);
-          });
+  __device__ void put(uint32_t* patch, int at, T v) const {
+    if constexpr (sizeof(T) == 4) {
+      patch[at] = Math::prepare(__float_as_uint(v));
     } else {
-      load_rows<T>(
-          lines(), line, [&](int i) { return part_at(tile, i, 1); }, [&](int at, T v) { put<kShifted>(patch, at, v); });
+      T* const elements = reinterpret_cast<T*>(patch);
+      elements[at] = v;
+      if constexpr (kShifted) elements[2 * args_.patch_words + at - 1] = v;
     }
   }
 
-  // The patch from rows of planes.
+  // The patch from rows of planes; zeros outside the image.
   template <bool kShifted>
   __device__ void load_planes(uint32_t* patch, const Tile& tile) const {
     const auto row_at = [&](int row) {
@@ -274,17 +265,6 @@ class FewInputsBlock {
   };
 
   __device__ static int own_column(int j) { return own_column(j, threadIdx.x % 4); }
-
-  __device__ int64_t image(const Tile& tile) const {
-    return int64_t(tile.n) * args_.C * args_.input.d * args_.input.h * args_.input.w;
-  }
-
-  // Chunk i of a row of `length` elements of x, of which `first` is the patch's first; in the patch they lie `stretch`
-  // apart.
-  __device__ UnitPlace chunk_at(int i, int first, int length, int stretch) const {
-    const int at = first - args_.lead + i * kChunk<T>;
-    return {at, (i * kChunk<T> - args_.lead) * stretch, unsigned(at) < unsigned(length)};
-  }
 
   template <class F>
   __device__ void visit_all(F f) {
@@ -334,41 +314,6 @@ class FewInputsBlock {
           f(v, y[r] + own_column(j) * stride);
           sum(r, j) = v[0];
         }
-    }
-  }
-
-  template <class Unit, class RowAt, class UnitAt, class Put>
-  __device__ void load_rows(int rows, RowAt row_at, UnitAt unit_at, Put put) const {
-    copy_rows<kThreads, Unit>(static_cast<const T*>(args_.x), args_.row_units, rows, row_at, unit_at, put);
-  }
-
-  __device__ static uint4 prepared(uint4 v) {
-    if constexpr (sizeof(T) == 2) return v;
-    return {Math::prepare(v.x), Math::prepare(v.y), Math::prepare(v.z), Math::prepare(v.w)};
-  }
-
-  template <bool kShifted>
-  __device__ void put(uint32_t* patch, int at, T v) const {
-    if constexpr (sizeof(T) == 4) {
-      patch[at] = Math::prepare(__float_as_uint(v));
-    } else {
-      T* const elements = reinterpret_cast<T*>(patch);
-      elements[at] = v;
-      if constexpr (kShifted) elements[2 * args_.patch_words + at - 1] = v;
-    }
-  }
-
-  // A chunk to neighbouring elements, which may begin within a word.
-  __device__ static void put_run(uint32_t* patch, int at, uint4 v) {
-    v = prepared(v);
-    uint32_t* const words = patch + at / kPerWord;
-    if (at % kPerWord == 0) {
-      words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
-    } else {
-      uint16_t* const halves = reinterpret_cast<uint16_t*>(patch) + at;
-      halves[0] = uint16_t(v.x), halves[7] = uint16_t(v.w >> 16);
-      words[1] = __funnelshift_r(v.x, v.y, 16), words[2] = __funnelshift_r(v.y, v.z, 16);
-      words[3] = __funnelshift_r(v.z, v.w, 16);
     }
   }
 };

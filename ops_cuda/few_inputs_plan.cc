@@ -181,7 +181,7 @@ double cycles_of(const FewInputsPlan& plan, const Problem& p, DataType type, con
 
 std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, Layout layout, const Device& device) {
   const Filter& f = p.filter;
-  if (f.op != Operator::kConv) return {};
+  if (f.op != Operator::kConv || !has_tensor_cores(type, device)) return {};
   // The kernels count elements of a row, rows and slices in 32 bits.
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max(), kMostFilters = 65535, kMostPixels = 512;
   if (p.input[2] * f.C > kMost || p.input[0] * p.input[1] > kMost || p.input[0] * f.C > kMost) return {};
@@ -194,8 +194,7 @@ std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, La
   const int columns = slice_k <= 16 ? 16 : slice_k <= 32 ? 32 : 64;
   if (slices * ceil_div(slice_k, 16) > kMostFilters) return {};
   Cut cut{slices, slice_c, slice_k, kFewInputsWords, columns, 1};
-  // Two blocks share a multiprocessor, so that one copies while the other computes; CUDA keeps 1 KB of each.
-  if (slice_c * int64_t(size_of(type)) % 32 != 0) return plan_cut(p, type, layout, cut, device.shared_bytes / 2 - 1024);
+  if (slice_c * int64_t(size_of(type)) % 32 != 0) return plan_cut(p, type, layout, cut, half_of_shared(device));
 
   std::optional<FewInputsPlan> best;
   double best_cycles = 0;

@@ -69,10 +69,11 @@ class FewInputsWgmma : public FewInputsBlock<Math, kColumns, kFewInputsWgmma.war
     return v;
   }
   __device__ uint32_t patch(int which) const { return patch_ + which * args_.patch_words * 4; }
-  __device__ float (&sums(int i)) [kColumns / 2] { return reinterpret_cast<float (&)[kColumns / 2]>(sum_[i]); }
+  using Sums = float[kColumns / 2];
+  __device__ Sums& sums(int i) { return reinterpret_cast<Sums&>(sum_[i]); }
 
-  uint32_t filter_,
-      patch_;
+  uint32_t filter_;
+  uint32_t patch_;
   uint32_t base_[kRowTiles];  // where the first row of each tile begins in the patch, in bytes
 };
 

@@ -82,7 +82,7 @@ class FewInputsWords : public FewInputsBlock<Math, kColumns, kFewInputsWords.war
     if (args_.source == PatchSource::kPlaneRuns || args_.source == PatchSource::kPlanes)
       this->template load_planes<kShifted>(patch_, tile);
     else
-      this->template load_pixels<kShifted>(patch_, tile);
+      load_pixels<kShifted>(patch_, tile);
   }
 
   __device__ void multiply() {
@@ -116,6 +116,64 @@ class FewInputsWords : public FewInputsBlock<Math, kColumns, kFewInputsWords.war
     T element[kPerWord];
     __device__ Pair() {}
   };
+
+  // A row of the patch as pixels, `C` channels apart in x.
+  __device__ RowPlace line_at(const Tile& tile, int line) const {
+    const int d = args_.patch_h.quotient(line), h = tile.corner.h + line - d * args_.patch.h;
+    const bool valid = unsigned(tile.corner.d + d) < unsigned(args_.input.d) && unsigned(h) < unsigned(args_.input.h);
+    return {this->image(tile) + int64_t((tile.corner.d + d) * args_.input.h + h) * (args_.input.w * args_.C) +
+                this->slice_ * args_.slice_c,
+            args_.origin + line * args_.row_pitch, valid};
+  }
+  // Parts of pixels, of 1 element each or a chunk, `size`. A chunk's pitch is its size, but read from the arguments:
+  // where the compiler knows it, it takes chunks and runs for one and stores both word by word.
+  __device__ UnitPlace part_at(const Tile& tile, int i, int size) const {
+    const int pixel = args_.parts.quotient(i), part = i - pixel * args_.parts.divisor, w = tile.corner.w + pixel;
+    return {w * args_.C + part * size, pixel * args_.pixel_pitch + part * (size == 1 ? 1 : args_.chunk_pitch),
+            unsigned(w) < unsigned(args_.input.w)};
+  }
+
+  // The patch from rows of pixels; zeros outside the image.
+  template <bool kShifted>
+  __device__ void load_pixels(uint32_t* patch, const Tile& tile) const {
+    const auto line = [&](int i) { return line_at(tile, i); };
+    if (args_.source == PatchSource::kChunks) {
+      this->template load_rows<uint4>(
+          this->lines(), line, [&](int i) { return part_at(tile, i, kChunk<T>); },
+          [&](int at, uint4 v) { *reinterpret_cast<uint4*>(patch + at / kPerWord) = prepared(v); });
+    } else if (args_.source == PatchSource::kRuns) {
+      this->template load_rows<uint4>(
+          this->lines(), line,
+          [&](int i) { return this->chunk_at(i, tile.corner.w * args_.C, args_.input.w * args_.C, 1); },
+          [&](int at, uint4 v) {
+            put_run(patch, at, v);
+            if constexpr (kShifted) put_run(patch + args_.patch_words, at - 1, v);
+          });
+    } else {
+      this->template load_rows<T>(
+          this->lines(), line, [&](int i) { return part_at(tile, i, 1); },
+          [&](int at, T v) { this->template put<kShifted>(patch, at, v); });
+    }
+  }
+
+  __device__ static uint4 prepared(uint4 v) {
+    if constexpr (sizeof(T) == 2) return v;
+    return {Math::prepare(v.x), Math::prepare(v.y), Math::prepare(v.z), Math::prepare(v.w)};
+  }
+
+  // A chunk to neighbouring elements, which may begin within a word.
+  __device__ static void put_run(uint32_t* patch, int at, uint4 v) {
+    v = prepared(v);
+    uint32_t* const words = patch + at / kPerWord;
+    if (at % kPerWord == 0) {
+      words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+    } else {
+      uint16_t* const halves = reinterpret_cast<uint16_t*>(patch) + at;
+      halves[0] = uint16_t(v.x), halves[7] = uint16_t(v.w >> 16);
+      words[1] = __funnelshift_r(v.x, v.y, 16), words[2] = __funnelshift_r(v.y, v.z, 16);
+      words[3] = __funnelshift_r(v.z, v.w, 16);
+    }
+  }
 
   uint32_t *filter_, *patch_;
   int4* table_;

@@ -5,7 +5,7 @@
 
 #include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/error.h"
-#include "ops_cuda/kernel_choice.h"
+#include "ops_cuda/kernel.h"
 #include "ops_cuda/pack.h"
 #include "ops_cuda/shared_memory.h"
 

@@ -18,6 +18,15 @@ struct Device {
 
 Device current_device();
 
+// Shared memory of a thread block where two share a multiprocessor, so that one copies while the other computes; CUDA
+// keeps 1 KB of each.
+inline int half_of_shared(const Device& device) { return device.shared_bytes / 2 - 1024; }
+
+// Tensor cores know fp16 since sm_75, bf16 and tf32 (of which strict floats are made) since sm_80.
+inline bool has_tensor_cores(DataType type, const Device& device) {
+  return device.capability >= (type == DataType::kHalf ? 75 : 80);
+}
+
 // Kernels that move 16 bytes at a time need tensors that begin at a multiple of 16, as ONNX Runtime's do; what a user
 // binds may not.
 inline void require_aligned(const void* tensor, const char* name) {
@@ -54,7 +63,8 @@ void pack_hopper_filter(const FilterUse&, const void* w_onnx, void* packed, Stre
 
 // Few input channels (of a group), whose taps and channels are summed as one index; few output channels, whose products
 // are made pixel by pixel and then summed at the outputs they reach. Both read the filter as the matrix product does.
-std::unique_ptr<ConvolutionKernel> make_few_inputs_conv(const ConvolutionSpec&, const Device&);
+struct FewInputsPlan;
+std::unique_ptr<ConvolutionKernel> make_few_inputs_conv(const ConvolutionSpec&, const FewInputsPlan&, const Device&);
 std::unique_ptr<ConvolutionKernel> make_few_outputs_conv(const ConvolutionSpec&, const Device&);
 
 // Depthwise: each channel its own group, of one output.

@@ -1,18 +1,12 @@
 #include "ops_cuda/kernel_choice.h"
 
 #include "ops_cuda/depthwise_plan.h"
-#include "ops_cuda/few_inputs_plan.h"
 #include "ops_cuda/few_outputs_plan.h"
 #include "ops_cuda/hopper/schedule.h"
 #include "ops_cuda/pack.h"
 
 namespace cks::cuda {
 namespace {
-
-// Tensor cores know fp16 since sm_75, bf16 and tf32 (of which strict floats are made) since sm_80.
-bool has_tensor_cores(DataType type, const Device& device) {
-  return device.capability >= (type == DataType::kHalf ? 75 : 80);
-}
 
 // The matrix product sums 64 or 128 bytes of a tap at a time and wants whole chunks of 16: it suits neither very few
 // channels nor, up to a point, odd ones, which it copies first.
@@ -25,15 +19,13 @@ bool few_inputs_pays(const Filter& f, DataType type) {
 // Channels that fill whole steps of the tensor cores, in and out not more than a patch and a filter in shared memory
 // suit. Channels first they save the matrix product's copy of X, as long as few taps read the patch (measured: up to 11
 // win, 27 lose). Channels last they win where half of what the matrix product multiplies at a time is empty, 64
-// channels in or 64 out, and all taps but one are read from shared memory.
-bool whole_steps_pay(const ConvolutionSpec& spec, const Device& device) {
+// channels in or 64 out, and all taps but one are read from shared memory; with wgmma, as the plan must tell.
+bool whole_steps_may_pay(const ConvolutionSpec& spec) {
   const Filter& f = spec.problem.filter;
   const int64_t bytes = f.C * int64_t(size_of(spec.type));
   if (f.op != Operator::kConv || f.groups > 1 || bytes % 32 != 0 || f.K > 64) return false;
   if (spec.layout == Layout::kNCHW) return bytes <= 256 && f.taps() <= 11;
-  if (bytes > (f.K <= 32 ? 128 : 64) || f.taps() == 1 || size_of(spec.type) != 2) return false;
-  const auto plan = plan_few_inputs(spec.problem, spec.type, spec.layout, device);
-  return plan && plan->shape.loop == FewInputsLoop::kWgmma;
+  return bytes <= (f.K <= 32 ? 128 : 64) && f.taps() > 1 && size_of(spec.type) == 2;
 }
 
 constexpr int64_t kFewOutputs = 8;
@@ -63,11 +55,6 @@ bool depthwise_can(const ConvolutionSpec& spec) {
                                    : depthwise_chunks_can(spec.problem, spec.type);
 }
 
-bool few_inputs_can(const ConvolutionSpec& spec, const Device& device) {
-  return has_tensor_cores(spec.type, device) && !is_direct(spec.problem.filter) &&
-         plan_few_inputs(spec.problem, spec.type, spec.layout, device);
-}
-
 bool few_outputs_can(const ConvolutionSpec& spec, const Device& device) {
   return has_tensor_cores(spec.type, device) && !is_direct(spec.problem.filter) &&
          plan_few_outputs(spec.problem, spec.type, device.multiprocessors, half_of_shared(device));
@@ -80,24 +67,27 @@ FilterForm choose_form(const FilterUse& use, const Device& device) {
   return hopper_takes(use, device) ? FilterForm::kHopper : FilterForm::kPortable;
 }
 
-Family choose_family(const ConvolutionSpec& spec, const Device& device) {
+Choice choose_family(const ConvolutionSpec& spec, const Device& device) {
   const Filter& f = spec.problem.filter;
-  if (is_direct(f)) return depthwise_can(spec) ? Family::kDepthwise : Family::kDirect;
-  if ((few_inputs_pays(f, spec.type) || whole_steps_pay(spec, device)) && few_inputs_can(spec, device))
-    return Family::kFewInputs;
-  if (has_tensor_cores(spec.type, device) && few_outputs_pays(spec, device)) return Family::kFewOutputs;
-  return Family::kMatrixProduct;
+  if (is_direct(f)) return {depthwise_can(spec) ? Family::kDepthwise : Family::kDirect};
+  const bool few = few_inputs_pays(f, spec.type);
+  if (few || whole_steps_may_pay(spec)) {
+    auto plan = plan_few_inputs(spec.problem, spec.type, spec.layout, device);
+    if (plan && (few || spec.layout == Layout::kNCHW || plan->shape.loop == FewInputsLoop::kWgmma))
+      return {Family::kFewInputs, std::move(plan)};
+  }
+  if (has_tensor_cores(spec.type, device) && few_outputs_pays(spec, device)) return {Family::kFewOutputs};
+  return {Family::kMatrixProduct};
 }
 
-bool reads_x2(Family family, const ConvolutionSpec& spec, const Device& device) {
+bool reads_x2(const Choice& choice, const ConvolutionSpec& spec, const Device& device) {
   const Problem& p = spec.problem;
   const int64_t chunk = 16 / int64_t(size_of(spec.type)), x_channels = p.filter.C - p.x2_channels;
   if (spec.layout != Layout::kNHWC || p.filter.groups > 1 || x_channels % chunk || p.x2_channels % chunk) return false;
-  switch (family) {
-    case Family::kFewInputs: {
-      const auto plan = plan_few_inputs(p, spec.type, spec.layout, device);
-      return plan->shape.loop != FewInputsLoop::kWords && plan->source == PatchSource::kChunks;
-    }
+  switch (choice.family) {
+    case Family::kFewInputs:
+      return choice.few_inputs->shape.loop != FewInputsLoop::kWords &&
+             choice.few_inputs->source == PatchSource::kChunks;
     case Family::kMatrixProduct:
 #ifdef ORT_CKS_HOPPER
       return choose_form(spec.use(), device) == FilterForm::kHopper &&

@@ -1,5 +1,8 @@
 // Which kernel serves a convolution: a pure function of the problem and the device, tested without a GPU.
 #pragma once
+#include <optional>
+
+#include "ops_cuda/few_inputs_plan.h"
 #include "ops_cuda/kernel.h"
 
 namespace cks::cuda {
@@ -11,7 +14,11 @@ enum class Family {
   kFewOutputs,     // few_outputs_conv.cuh
   kMatrixProduct,  // the Hopper or the portable implicit GEMM
 };
-Family choose_family(const ConvolutionSpec&, const Device&);
+struct Choice {
+  Family family;
+  std::optional<FewInputsPlan> few_inputs{};  // how kFewInputs cuts it, on which the choice depends
+};
+Choice choose_family(const ConvolutionSpec&, const Device&);
 
 // The form a filter is packed in before shapes are known. Every family reads the portable form. On Hopper floats have
 // one of their own, which the Hopper kernel alone reads: what may go to another family once shapes are known, does not
@@ -20,15 +27,10 @@ enum class FilterForm { kPortable, kHopper };
 FilterForm choose_form(const FilterUse&, const Device&);
 
 // Whether a family that serves it reads X2 in place. Others want X and X2 copied into one tensor first.
-bool reads_x2(Family, const ConvolutionSpec&, const Device&);
+bool reads_x2(const Choice&, const ConvolutionSpec&, const Device&);
 
 // What a family can serve at all, be it the best choice or not.
 bool depthwise_can(const ConvolutionSpec&);
-bool few_inputs_can(const ConvolutionSpec&, const Device&);
 bool few_outputs_can(const ConvolutionSpec&, const Device&);
-
-// Shared memory of a thread block of the last two: two blocks share a multiprocessor, so that one copies while the
-// other computes; CUDA keeps 1 KB of each.
-inline int half_of_shared(const Device& device) { return device.shared_bytes / 2 - 1024; }
 
 }  // namespace cks::cuda

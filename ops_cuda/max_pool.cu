@@ -6,7 +6,6 @@
 // 48 KB.
 #include <algorithm>
 
-#include "ops_cuda/device_plan.h"
 #include "ops_cuda/element.cuh"
 #include "ops_cuda/error.h"
 #include "ops_cuda/launch.cuh"
@@ -16,21 +15,11 @@ namespace cks::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// Of a thread, by how many taps of a row of the window it takes at a time. More share no loads, and leave fewer
-// threads.
-template <int kTaps>
-constexpr int kOutputs = kTaps == 2 ? 2 : 1;
 constexpr int kMostColumns = 32, kMostThreadsDeep = 64;
-
-// A thread block covers blockDim = (chunks of channels, outputs along w, rows of outputs); a row is one of any image
-// and plane.
-struct MaxPoolArgs {
-  const void* x;
-  void* y;
-  Int3 input, output, window, stride, dilation, pad;
-  int32_t C;
-  uint32_t column_blocks, strip_blocks, rows;
-};
+// How many taps of a row of the window a thread takes at a time.
+constexpr int taps_together(int window_w) { return window_w <= 2 || window_w == 4 ? 2 : 3; }
+// Outputs of a thread. More share no loads, and leave fewer threads.
+constexpr int outputs_of(int taps) { return taps == 2 ? 2 : 1; }
 
 // A window along one axis: where its first tap is, and the first and the last of those inside the input. first > last
 // where all taps are in the padding.
@@ -95,7 +84,7 @@ struct Part {
 // kTaps: of a row of the window, at a time.
 template <class T, int kVector, int kTaps>
 __global__ void __launch_bounds__(kThreads) max_pool(const __grid_constant__ MaxPoolArgs args) {
-  constexpr int kOutputs = cuda::kOutputs<kTaps>;
+  constexpr int kOutputs = outputs_of(kTaps);
   using Load = Elements<T, kVector>;
   using Raw = typename Load::Raw;
   unsigned block = blockIdx.x;
@@ -151,58 +140,53 @@ __global__ void __launch_bounds__(kThreads) max_pool(const __grid_constant__ Max
   }
 }
 
-template <class T, int kVector, int kTaps>
-void launch_pool(MaxPoolArgs args, Stream stream) {
-  const int64_t columns = args.C / kVector, strips = ceil_div(args.output.w, kOutputs<kTaps>);
+// vector: channels of a thread.
+MaxPoolLaunch plan_launch(MaxPoolArgs args, int vector) {
+  const int64_t columns = args.C / vector, strips = ceil_div(args.output.w, outputs_of(taps_together(args.window.w)));
   args.column_blocks = unsigned(ceil_div(columns, kMostColumns));
-  dim3 threads;
-  threads.x = unsigned(ceil_div(columns, args.column_blocks));
+  const unsigned x = unsigned(ceil_div(columns, args.column_blocks));
   // Up to four rows first: windows that overlap share lines in L1.
-  threads.z = std::min(4u, args.rows);
-  threads.y = unsigned(std::min<int64_t>(strips, kThreads / (threads.x * threads.z)));
-  threads.z = std::min({args.rows, unsigned(kThreads) / (threads.x * threads.y), unsigned(kMostThreadsDeep)});
-  args.strip_blocks = unsigned(ceil_div(strips, threads.y));
-  const int64_t blocks = ceil_div(args.rows, threads.z) * args.strip_blocks * args.column_blocks;
+  const unsigned first_rows = std::min(4u, args.rows);
+  const unsigned y = unsigned(std::min<int64_t>(strips, kThreads / (x * first_rows)));
+  const unsigned z = std::min({args.rows, unsigned(kThreads) / (x * y), unsigned(kMostThreadsDeep)});
+  args.strip_blocks = unsigned(ceil_div(strips, y));
+  const int64_t blocks = ceil_div(args.rows, z) * args.strip_blocks * args.column_blocks;
   if (blocks > INT32_MAX) throw Error("the pool is too large: its output has more than 2^31 tiles");
-  launch("launching the pool", max_pool<T, kVector, kTaps>, dim3(unsigned(blocks)), threads, stream, args);
+  return {args, unsigned(blocks), {x, y, z}};
 }
 
 template <class T, int kVector>
-void launch_by_window(const MaxPoolArgs& args, Stream stream) {
-  if (args.window.w <= 2 || args.window.w == 4)
-    launch_pool<T, kVector, 2>(args, stream);
-  else
-    launch_pool<T, kVector, 3>(args, stream);
+void launch_pool(const MaxPoolLaunch& pool, Stream stream) {
+  const auto kernel = taps_together(pool.args.window.w) == 2 ? max_pool<T, kVector, 2> : max_pool<T, kVector, 3>;
+  const auto& [x, y, z] = pool.threads;
+  launch("launching the pool", kernel, dim3(pool.blocks), dim3(x, y, z), stream, pool.args);
 }
 
-template <class T>
-void launch_as(const MaxPoolArgs& args, Stream stream) {
-  const auto aligned = [](const void* tensor) { return reinterpret_cast<uintptr_t>(tensor) % kChunkBytes == 0; };
-  if (args.C % kChunk<T> == 0 && aligned(args.x) && aligned(args.y))
-    launch_by_window<T, kChunk<T>>(args, stream);
-  else
-    launch_by_window<T, 1>(args, stream);
-}
+bool is_aligned(const void* tensor) { return reinterpret_cast<uintptr_t>(tensor) % kChunkBytes == 0; }
 
 }  // namespace
 
-void MaxPool::run(const void* x, void* y, Stream stream) const {
-  const Problem& p = problem_;
+MaxPool::MaxPool(const Problem& p, DataType type) : type_(type) {
+  const int chunk = kChunkBytes / int(size_of(type));
+  channels_are_chunks_ = p.filter.C % chunk == 0;
   const int64_t rows = p.N * p.output[0] * p.output[1];
+  if (rows * p.output[2] * p.filter.C == 0) return;  // there is nothing to launch
   if (rows > INT32_MAX) throw Error("the pool is too large: its output has more than 2^31 rows");
   MaxPoolArgs args{};
-  args.x = x, args.y = y;
   args.input = to_int3(p.input), args.output = to_int3(p.output), args.window = to_int3(p.filter.extent);
   args.stride = to_int3(p.stride), args.dilation = to_int3(p.dilation), args.pad = to_int3(p.pad);
   args.C = int(p.filter.C), args.rows = unsigned(rows);
-  switch (type_) {
-    case DataType::kFloat:
-      return launch_as<float>(args, stream);
-    case DataType::kHalf:
-      return launch_as<__half>(args, stream);
-    case DataType::kBFloat16:
-      return launch_as<__nv_bfloat16>(args, stream);
-  }
+  if (channels_are_chunks_) by_chunks_ = plan_launch(args, chunk);
+  by_elements_ = plan_launch(args, 1);
+}
+
+void MaxPool::run(const void* x, void* y, Stream stream) const {
+  const bool by_chunks = channels_are_chunks_ && is_aligned(x) && is_aligned(y);
+  MaxPoolLaunch pool = by_chunks ? by_chunks_ : by_elements_;
+  pool.args.x = x, pool.args.y = y;
+  with_type(type_, [&]<class T>(T*) {
+    by_chunks ? launch_pool<T, kChunk<T>>(pool, stream) : launch_pool<T, 1>(pool, stream);
+  });
 }
 
 }  // namespace cks::cuda

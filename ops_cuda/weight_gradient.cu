@@ -207,14 +207,7 @@ void PortableGradient::run(const void* x, const void* dy, void* dw, void* worksp
   void* parameters[] = {&args};
   check(cudaLaunchKernel(kernel_, dim3(unsigned(blocks_)), dim3(kGradientThreads), parameters, 0, stream),
         "launching the weight gradient");
-  switch (type_) {
-    case DataType::kFloat:
-      return launch_sum<float>(args, dw, stream);
-    case DataType::kHalf:
-      return launch_sum<__half>(args, dw, stream);
-    case DataType::kBFloat16:
-      return launch_sum<__nv_bfloat16>(args, dw, stream);
-  }
+  with_type(type_, [&]<class T>(T*) { launch_sum<T>(args, dw, stream); });
 }
 
 std::unique_ptr<WeightGradientKernel> make_gradient(const Problem& p, DataType type, Layout layout,

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # last, so that the installed ort_cks is found
@@ -17,7 +18,7 @@ def answers(models, shape, folder):
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float16)
     for name, model in models.items():
         path = folder / "pool.onnx"
-        pools.onnx.save(model, path)
+        onnx.save(model, path)
         way = Way(name, path, "cpu", with_library=True)
         yield BoundSession(way, {"x": x}).outputs()["y"].astype(np.float32)
 

@@ -24,11 +24,14 @@ def newest(name):
         "plan_test",
         "cpu_convolution_test",
         "tile_choice_test",
+        "narrow_plan_test",
         "hopper_schedule_test",
+        "gradient_schedule_test",
         "plan_cache_test",
         "tuning_test",
         "problem_text_test",
         pytest.param("cuda_convolution_test", marks=pytest.mark.gpu),
+        pytest.param("cuda_gradient_test", marks=pytest.mark.gpu),
     ],
 )
 def test_program(name):

@@ -124,24 +124,24 @@ FAMILIES = {
 }
 
 
+def check_family(provider, family, dtype, **options):
+    C, K, group, layout = FAMILIES[family]
+    geometry = Geometry((3, 3), pads=(1, 1, 1, 1), group=group)
+    Node("ConvV2", (9, 20), geometry, dtype, C, K, seed=8).check(provider, layout=layout, **options)
+
+
 @pytest.mark.parametrize("names", ["XWB", "XWBZ"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_slope_a_channel(provider, family, dtype, names):
-    C, K, group, layout = FAMILIES[family]
-    geometry = Geometry((3, 3), pads=(1, 1, 1, 1), group=group)
-    node = Node("ConvV2", (9, 20), geometry, dtype, C, K, seed=8)
-    node.check(provider, names, "PRelu", layout)
+    check_family(provider, family, dtype, names=names, activation="PRelu")
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.25])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_residual_that_went_through_a_leaky_relu(provider, family, dtype, alpha):
-    C, K, group, layout = FAMILIES[family]
-    geometry = Geometry((3, 3), pads=(1, 1, 1, 1), group=group)
-    node = Node("ConvV2", (9, 20), geometry, dtype, C, K, seed=9)
-    node.check(provider, activation="LeakyRelu", layout=layout, residual_alpha=alpha)
+    check_family(provider, family, dtype, activation="LeakyRelu", residual_alpha=alpha)
 
 
 @pytest.mark.parametrize("names", ["XW", "XWB", "XWBZ"])

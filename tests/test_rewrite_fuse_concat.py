@@ -9,7 +9,6 @@ from rewrite_models import Builder, assert_same_answers, op_types, random_feeds,
 from test_fallback_overloads import CHANGES
 
 import ort_cks
-from ort_cks.graph_rewrite.errors import RewriteError
 
 
 def conv(b: Builder, x: str, channels: int, filters: int, kernel: int = 3, bias: bool = True, **attributes):
@@ -152,17 +151,25 @@ def test_sixteen_bits(dtype):
         assert_same_answers(b.model(y), result.model, rtol=5e-3)
 
 
-def test_before_opset_9_all_nodes_must_have_the_same_inputs():
-    b = Builder(opset=8)
-    w = b.normal(4, 8, 1, 1)
-    x, x2 = (b.op("ConvTranspose", b.input(1, 3, 4, 4), b.normal(3, 4, 1, 1)) for _ in range(2))
-    model = b.model(b.op("Conv", b.op("Concat", x, x2, axis=1), w))
+@pytest.mark.parametrize("opset", [8, 10])
+def test_left_where_the_fallback_could_not_choose(opset):
+    b = Builder(opset=opset)
+    model = b.model(conv(b, joined(b), 16, 8))
     result = nhwc(model)
-    assert "Concat" not in op_types(result)
+    assert op_types(result).count("Concat") == 1
     assert_same_answers(model, result.model)
-    mixed = Builder(opset=8)
-    with pytest.raises(RewriteError, match="differ in inputs or activation, which needs opset 9"):
-        nhwc(mixed.model(conv(mixed, joined(mixed), 16, 8)))
+
+
+def test_left_where_the_rank_of_the_result_is_unknown():
+    """As shape inference says nothing of a convolution with weights of unknown rank."""
+    b = Builder()
+    x = joined(b)
+    b.inputs.append(helper.make_tensor_value_info("shape", TensorProto.INT64, ["rank"]))
+    w = b.op("Reshape", b.input(4, 16, 3, 3), "shape")
+    model = b.model(b.op("Cos", b.op("Conv", x, w)), shape=[2, 4, 4, 3])
+    result = nhwc(model)
+    assert op_types(result).count("Concat") == 1
+    assert_same_answers(model, result.model, random_feeds(model) | {"shape": np.array([4, 16, 3, 3])})
 
 
 def test_readers_that_read_it_in_place_all_take_it():

@@ -134,6 +134,15 @@ def test_a_pool_belongs_to_a_region_and_is_no_convolution(measured):
     assert op_types(rewrite(model, measure=True, layout="nhwc")) == ["Conv", "MaxPool", "Conv"]
 
 
+def test_a_region_too_large_for_a_model_of_its_own_is_swapped(measured, monkeypatch, caplog):
+    monkeypatch.setattr("ort_cks.graph_rewrite.simplify._PROTOBUF_BYTES", 3000)  # of the first's 3200
+    measured[1].add(8 * 8 * 9)  # were it timed, native would be faster
+    result = rewrite(model_of_two_regions(), measure=True, layout="nhwc")
+    assert len(measured[0]) == 1
+    assert [record.decision for record in result.nodes] == ["swapped", "swapped", "kept", "kept"]
+    assert "region from /conv0 is swapped without being timed: its weights exceed 2 GB" in caplog.text
+
+
 def test_a_region_is_native_or_swapped_as_a_whole(measured):
     measured[1].add(8 * 8 * 9)  # in both; then only the first
     model = model_of_two_regions()

@@ -1,7 +1,9 @@
 """A Relu and a LeakyRelu that read, or follow, one another."""
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from rewrite_models import Builder, assert_same_answers, op_types, rewrite
 
 SHAPE = (2, 4, 6, 8)
@@ -82,3 +84,30 @@ def test_where_a_third_reads_too_nothing_changes(reader):
     result = rewrite(b.model(*outputs))
     assert result.nodes[0].fused == []
     assert_same_answers(b.model(*outputs), result.model)
+
+
+def test_in_a_branch_of_an_if_they_stay_there():
+    """The slope is a constant of the branch, which nothing outside of it can read."""
+    b = Builder()
+    b.inputs.append(helper.make_tensor_value_info("condition", TensorProto.BOOL, []))
+    b.inputs.append(helper.make_tensor_value_info("shape", TensorProto.INT64, ["rank"]))
+    x = b.op("Reshape", b.input(*SHAPE), "shape")  # of unknown rank: the convolution takes in neither
+    y = conv(b, x)
+    nodes = [
+        helper.make_node("PRelu", [y, "slope"], ["leaky"]),
+        helper.make_node("Relu", [y], ["relu"]),
+        helper.make_node("Add", ["leaky", "relu"], ["sum"]),
+    ]
+    slope = numpy_helper.from_array(np.array([0.3], np.float32), "slope")
+    branches = [
+        helper.make_graph(nodes, "then", [], [onnx.ValueInfoProto(name="sum")], [slope]),
+        helper.make_graph(
+            [helper.make_node("Identity", [x], ["same"])], "else", [], [onnx.ValueInfoProto(name="same")]
+        ),
+    ]
+    z = b.op("If", "condition", then_branch=branches[0], else_branch=branches[1])
+    model = b.model(z, shape=SHAPE)
+    rewritten = rewrite(model).model
+    feeds = {"x2": b.random.standard_normal(SHAPE).astype(np.float32), "shape": np.array(SHAPE)}
+    for condition in (True, False):
+        assert_same_answers(model, rewritten, feeds | {"condition": np.array(condition)})

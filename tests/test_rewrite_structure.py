@@ -299,3 +299,15 @@ def test_options_that_do_not_exist(option):
     b = Builder()
     with pytest.raises(RewriteError, match="must be one of"):
         rewrite_model(b.model(b.op("Conv", b.input(1, 2, 6, 6), b.normal(3, 2, 3, 3))), **option)
+
+
+def test_a_model_of_another_domains_operators_alone():
+    """It need not import ONNX's own, whose opset the rewriter would ask for."""
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 5, 5]) for name in "xy"]
+    node = helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")
+    graph = helper.make_graph([node], "test", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("com.microsoft", 1)], ir_version=8)
+    result = rewrite(model, layout="nhwc")
+    assert result.nodes == []
+    feeds = {"x": weights(1, 3, 5, 5)}
+    np.testing.assert_array_equal(run(result.model, feeds)[0], run(model, feeds)[0])

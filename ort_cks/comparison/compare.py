@@ -19,8 +19,8 @@ from ort_cks.comparison.reference import data_types, strict_run
 from ort_cks.comparison.result import ComparisonResult, Contender
 from ort_cks.comparison.sessions import BoundSession, Way, default_provider, has_provider, one_line
 from ort_cks.comparison.timing import DEFAULT_WARMUP, interleaved
-from ort_cks.graph_rewrite.convolution import is_swapped
 from ort_cks.graph_rewrite.load import load
+from ort_cks.graph_rewrite.operators import is_swapped
 from ort_cks.graph_rewrite.records import NodeRecord
 from ort_cks.graph_rewrite.save import save
 

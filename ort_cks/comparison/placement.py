@@ -10,9 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ort_cks.comparison.sessions import BoundSession, Way
-from ort_cks.graph_rewrite.convolution import is_convolution, is_swapped
-from ort_cks.graph_rewrite.fallback import DOMAIN
-from ort_cks.graph_rewrite.operator_inputs import reads_two, residual
+from ort_cks.graph_rewrite.convolution import is_convolution
+from ort_cks.graph_rewrite.operators import DOMAIN, is_swapped, reads_two, residual
 from ort_cks.graph_rewrite.records import NodeRecord
 from ort_cks.graph_rewrite.work import Work, multiply_adds, work
 
@@ -114,7 +113,7 @@ def _epilogue(node: ir.Node) -> tuple[str, ...]:
 
 
 def _work(node: ir.Node, run: NodeRun | None) -> Work | None:
-    if run is None or len(run.input_shapes) < 2 or node.op_type == "SkDilatedWeightGrad":
+    if run is None or len(run.input_shapes) < 2:
         return None
     return work(node, *run.input_shapes[:2])
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from ort_cks.comparison.errors import OutputError, Tolerance
 from ort_cks.comparison.placement import NodeRow
 from ort_cks.comparison.timing import Latency
-from ort_cks.graph_rewrite.convolution import OPERATORS
+from ort_cks.graph_rewrite.operators import SWAPPED
 
 
 @dataclass
@@ -108,7 +108,7 @@ class ComparisonResult:
     @property
     def ran_in_our_ops(self) -> list[NodeRow]:
         """The nodes that the profile shows in an ort_cks operator."""
-        return [node for node in self.nodes if node.ran_as in OPERATORS]
+        return [node for node in self.nodes if node.ran_as in SWAPPED]
 
     @property
     def zeros_skipped(self) -> float | None:

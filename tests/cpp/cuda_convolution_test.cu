@@ -1,35 +1,23 @@
-// Checks the CUDA kernels against float64 on random problems, elementwise, on poisoned buffers with guards around them.
-// Usage: cuda_convolution_test [problems [seed [capability]]]. With a capability (75, ...) the portable kernels run as
-// on a device of that capability. Exit status 0 where all agree, 1 where one does not, 77 where there is no GPU.
-#include <cuda_runtime.h>
-
+// Checks the CUDA convolutions against float64 on random problems, elementwise, on poisoned buffers with guards around
+// them. Usage: cuda_convolution_test [problems [seed [capability]]]. With a capability (75, ...) the portable kernels
+// run as on a device of that capability. Exit status 0 where all agree, 1 where one does not, 77 where there is no GPU.
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <random>
-#include <vector>
 
 #ifdef ORT_CKS_HOPPER
 #include "ops_cuda/hopper/hopper_conv.h"
-#include "ops_cuda/hopper/weight_gradient.h"
 #endif
 #include "ops_cuda/kernel_choice.h"
 #include "ops_cuda/pack.h"
-#include "tests/cpp/cuda_reference.cuh"
+#include "tests/cpp/cuda_check.cuh"
+#include "tests/cpp/random_problem.h"
 
 using namespace cks;
 using namespace cks::test;
 
 namespace {
-
-void must(cudaError_t status) {
-  if (status == cudaSuccess) return;
-  std::printf("CUDA: %s\n", cudaGetErrorString(status));
-  std::exit(1);
-}
 
 int as_capability = 0;  // 0: as what it is
 
@@ -39,59 +27,6 @@ cuda::Device pretended(int multiprocessors, int shared_kb) {
   if (as_capability > 0) return {as_capability, multiprocessors ? multiprocessors : real.multiprocessors, 64 << 10};
   return {real.capability, multiprocessors ? multiprocessors : real.multiprocessors,
           std::min(real.shared_bytes, shared_kb << 10)};
-}
-
-// Device memory between two guards. All bytes start as 0xff: NaN in every type, so what is read before it is written,
-// or from outside, shows in the results.
-class Buffer {
- public:
-  explicit Buffer(size_t bytes) : bytes_(bytes) {
-    must(cudaMalloc(&base_, bytes + 2 * kGuard));
-    poison();
-  }
-  ~Buffer() { cudaFree(base_); }
-  Buffer(const Buffer&) = delete;
-  char* data() const { return base_ + kGuard; }
-  size_t bytes() const { return bytes_; }
-  void poison() { must(cudaMemset(base_, 0xff, bytes_ + 2 * kGuard)); }
-  void write(const std::vector<unsigned char>& v) const {
-    must(cudaMemcpy(data(), v.data(), bytes_, cudaMemcpyHostToDevice));
-  }
-  std::vector<unsigned char> read() const {
-    std::vector<unsigned char> v(bytes_);
-    must(cudaMemcpy(v.data(), data(), bytes_, cudaMemcpyDeviceToHost));
-    return v;
-  }
-  bool guards_intact() const {
-    std::vector<unsigned char> v(bytes_ + 2 * kGuard);
-    must(cudaMemcpy(v.data(), base_, v.size(), cudaMemcpyDeviceToHost));
-    for (size_t i = 0; i < v.size(); ++i)
-      if ((i < kGuard || i >= kGuard + bytes_) && v[i] != 0xff) return false;
-    return true;
-  }
-
- private:
-  static constexpr size_t kGuard = 4096;
-  char* base_ = nullptr;
-  size_t bytes_;
-};
-
-// What one element may differ from the reference by: rounding of the result, then of products and sums, in units of the
-// sum of magnitudes.
-struct Tolerance {
-  double result, sum, subnormal;
-};
-
-struct Report {
-  unsigned long long failures, first;
-  double got, want, bound;
-};
-
-__device__ void judge(Report* report, int64_t i, double got, double want, double bound) {
-  if (fabs(got - want) <= bound) return;  // false for NaN
-  if (atomicAdd(&report->failures, 1ull) == 0) {
-    report->first = i, report->got = got, report->want = want, report->bound = bound;
-  }
 }
 
 // What follows the sum; the slopes are on the device.
@@ -122,30 +57,6 @@ __global__ void check_convolution(Shapes s, Ending ending, Tolerance tolerance, 
   }
 }
 
-template <class T>
-__global__ void check_gradient(Shapes s, Tolerance tolerance, const T* x, const T* dy, const T* dw, int64_t count,
-                               Report* report) {
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
-    const int64_t taps = s.filter.d * s.filter.h * s.filter.w, group_c = s.C / s.groups, tap = i % taps;
-    const Sum sum =
-        weight_gradient_at(s, x, dy, i / taps / group_c, i / taps % group_c,
-                           {tap / s.filter.w / s.filter.h, tap / s.filter.w % s.filter.h, tap % s.filter.w});
-    judge(report, i, value(dw[i]), sum.value,
-          tolerance.result * fabs(sum.value) + tolerance.sum * sum.magnitude + tolerance.subnormal);
-  }
-}
-
-// Random elements. Coarse ones are multiples of 1/8 in [-1, 1]: exact in every type and in tf32, so that only sums and
-// the result round.
-template <class T>
-void fill(const Buffer& buffer, bool coarse, std::mt19937& random) {
-  std::vector<T> v(buffer.bytes() / sizeof(T));
-  std::uniform_int_distribution<int> eighths(-8, 8);
-  std::normal_distribution<float> normal(0, 0.5f);
-  for (T& e : v) e = T(coarse ? float(eighths(random)) / 8 : normal(random));
-  must(cudaMemcpy(buffer.data(), v.data(), buffer.bytes(), cudaMemcpyHostToDevice));
-}
-
 // Stretches of elements, shorter than a k-block's and longer, made larger or smaller by up to 2^12.
 void make_uneven(const Buffer& floats, std::mt19937& random) {
   std::vector<float> v(floats.bytes() / sizeof(float));
@@ -170,121 +81,26 @@ struct Case {
   unsigned config;                 // which configuration of the Hopper kernel, modulo their number
 };
 
-int64_t pick(std::mt19937& random, std::initializer_list<int64_t> from) {
-  return from.begin()[std::uniform_int_distribution<size_t>(0, from.size() - 1)(random)];
+void describe(const Case& c, const char* type, const char* kernel) {
+  const char* const what = c.problem.filter.op == Operator::kConv ? "Conv" : "ConvTranspose";
+  test::describe(c.problem, c.layout, c.precision, type, what, kernel);
+  std::printf(" activation %d bias %d residual %d alpha %g coarse %d multiprocessors %d shared %d KB\n",
+              int(c.activation.kind), c.bias, c.residual, double(c.residual_alpha), c.coarse, c.multiprocessors,
+              c.shared_kb);
 }
-
-// Few channels in and out, such as fill whole steps of the tensor cores.
-void make_narrow(Filter& f, std::mt19937& random) {
-  f.groups = pick(random, {1, 1, 1, 2});
-  f.C = f.groups * pick(random, {8, 16, 32, 48, 64}), f.K = f.groups * pick(random, {8, 12, 16, 24, 32, 64, 72});
-}
-
-// Channels of X: whole blocks of the Hopper kernel, in most cases, or whole chunks, or neither; of X2 likewise.
-void make_two_inputs(Problem& p, std::mt19937& random) {
-  p.filter.groups = pick(random, {1, 1, 1, 1, 1, 2});
-  const int64_t x_channels = pick(random, {64, 64, 128, 192, 32, 16, 8, 10});
-  p.x2_channels = pick(random, {8, 16, 64, 72, 136, 32, 16, 6});
-  p.filter.C = x_channels + p.x2_channels, p.filter.K = p.filter.groups * pick(random, {8, 24, 32, 64, 72, 132, 256});
-}
-
-enum class Kind { kAny, kNarrow, kTwoInputs };
-
-// A problem with an output, small enough for the reference.
-Problem random_problem(std::mt19937& random, Operator op, Kind kind) {
-  for (;;) {
-    Problem p;
-    p.filter.op = op;
-    const int rank = int(pick(random, {1, 2, 2, 2, 3}));
-    const bool depthwise = pick(random, {0, 0, 0, 1}) == 1;
-    p.filter.groups = depthwise ? pick(random, {1, 3, 8, 24, 64, 65, 320}) : pick(random, {1, 1, 1, 1, 2, 3, 8, 32});
-    p.filter.C = p.filter.groups * (depthwise ? 1 : pick(random, {1, 2, 3, 4, 7, 8, 12, 16, 20, 32, 56, 64, 72, 130}));
-    p.filter.K = p.filter.groups *
-                 (depthwise ? pick(random, {1, 1, 1, 2}) : pick(random, {1, 2, 3, 4, 8, 12, 17, 32, 64, 132, 256}));
-    if (kind == Kind::kNarrow) make_narrow(p.filter, random);
-    if (kind == Kind::kTwoInputs) make_two_inputs(p, random);
-    p.N = pick(random, {0, 1, 1, 1, 2, 3, 5, 17, 70});
-    bool valid = true;
-    for (int i = 3 - rank; i < 3; ++i) {
-      const int64_t f = pick(random, {1, 2, 3, 3, 4, 5, 7}), s = pick(random, {1, 1, 2, 2, 3, 5}),
-                    d = pick(random, {1, 1, 1, 2, 3, 6});
-      p.filter.extent[i] = f, p.stride[i] = s, p.dilation[i] = d;
-      p.input[i] = pick(random, {1, 2, 3, 4, 7, 8, 13, 20, 33, 70, 150});
-      const int64_t span = (f - 1) * d;
-      p.pad[i] = std::uniform_int_distribution<int64_t>(0, span + 1)(random);
-      const int64_t end = std::uniform_int_distribution<int64_t>(0, span + 1)(random);
-      const int64_t extra = std::uniform_int_distribution<int64_t>(0, std::max(s, d) - 1)(random);
-      p.output[i] = op == Operator::kConv ? (p.input[i] + p.pad[i] + end - span - 1 + s) / s
-                                          : (p.input[i] - 1) * s + span + 1 - p.pad[i] - end + extra;
-      valid = valid && p.output[i] > 0 && (op != Operator::kConv || p.input[i] + p.pad[i] + end > span);
-    }
-    const double products = double(std::max<int64_t>(p.N, 1)) * double(volume(p.output)) * double(p.filter.elements());
-    if (valid && products < 2e8) return p;
-  }
-}
-
-const char* type_name(float*) { return "float"; }
-const char* type_name(__half*) { return "float16"; }
-const char* type_name(__nv_bfloat16*) { return "bfloat16"; }
-
-DataType data_type(float*) { return DataType::kFloat; }
-DataType data_type(__half*) { return DataType::kHalf; }
-DataType data_type(__nv_bfloat16*) { return DataType::kBFloat16; }
-
-template <class T>
-Tolerance tolerance_of(const Case& c) {
-  const bool is_float = sizeof(T) == 4;
-  const double sum = is_float && c.precision == Precision::kTF32 && !c.coarse ? 0x1p-10 : 2e-6;
-  if (is_float) return {0x1p-24, sum, 0};
-  return std::is_same_v<T, __half> ? Tolerance{0x1p-11, sum, 0x1p-25} : Tolerance{0x1p-8, sum, 0};
-}
-
-void describe(const Case& c, const char* type, const char* what, const char* kernel) {
-  const Problem& p = c.problem;
-  const auto dims = [](const char* name, const Dims& v) {
-    std::printf(" %s %lldx%lldx%lld", name, (long long)v[0], (long long)v[1], (long long)v[2]);
-  };
-  std::printf("%s %s [%s] %s %s: N %lld C %lld K %lld groups %lld", what, type, kernel,
-              c.layout == Layout::kNHWC ? "NHWC" : "NCHW", c.precision == Precision::kTF32 ? "tf32" : "fp32",
-              (long long)p.N, (long long)p.filter.C, (long long)p.filter.K, (long long)p.filter.groups);
-  dims("filter", p.filter.extent), dims("input", p.input), dims("output", p.output), dims("stride", p.stride);
-  dims("dilation", p.dilation), dims("pad", p.pad);
-  std::printf(" x2 %lld activation %d bias %d residual %d alpha %g coarse %d multiprocessors %d shared %d KB\n",
-              (long long)p.x2_channels, int(c.activation.kind), c.bias, c.residual, double(c.residual_alpha), c.coarse,
-              c.multiprocessors, c.shared_kb);
-}
-
-// A report on the device, cleared; read back after the check.
-class DeviceReport {
- public:
-  DeviceReport() {
-    must(cudaMalloc(&device_, sizeof(Report)));
-    must(cudaMemset(device_, 0, sizeof(Report)));
-  }
-  ~DeviceReport() { cudaFree(device_); }
-  Report* device() const { return device_; }
-
-  bool passed(bool guards, bool repeatable) const {
-    Report r;
-    must(cudaMemcpy(&r, device_, sizeof(Report), cudaMemcpyDeviceToHost));
-    if (r.failures == 0 && guards && repeatable) return true;
-    std::printf("FAILED: %llu wrong, one at %llu: %.9g, not %.9g +- %.3g; guards %s; second run %s\n  ", r.failures,
-                r.first, r.got, r.want, r.bound, guards ? "intact" : "OVERWRITTEN", repeatable ? "equal" : "DIFFERENT");
-    return false;
-  }
-
- private:
-  Report* device_ = nullptr;
-};
 
 enum class Forced { kDepthwise, kDirect, kFewInputs, kFewOutputs, kHopper, kPortable };
+
+std::optional<cuda::FewInputsPlan> plan_few_inputs(const cuda::ConvolutionSpec& spec, const Case& c) {
+  return cuda::plan_few_inputs(spec.problem, spec.type, spec.layout, pretended(c.multiprocessors, c.shared_kb));
+}
 
 // A family that the dispatch might not choose, but which can.
 Forced forced_family(const cuda::ConvolutionSpec& spec, const Case& c) {
   const cuda::Device device = pretended(c.multiprocessors, c.shared_kb);
   if (cuda::is_direct(spec.problem.filter))
     return c.config % 2 && cuda::depthwise_can(spec) ? Forced::kDepthwise : Forced::kDirect;
-  if (c.config % 3 == 0 && cuda::few_inputs_can(spec, device)) return Forced::kFewInputs;
+  if (c.config % 3 == 0 && plan_few_inputs(spec, c)) return Forced::kFewInputs;
   if (c.config % 3 <= 1 && cuda::few_outputs_can(spec, device)) return Forced::kFewOutputs;
 #ifdef ORT_CKS_HOPPER
   if (as_capability == 0 && c.shared_kb > 64 && cuda::hopper_takes(spec.use(), cuda::current_device()))
@@ -302,7 +118,7 @@ std::unique_ptr<cuda::ConvolutionKernel> make_forced(Forced family, const cuda::
     case Forced::kDirect:
       return cuda::make_direct_conv(spec, device);
     case Forced::kFewInputs:
-      return cuda::make_few_inputs_conv(spec, device);
+      return cuda::make_few_inputs_conv(spec, *plan_few_inputs(spec, c), device);
     case Forced::kFewOutputs:
       return cuda::make_few_outputs_conv(spec, device);
     case Forced::kHopper:
@@ -330,8 +146,9 @@ std::unique_ptr<cuda::ConvolutionKernel> make_forced_of_two(Forced family, const
   const cuda::Device device = pretended(c.multiprocessors, c.shared_kb);
   const bool in_place =
       spec.problem.x2_channels == 0 ||
-      (family == Forced::kFewInputs && cuda::reads_x2(cuda::Family::kFewInputs, spec, device)) ||
-      (family == Forced::kHopper && cuda::reads_x2(cuda::Family::kMatrixProduct, spec, cuda::current_device()));
+      (family == Forced::kFewInputs &&
+       cuda::reads_x2({cuda::Family::kFewInputs, plan_few_inputs(spec, c)}, spec, device)) ||
+      (family == Forced::kHopper && cuda::reads_x2({cuda::Family::kMatrixProduct}, spec, cuda::current_device()));
   if (in_place) return make_forced(family, spec, c);
   cuda::ConvolutionSpec whole = spec;
   whole.problem.x2_channels = 0;
@@ -518,13 +335,12 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
 
   const DeviceReport report;
   if (outputs > 0)
-    check_convolution<<<1024, 128>>>(to_shapes(p, c.layout), ending, tolerance_of<T>(c),
+    check_convolution<<<1024, 128>>>(to_shapes(p, c.layout), ending, tolerance_of<T>(c.precision, c.coarse),
                                      reinterpret_cast<const T*>(x.data()), reinterpret_cast<const T*>(w.data()), b, z,
                                      reinterpret_cast<const T*>(y.data()), outputs, report.device());
   const bool guards = y.guards_intact() && workspace.guards_intact() && packed.guards_intact();
   if (report.passed(guards, first == y.read())) return true;
-  describe(c, type_name(static_cast<T*>(nullptr)), f.op == Operator::kConv ? "Conv" : "ConvTranspose",
-           forced ? forced->name() : convolution.kernel_name());
+  describe(c, type_name(static_cast<T*>(nullptr)), forced ? forced->name() : convolution.kernel_name());
   return false;
 }
 
@@ -558,71 +374,6 @@ Case random_case(std::mt19937& random, Operator op) {
   return c;
 }
 
-// A schedule of the Hopper weight gradient that the library might not choose, where the kernel takes the problem at
-// all.
-std::unique_ptr<cuda::WeightGradientKernel> forced_gradient(const Problem& p, DataType type, const Case& c) {
-#ifdef ORT_CKS_HOPPER
-  namespace hopper = cuda::hopper;
-  if (!cuda::hopper_takes_gradient(p, type, c.layout, cuda::current_device())) return nullptr;
-  const auto operands = hopper::gradient_operands(type, c.precision);
-  auto machine = hopper::current_gradient_machine();
-  machine.multiprocessors = c.multiprocessors * 16;
-  const auto layouts = hopper::gradient_layouts(p);
-  for (size_t i = 0; i < layouts.size(); ++i) {
-    const auto schedule =
-        hopper::make_gradient_schedule(p, operands, machine, layouts[(c.config + i) % layouts.size()]);
-    if (schedule.stages > 0) return hopper::make_scheduled_gradient(p, type, c.precision, schedule);
-  }
-#endif
-  return nullptr;
-}
-
-// Half of the problems are such that the Hopper kernel takes them.
-Case random_gradient_case(std::mt19937& random) {
-  Case c = random_case(random, Operator::kConv);
-  c.problem.x2_channels = 0;
-  if (pick(random, {0, 1})) {
-    Filter& f = c.problem.filter;
-    c.layout = Layout::kNHWC;
-    f.groups = 1, f.C = pick(random, {8, 16, 64, 72, 136}), f.K = pick(random, {8, 64, 128, 200});
-    while (double(c.problem.N) * double(volume(c.problem.output)) * double(f.elements()) > 4e8)
-      f.C = f.K = 8, c.problem.N /= 2;
-  }
-  return c;
-}
-
-template <class T>
-bool check_gradient_case(const Case& c, std::mt19937& random) {
-  const Problem& p = c.problem;
-  const Filter& f = p.filter;
-  const DataType type = data_type(static_cast<T*>(nullptr));
-  Buffer x(size_t(p.N * f.C * volume(p.input)) * sizeof(T)), dy(size_t(p.N * f.K * volume(p.output)) * sizeof(T)),
-      dw(size_t(f.elements()) * sizeof(T));
-  fill<T>(x, c.coarse, random), fill<T>(dy, c.coarse, random);
-  const cuda::WeightGradient gradient(p, type, c.layout, c.precision);
-  const auto forced = c.multiprocessors == 0 ? nullptr : forced_gradient(p, type, c);
-  Buffer workspace(forced ? forced->workspace_bytes() : gradient.workspace_bytes());
-  const auto run = [&] {
-    if (forced)
-      forced->run(x.data(), dy.data(), dw.data(), workspace.data(), nullptr);
-    else
-      gradient.run(x.data(), dy.data(), dw.data(), workspace.data(), nullptr);
-  };
-  run();
-  must(cudaDeviceSynchronize());
-  const auto first = dw.read();
-  dw.poison(), workspace.poison();
-  run();
-
-  const DeviceReport report;
-  check_gradient<<<1024, 128>>>(to_shapes(p, c.layout), tolerance_of<T>(c), reinterpret_cast<const T*>(x.data()),
-                                reinterpret_cast<const T*>(dy.data()), reinterpret_cast<const T*>(dw.data()),
-                                f.elements(), report.device());
-  if (report.passed(dw.guards_intact() && workspace.guards_intact(), first == dw.read())) return true;
-  describe(c, type_name(static_cast<T*>(nullptr)), "weight gradient", forced ? forced->name() : gradient.kernel_name());
-  return false;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -643,14 +394,6 @@ int main(int argc, char** argv) {
       failed += !check_convolution_case<float>(c, random);
       failed += !check_convolution_case<__half>(c, random);
       failed += !check_convolution_case<__nv_bfloat16>(c, random);
-      done += 3;
-    }
-    for (int i = 0; i < problems / 2 && failed < 10; ++i) {
-      Case c = random_gradient_case(random);
-      if (as_capability > 0) c.precision = Precision::kFP32;  // the gradient asks the device, which may know tf32
-      failed += !check_gradient_case<float>(c, random);
-      failed += !check_gradient_case<__half>(c, random);
-      failed += as_capability == 0 && !check_gradient_case<__nv_bfloat16>(c, random);
       done += 3;
     }
   } catch (const std::exception& e) {

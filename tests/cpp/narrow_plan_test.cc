@@ -212,7 +212,7 @@ Family family_of(Operator op, int64_t C, int64_t K, int64_t groups, Dims kernel,
   p.input = {1, size, size};
   p.output = {1, op == Operator::kConv ? size / p.stride[1] : size * p.stride[1],
               op == Operator::kConv ? size / p.stride[2] : size * p.stride[2]};
-  return choose_family({p, type, Layout::kNHWC, Precision::kTF32, {}}, device);
+  return choose_family({p, type, Layout::kNHWC, Precision::kTF32, {}}, device).family;
 }
 
 void test_choice() {
@@ -325,7 +325,8 @@ void test_forms() {
     const ConvolutionSpec spec{p, DataType::kFloat, random() % 4 ? Layout::kNHWC : Layout::kNCHW, precision, {}};
     if (choose_form(spec.use(), kHopper) == FilterForm::kPortable) continue;
     ++hopper;
-    expect(choose_family(spec, kHopper) == Family::kMatrixProduct, "the Hopper kernel's form goes to another family");
+    expect(choose_family(spec, kHopper).family == Family::kMatrixProduct,
+           "the Hopper kernel's form goes to another family");
   }
   expect(hopper > 1000, "some filters have the Hopper kernel's form");
 }
