@@ -12,7 +12,7 @@ using namespace cks::benchmark;
 namespace {
 
 struct Time {
-  double conv, gradient, plan_ms;
+  double conv, gradient, plan_ms, host;
   std::string kernel;
 };
 
@@ -31,10 +31,11 @@ Time time_layer(const Problem& p, DataType type, Layout layout, Precision precis
   const cuda::Convolution conv(spec);
   const double plan_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   const Buffer<char> workspace(int64_t(conv.workspace_bytes()));
-  Time t{0, 0, plan_ms, conv.kernel_name()};
+  Time t{0, 0, plan_ms, 0, conv.kernel_name()};
   if (conv.workspace_bytes() > 0) t.kernel += " + workspace";
-  t.conv = microseconds(
-      stream, [&] { conv.run(x.data(), packed.data(), bias.data(), nullptr, y.data(), workspace.data(), stream); });
+  const auto run = [&] { conv.run(x.data(), packed.data(), bias.data(), nullptr, y.data(), workspace.data(), stream); };
+  t.conv = microseconds(stream, run);
+  t.host = host_microseconds(stream, run);
   if (with_gradient) {
     const cuda::WeightGradient gradient(p, type, layout, precision);
     const Buffer<char> scratch(int64_t(gradient.workspace_bytes()));
@@ -60,8 +61,9 @@ class WholeConvolution : public cuda::ConvolutionKernel {
 
 void time_suite(const Parts& parts, cudaStream_t stream) {
   std::printf(
-      "us; dW: the weight gradient; plan: the first plan of the layer, ms\n%-18s %8s %8s %8s %8s %8s %8s %8s %8s\n",
-      "layer", "fp16", "tf32", "fp32", "nchw16", "dW16", "dWtf32", "dWfp32", "plan");
+      "us; dW: the weight gradient; host: CPU time of a run in fp16; plan: the first plan of the layer, ms\n"
+      "%-18s %8s %8s %8s %8s %8s %8s %8s %8s %8s\n",
+      "layer", "fp16", "tf32", "fp32", "nchw16", "dW16", "dWtf32", "dWfp32", "host", "plan");
   for (const Layer& l : kLayers) {
     if (!wanted(l.name, parts)) continue;
     const Problem p = problem_of(l);
@@ -70,8 +72,8 @@ void time_suite(const Parts& parts, cudaStream_t stream) {
     const Time tf32 = time_layer<float>(p, DataType::kFloat, Layout::kNHWC, Precision::kTF32, g, stream);
     const Time fp32 = time_layer<float>(p, DataType::kFloat, Layout::kNHWC, Precision::kFP32, g, stream);
     const Time nchw = time_layer<__half>(p, DataType::kHalf, Layout::kNCHW, Precision::kTF32, false, stream);
-    std::printf("%-18s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.3f\n", l.name.c_str(), half.conv, tf32.conv,
-                fp32.conv, nchw.conv, half.gradient, tf32.gradient, fp32.gradient, tf32.plan_ms);
+    std::printf("%-18s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.3f\n", l.name.c_str(), half.conv, tf32.conv,
+                fp32.conv, nchw.conv, half.gradient, tf32.gradient, fp32.gradient, half.host, tf32.plan_ms);
   }
 }
 

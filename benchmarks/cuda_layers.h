@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -266,6 +267,20 @@ double microseconds(cudaStream_t stream, F launch) {
   must(cudaGraphExecDestroy(exec)), must(cudaGraphDestroy(graph));
   std::ranges::nth_element(times, times.begin() + kReplays / 2);
   return times[kReplays / 2] * 1000.0 / kLaunches;
+}
+
+// Median microseconds that the host takes to put it there, one after the other without a graph.
+template <class F>
+double host_microseconds(cudaStream_t stream, F launch) {
+  std::vector<double> times;
+  for (int i = 0; i < kReplays; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int j = 0; j < kLaunches; ++j) launch();
+    times.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
+    must(cudaStreamSynchronize(stream));  // a full queue would make the host wait
+  }
+  std::ranges::nth_element(times, times.begin() + kReplays / 2);
+  return times[kReplays / 2] / kLaunches;
 }
 
 }  // namespace cks::benchmark

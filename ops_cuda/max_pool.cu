@@ -20,6 +20,8 @@ constexpr int kMostColumns = 32, kMostThreadsDeep = 64;
 constexpr int taps_together(int window_w) { return window_w <= 2 || window_w == 4 ? 2 : 3; }
 // Outputs of a thread. More share no loads, and leave fewer threads.
 constexpr int outputs_of(int taps) { return taps == 2 ? 2 : 1; }
+template <int kTaps>
+inline constexpr int kOutputsOf = outputs_of(kTaps);
 
 // A window along one axis: where its first tap is, and the first and the last of those inside the input. first > last
 // where all taps are in the padding.
@@ -84,7 +86,7 @@ struct Part {
 // kTaps: of a row of the window, at a time.
 template <class T, int kVector, int kTaps>
 __global__ void __launch_bounds__(kThreads) max_pool(const __grid_constant__ MaxPoolArgs args) {
-  constexpr int kOutputs = outputs_of(kTaps);
+  constexpr int kOutputs = kOutputsOf<kTaps>;
   using Load = Elements<T, kVector>;
   using Raw = typename Load::Raw;
   unsigned block = blockIdx.x;

@@ -274,8 +274,8 @@ def test_another_process_takes_what_the_file_says(tmp_path):
             "session = ort_cks.InferenceSession(model, options, cuda, tune_cache=cache)\n"
             "numpy.save(answer, session.run(None, dict(numpy.load(feeds)))[0])\n"
         )
-        files = (model, cache, tmp_path / "feeds.npz", tmp_path / "answer.npy")
-        ran = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True)
+        process = [sys.executable, "-c", code, model, cache, tmp_path / "feeds.npz", tmp_path / "answer.npy"]
+        ran = subprocess.run(process, capture_output=True, text=True, cwd=tmp_path)
         assert ran.returncode == 0, ran.stderr
         case.check(np.load(tmp_path / "answer.npy"))
         return ran.stderr.count("searched ")

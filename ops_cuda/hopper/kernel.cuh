@@ -61,10 +61,8 @@ struct MathWarps {
       Accumulators acc;
       ring.begin(p, work);
       wait_turn(round / 2);
-      if constexpr (kHalves && kTeam == Team::kSolo && !Tile::kSplit) {
-        Loop::multiply_pairs(ring, count, row0 + lane / 4, p.box_bytes / 128, 3 + wg, acc, pass_turn);
-      } else if constexpr (kHalves) {
-        Loop::multiply_halves(ring, count, row0 + lane / 4, p.box_bytes / 128, 3 + wg, acc, pass_turn);
+      if constexpr (kHalves) {
+        Loop::multiply_floats(ring, count, p.stages, row0 + lane / 4, p.box_bytes / 128, 3 + wg, acc, pass_turn);
       } else {
         Loop::multiply(ring, count, acc, pass_turn);
       }

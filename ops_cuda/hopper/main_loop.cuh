@@ -76,8 +76,22 @@ struct MainLoop {
     wgmma_commit();
   }
 
-  // As below, two k-blocks a turn: where one warpgroup is alone, nobody fills the time for which it waits for k-blocks,
-  // for its loads and for the votes.
+  // A through registers, as halves: what comes next is converted while the current k-blocks are multiplied. Where their
+  // rows outgrow their scales, what is under way is finished first.
+  //
+  // first_row: this lane's; of the tile's rows `pixels` are pixels; vote: a named barrier of this warpgroup.
+  template <class F>
+  static __device__ void multiply_floats(Ring& ring, int count, int stages, int first_row, int pixels, int vote,
+                                         Accumulators& sum, F last_block_seen) {
+    // Where one warpgroup is alone, nobody fills the time for which it waits for k-blocks, for its loads and for votes.
+    // But pairs need a ring that holds one more than those that are multiplied and converted.
+    if constexpr (Tile::kTeam == Team::kSolo && !kSplit) {
+      if (stages >= 6) return multiply_pairs(ring, count, first_row, pixels, vote, sum, last_block_seen);
+    }
+    multiply_halves(ring, count, first_row, pixels, vote, sum, last_block_seen);
+  }
+
+  // Two k-blocks a turn.
   template <class F>
   static __device__ void multiply_pairs(Ring& ring, int count, int first_row, int pixels, int vote, Accumulators& sum,
                                         F last_block_seen) {
@@ -138,10 +152,7 @@ struct MainLoop {
     for_rows([&](int m, int row) { scale_row(sum, m, row, scales.inverse(m, row)); });
   }
 
-  // A through registers, as halves: the next k-block is converted while the current one is multiplied. Where its rows
-  // outgrow their scales, what is under way is finished first.
-  //
-  // first_row: this lane's; of the tile's rows `pixels` are pixels; vote: a named barrier of this warpgroup.
+  // A k-block a turn.
   template <class F>
   static __device__ void multiply_halves(Ring& ring, int count, int first_row, int pixels, int vote, Accumulators& sum,
                                          F last_block_seen) {

@@ -80,32 +80,32 @@ struct Latency {
   double solo, solo_column, others;
 };
 Latency latency_of(const Operands& o) {
-  if (o.element_bytes == 2) return {15.2, 0.3, 130};
-  return o.products == 1 ? Latency{1000, 0.09, 344} : Latency{606, 0.276, 362};
+  if (o.element_bytes == 2) return {87, 0.87, 197};
+  return o.products == 1 ? Latency{371, 0.034, 320} : Latency{468, 0.661, 848};
 }
 
 // loaded_bytes: for a k-block, from global memory.
 Cost model(const Config& c, const Operands& o, double loaded_bytes, int stages, int busy_blocks, const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
-  const double multiply = 1.15 * s.bm() / 64 * 2.0 * s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1) * share;
+  const double multiply = double(s.bm()) / 64 * 2.0 * s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1) * share;
   // All SMs together are bound by L2, one alone by what it can have in flight.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
-  const double load = loaded_bytes / (119.5 - 74.7 * busy) * share;
+  const double load = loaded_bytes / (119.2 - 60.6 * busy) * share;
   const Latency least = latency_of(o);
   const double latency =
-      1557.0 / (stages - 1) + (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
+      1084.0 / (stages - 1) + (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
                                                      : least.others * (0.7 + 0.3 * s.row_blocks * s.bn / 128));
-  const double store = 2344 + 0.15 * s.bm() * s.bn * o.element_bytes * share;
-  const double split = c.splits > 1 ? 1444 + 346 * c.splits : 0;
+  const double store = 1075 + 0.0496 * s.bm() * s.bn * o.element_bytes * share;
+  const double split = c.splits > 1 ? 1311 + 22.8 * c.splits + 0.052 * s.bm() * s.bn : 0;
   Cost cost{.k_block = std::max({multiply, load, latency}),
             .tile = store + split,
-            .part = 2104 + 1.2 * s.bm() * s.bn,
-            .many_parts = 3199,
+            .part = 7292 + 0.627 * s.bm() * s.bn,
+            .many_parts = 464,
             .last_tile = 0,
-            .start = 1500};
+            .start = c.blocks_per_sm > 1 ? 2357.0 : 3212.0};  // room for two lets the next launch's block set itself up
   // Half of the threads store a tile: that takes longer, but only the last one of a block shows in full.
-  if (s.team == Team::kAlternate) cost.tile = 41 + 0.56 * store, cost.last_tile = 0.817 * store;
+  if (s.team == Team::kAlternate) cost.tile = 52 + 0.451 * store, cost.last_tile = 0.708 * store;
   return cost;
 }
 
