@@ -68,10 +68,8 @@ int stages_that_fit(const Config& c, const Operands& o, const Machine& m, const 
 // fastest as it can (docs/notebook.md).
 struct Cost {
   double k_block, tile;
-  double part, many_parts;  // in addition: of a tile that is cut, and of one whose parts are more than a block adds up
+  double part;  // in addition, of a tile that is cut
   double last_tile, start;
-
-  double of_cut(int parts) const { return (parts > 1 ? part : 0) + (parts > kFewParts ? many_parts : 0); }
 };
 
 // The least that a k-block takes where a warpgroup waits for itself (by columns too), and where two fill each other's
@@ -80,32 +78,32 @@ struct Latency {
   double solo, solo_column, others;
 };
 Latency latency_of(const Operands& o) {
-  if (o.element_bytes == 2) return {87, 0.87, 197};
-  return o.products == 1 ? Latency{371, 0.034, 320} : Latency{468, 0.661, 848};
+  if (o.element_bytes == 2) return {112, 0.82, 176};
+  return o.products == 1 ? Latency{286, 0.01, 298} : Latency{419, 0.952, 699};
 }
 
 // loaded_bytes: for a k-block, from global memory.
 Cost model(const Config& c, const Operands& o, double loaded_bytes, int stages, int busy_blocks, const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
-  const double multiply = double(s.bm()) / 64 * 2.0 * s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1) * share;
-  // All SMs together are bound by L2, one alone by what it can have in flight.
+  const double multiply = 1.066 * s.bm() / 64 * 2.0 * s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1) * share;
+  // All SMs together are bound by L2, one alone by what it can have in flight. The blocks of a cluster read different
+  // k-blocks, so that no two of them share a line.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
-  const double load = loaded_bytes / (119.2 - 60.6 * busy) * share;
+  const double load = loaded_bytes / (118.3 - 60.6 * busy) * share * (c.splits > 1 ? 1 + 0.896 * busy : 1);
   const Latency least = latency_of(o);
   const double latency =
-      1084.0 / (stages - 1) + (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
+      1539.0 / (stages - 1) + (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
                                                      : least.others * (0.7 + 0.3 * s.row_blocks * s.bn / 128));
-  const double store = 1075 + 0.0496 * s.bm() * s.bn * o.element_bytes * share;
-  const double split = c.splits > 1 ? 1311 + 22.8 * c.splits + 0.052 * s.bm() * s.bn : 0;
+  const double store = 616 + 0.0516 * s.bm() * s.bn * o.element_bytes * share;
+  const double split = c.splits > 1 ? 1041 + 13.7 * c.splits + 0.01 * s.bm() * s.bn : 0;
   Cost cost{.k_block = std::max({multiply, load, latency}),
             .tile = store + split,
-            .part = 7292 + 0.627 * s.bm() * s.bn,
-            .many_parts = 464,
+            .part = 8485 + 0.644 * s.bm() * s.bn,
             .last_tile = 0,
-            .start = c.blocks_per_sm > 1 ? 2357.0 : 3212.0};  // room for two lets the next launch's block set itself up
+            .start = c.blocks_per_sm > 1 ? 1604.0 : 3398.0};  // room for two lets the next launch's block set itself up
   // Half of the threads store a tile: that takes longer, but only the last one of a block shows in full.
-  if (s.team == Team::kAlternate) cost.tile = 52 + 0.451 * store, cost.last_tile = 0.708 * store;
+  if (s.team == Team::kAlternate) cost.tile = 134 + 0.353 * store, cost.last_tile = 0.761 * store;
   return cost;
 }
 
@@ -164,7 +162,7 @@ std::vector<Part> cut_tiles(const Setting& s, int cap) {
   for (int tile = 0; tile < int(s.plan->tiles.size()); ++tile) {
     const int length = s.plan->tiles[tile].num_taps * s.channel_blocks;
     const int n = std::clamp(int(ceil_div(length, cap)), 1, kMostParts);
-    const double cycles = s.cost.tile + s.cost.of_cut(n) + s.cost.k_block * length / n / s.schedule.config.splits;
+    const double cycles = s.cost.tile + (n > 1 ? s.cost.part : 0) + s.cost.k_block * length / n / s.schedule.config.splits;
     for (int column = 0; column < s.columns; ++column)
       for (int part = 0; part < n; ++part) parts.push_back({cycles, tile, column, part, n});
   }
