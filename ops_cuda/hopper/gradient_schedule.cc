@@ -16,13 +16,13 @@ namespace {
 
 constexpr int kPixelBytes = 2 * kSquare;
 constexpr int kImages = 3;                        // the logical axes: 0, 1, 2 are d, h, w
-constexpr int kFixedSharedBytes = 2048;           // beside the stages: barriers, and what aligning the stages costs
 constexpr int kMaxPixels = 256, kFewPixels = 32;  // of a box: no more, and no fewer where there are more
 constexpr int kMaxPromotedPixels = 64;            // where its sum is promoted
 
 // What one thing costs a block, in cycles (of 1.7 GHz): fitted to layouts timed on an H200 (docs/notebook.md).
 constexpr double kProduct = 48;                     // a product of 64 x 64 x 16, by itself,
-constexpr double kJoinedProduct = 33;               // and beside others
+constexpr double kJoinedProduct = 33;               // and beside others;
+constexpr double kNarrowProduct = 34;               // of 64 x 32 x 16
 constexpr double kLoadRate = 38;                    // bytes, all SMs at work on the same pixels
 constexpr double kOwnLoadRate = 26;                 // likewise, each on its own
 constexpr double kLoadShare = 0.2;                  // of a load, while products run
@@ -33,8 +33,14 @@ constexpr double kBoxOverhead = 1000;               // tables are read and barri
 constexpr double kTwoTeams = 1.08, kOneTeam = 1.6;  // times as long: products where a team or two have none
 constexpr double kStart = 2000;                     // until the first box is there, and the end
 constexpr double kWriteRate = 50;                   // bytes of partial squares, written,
-constexpr double kReadRate = 14;                    // and read by the kernel that adds them
-constexpr double kSumStart = 4000;                  // that kernel
+constexpr double kReadRate = 30;                    // and read by the kernel that adds them
+constexpr double kSumStart = 5000;                  // that kernel
+constexpr double kSumWriteRate = 10;                // bytes of dW (two each), written by it
+constexpr double kMeet = 1500;                      // of a cluster, before and after it reads others' sums
+constexpr double kGather = 4000;                    // where rows of dW are not a block's own as they lie there
+constexpr double kStageRate = 50;                   // bytes of sums: left in shared memory,
+constexpr double kPeerRate = 15;                    // read from another block's,
+constexpr double kRowRate = 15;                     // and written as rows of dW, two bytes each
 
 // A live tap; axes in the order of the layout.
 struct FrameTap {
@@ -160,7 +166,7 @@ struct Candidate {
   Axes box;
   std::array<bool, 4> margins;
   bool joined;  // taps in one wgmma, also where some of them are dead
-  int tile_k, tile_c;
+  int width, tile_k, tile_c;
   Axes x_box;
   std::vector<TapSet> sets;
   std::vector<double> set_cycles;  // of one tile, all boxes
@@ -276,14 +282,38 @@ double item_end(const Candidate& c, int taps) {
 // How the boxes of each tap set are split among blocks.
 struct Split {
   std::vector<int> splits;  // of each tap set
+  bool direct = false;
   double cycles = std::numeric_limits<double>::infinity();
 };
 
-// Whether blocks can write dW themselves where no sum is split: a dead tap has no block that would write its zeros.
-bool can_be_direct(const Problem& p, const Candidate& c) {
-  int64_t live = 0;
-  for (const TapSet& set : c.sets) live += int64_t(set.taps.size());
-  return live == p.filter.taps() && c.tile_k == 1 && c.tile_c == 1;
+// Whether blocks can write dW themselves: as clusters with so many parts of every sum.
+bool can_be_direct(const Problem& p, const Candidate& c, const GradientMachine& m, int splits) {
+  const int64_t blocks = int64_t(c.sets.size()) * splits;
+  if (c.tile_k > 1 || c.tile_c > 1 || blocks > kMaxGradientCluster || m.clusters[size_t(blocks)] == 0) return false;
+  size_t live = 0, most = 0;
+  for (const TapSet& set : c.sets) {
+    live += set.taps.size(), most = std::max(most, set.taps.size());
+    // Joined products have only been right in blocks of their own (docs/notebook.md).
+    if (blocks > 1 && std::ranges::any_of(set.groups, &Group::joined)) return false;
+  }
+  for (const int64_t boxes : c.set_boxes)
+    if (boxes < splits) return false;
+  // As if dW were of floats, whatever it is.
+  return gradient_row_space(c.width, int(most), int(live), int(p.filter.taps()), splits, sizeof(float),
+                            m.shared_bytes - kGradientFixedBytes)
+             .row_channels > 0;
+}
+
+// Until a cluster has summed up and written its square of dW, beside the products.
+double rows_end(const Problem& p, const Candidate& c, int splits) {
+  size_t most = 0;
+  for (const TapSet& set : c.sets) most = std::max(most, set.taps.size());
+  const double elements = double(most) * kSquare * c.width, blocks = double(c.sets.size()) * splits;
+  const double bytes = elements * (splits > 1 ? 4 : 2);
+  const bool whole = int64_t(most) == p.filter.taps();
+  return kStart + (blocks > 1 ? kMeet : 0) + (whole ? 0 : kGather) + bytes / kStageRate +
+         bytes * (blocks - 1) / blocks / kPeerRate +
+         double(p.filter.taps()) * kSquare * c.width * 2 / blocks / kRowRate;
 }
 
 struct Items {
@@ -320,8 +350,13 @@ double deal_roughly(const std::vector<Items>& items, int blocks) {
 Split choose_split(const Problem& p, const Candidate& c, const GradientMachine& m, bool roughly) {
   const double all = std::accumulate(c.set_cycles.begin(), c.set_cycles.end(), 0.0);
   Split best;
-  for (int waves = 0; waves <= 4; ++waves) {
-    // The tap sets share the blocks of `waves` waves by their length, rounded down; 0: no set is split.
+  for (int n = 1; can_be_direct(p, c, m, n); ++n) {
+    const double waves = std::ceil(double(c.tiles) / m.clusters[c.sets.size() * size_t(n)]);
+    const double cycles = waves * (std::ranges::max(c.set_cycles) / n + rows_end(p, c, n));
+    if (cycles < best.cycles) best = {std::vector<int>(c.sets.size(), n), true, cycles};
+  }
+  for (int waves = 1; waves <= (c.width == kSquare ? 4 : 0); ++waves) {
+    // The tap sets share the blocks of `waves` waves by their length, rounded down.
     Split s;
     const double shares = double(waves) * m.multiprocessors / double(c.tiles);
     std::vector<Items> items;
@@ -333,9 +368,9 @@ Split choose_split(const Problem& p, const Candidate& c, const GradientMachine& 
       items.push_back({c.set_cycles[i] / double(n) + item_end(c, taps), n * c.tiles});
       squares += double(n * c.tiles) * taps * c.tile_k * c.tile_c;
     }
-    s.cycles = roughly ? deal_roughly(items, m.multiprocessors) : deal(items, m.multiprocessors);
-    if (std::ranges::max(s.splits) > 1 || !can_be_direct(p, c))
-      s.cycles += kSumStart + squares * kSquare * kSquare * sizeof(float) / kReadRate / m.multiprocessors;
+    s.cycles = (roughly ? deal_roughly(items, m.multiprocessors) : deal(items, m.multiprocessors)) + kSumStart +
+               squares * kSquare * kSquare * sizeof(float) / kReadRate / m.multiprocessors +
+               double(p.filter.elements()) * 2 / kSumWriteRate / m.multiprocessors;
     if (s.cycles < best.cycles) best = std::move(s);
   }
   return best;
@@ -363,17 +398,18 @@ double k_steps(const FrameTap& t, const Axes& box) {
 // `slots`: squares of a team. With fewer than it has room for, more blocks share the taps, so that the pixels need less
 // splitting.
 void consider(const Problem& p, const GradientOperands& o, const GradientMachine& m, const Frame& f, const Axes& box,
-              const std::array<bool, 4>& margins, int slots, bool joined, Search& search) {
+              const std::array<bool, 4>& margins, int slots, bool joined, int width, Search& search) {
   if (o.planes == 2 && pixels_of(box) > kMaxPromotedPixels) return;
   const Covering covering = cover(f, box, margins, !joined);
   if (!fits_tensor_map(f, covering.x_box) || aligned_box_bytes(covering.x_box) > m.shared_bytes) return;
-  const int k_squares = int(ceil_div(p.filter.K, kSquare)), c_squares = int(ceil_div(p.filter.C, kSquare));
+  const int k_squares = int(ceil_div(p.filter.K, kSquare)), c_squares = int(ceil_div(p.filter.C, width));
+  const double product = width == kSquare ? kProduct : kNarrowProduct;
   std::vector<double> steps;
   for (const FrameTap& t : covering.taps) steps.push_back(k_steps(t, box));
   // No tile takes fewer cycles than the products alone.
   double least = 0;
   for (const double n : steps) least += n;
-  least *= kJoinedProduct * o.products() * double(k_squares * c_squares) / m.multiprocessors;
+  least *= std::min(kJoinedProduct, product) * o.products() * double(k_squares * c_squares) / m.multiprocessors;
   if (search.best < least) return;
   const int a_bytes = int(aligned_box_bytes(box)), b_bytes = int(aligned_box_bytes(covering.x_box));
   const std::vector<Group> groups = make_groups(f, covering, slots, joined);
@@ -381,10 +417,12 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
     for (int tile_c = 1; tile_c <= std::min(o.slots(), c_squares); ++tile_c) {
       // The squares of one tap can always be joined.
       if ((joined || slots < o.slots()) && tile_c > 1) continue;
+      if (width < kSquare && tile_k * tile_c > 1) continue;
       Candidate c{&f,
                   box,
                   margins,
                   joined,
+                  width,
                   tile_k,
                   tile_c,
                   covering.x_box,
@@ -398,7 +436,7 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
                   0};
       for (const TapSet& set : c.sets) c.max_parts = std::max(c.max_parts, int(set.parts.size()));
       c.stage_bytes = o.planes * (tile_k * a_bytes + c.max_parts * tile_c * b_bytes);
-      c.stages = std::min(kMaxGradientStages, (m.shared_bytes - kFixedSharedBytes) / c.stage_bytes);
+      c.stages = std::min(kMaxGradientStages, (m.shared_bytes - kGradientFixedBytes) / c.stage_bytes);
       if (c.stages < 3) continue;
       c.tiles = ceil_div(k_squares, tile_k) * ceil_div(c_squares, tile_c);
       for (const TapSet& set : c.sets) {
@@ -407,7 +445,7 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
         for (const Group& g : set.groups) {
           double most = 0;
           for (const int t : g.taps) most = std::max(most, steps[t]);
-          for (const int t : g.taps) products += g.joined ? most * kJoinedProduct : steps[t] * kProduct;
+          for (const int t : g.taps) products += g.joined ? most * kJoinedProduct : steps[t] * product;
         }
         for (const int t : set.taps) {
           for (int a = 0; a < 4; ++a) {
@@ -426,6 +464,7 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
       const double even = std::accumulate(c.set_cycles.begin(), c.set_cycles.end(), 0.0) * double(c.tiles);
       if (search.best < even / m.multiprocessors) continue;
       c.estimate = choose_split(p, c, m, true).cycles;
+      if (std::isinf(c.estimate)) continue;
       search.best = std::min(search.best, c.estimate);
       search.candidates.push_back(std::move(c));
     }
@@ -493,7 +532,9 @@ PlaceList make_places(const Candidate& c, const Covering& covering, const TapSet
             }
             for (size_t j = first; j < next; ++j) {
               if (g.joined) masks[j] = any;
-              products += std::popcount(masks[j]) * (g.joined ? kJoinedProduct : kProduct);
+              products += std::popcount(masks[j]) * (g.joined             ? kJoinedProduct
+                                                     : c.width == kSquare ? kProduct
+                                                                          : kNarrowProduct);
             }
           }
           if (products == 0) continue;
@@ -529,6 +570,9 @@ std::vector<int> place_squares(const Problem& p, const GradientOperands& o, cons
   std::vector<GradientSlot> slots(o.squares(), GradientSlot{0, 0, -1, -1, 0, 0, 0, 0});
   std::vector<int> tap_of(o.squares(), -1);
   const int groups = int(set.groups.size());
+  std::vector<int> filter_taps;
+  for (const int t : set.taps) filter_taps.push_back(covering.taps[t].filter);
+  if (int64_t(set.taps.size()) == p.filter.taps()) std::ranges::sort(filter_taps);
   int order = 0;
   for (int g = 0; g < groups; ++g) {
     const Group& group = set.groups[g];
@@ -540,8 +584,8 @@ std::vector<int> place_squares(const Problem& p, const GradientOperands& o, cons
         for (int x = 0; x < c.tile_c; ++x) {
           const int at = (k * groups + g) * o.slots() + j + x;
           GradientSlot& slot = slots[at];
-          slot.k = k, slot.c = x, slot.partial = int32_t(s.partial_squares), slot.tap = filter_tap;
-          slot.order = int64_t(set.taps.size()) == p.filter.taps() ? filter_tap : order;
+          slot.k = k, slot.c = x, slot.partial = int32_t(s.partial_squares);
+          slot.order = int32_t(std::ranges::find(filter_taps, filter_tap) - filter_taps.begin());
           slot.a = k * s.a_bytes() / 16;
           slot.b = o.planes * c.tile_k * s.a_bytes() / 16 + (part * c.tile_c + x) * s.b_bytes() / 16 +
                    pixel_offset(*c.frame, covering, t) * kPixelUnits;
@@ -549,7 +593,7 @@ std::vector<int> place_squares(const Problem& p, const GradientOperands& o, cons
         }
       }
       s.sums[filter_tap] = {int32_t(s.partial_squares), splits};
-      s.partial_squares += splits * ceil_div(p.filter.K, kSquare) * ceil_div(p.filter.C, kSquare);
+      s.partial_squares += splits * ceil_div(p.filter.K, kSquare) * ceil_div(p.filter.C, c.width);
     }
     for (int k = 0; k < c.tile_k && group.joined; ++k) {
       GradientSlot* const first = &slots[(k * groups + g) * o.slots()];
@@ -558,6 +602,7 @@ std::vector<int> place_squares(const Problem& p, const GradientOperands& o, cons
   }
   s.slots.insert(s.slots.end(), slots.begin(), slots.end());
   s.num_parts.push_back(int(set.parts.size()));
+  s.set_taps.push_back(std::move(filter_taps));
   for (int part = 0; part < c.max_parts; ++part) {
     const Axes base = part < int(set.parts.size()) ? covering.parts[set.parts[part]].base : Axes{};
     s.parts.push_back(place_of(*c.frame, base));
@@ -592,7 +637,7 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
   const Covering covering = cover(f, c.box, c.margins, !c.joined);
   GradientSchedule s;
   s.layout = {f.images_inner, c.box};
-  s.x_box = c.x_box, s.tile_k = c.tile_k, s.tile_c = c.tile_c;
+  s.x_box = c.x_box, s.tile_k = c.tile_k, s.tile_c = c.tile_c, s.width = c.width;
   s.max_parts = c.max_parts, s.stages = c.stages, s.stage_bytes = c.stage_bytes;
   place_steps(c, s);
 
@@ -605,7 +650,8 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
   }
   const Split split = choose_split(p, c, m, false);
   s.cycles = split.cycles;
-  s.direct = can_be_direct(p, c) && std::ranges::max(split.splits) == 1;
+  s.direct = split.direct;
+  if (s.direct) s.cluster_splits = split.splits[0];
 
   s.sums.assign(size_t(p.filter.taps()), GradientSums{0, 0});
   struct Timed {
@@ -623,16 +669,20 @@ GradientSchedule finish(const Problem& p, const GradientOperands& o, const Gradi
       GradientItem item{};
       item.tap_set = int(i), item.first_place = int(s.places.size()), item.num_places = places;
       item.place = int32_t(cuts[part] % places), item.image = int32_t(cuts[part] / places * c.box[images_axis]);
-      item.boxes = int32_t(cuts[part + 1] - cuts[part]), item.split = part, item.taps = int(c.sets[i].taps.size());
+      item.boxes = int32_t(cuts[part + 1] - cuts[part]), item.split = part;
       for (item.k = 0; item.k < ceil_div(p.filter.K, kSquare); item.k += c.tile_k)
-        for (item.c = 0; item.c < ceil_div(p.filter.C, kSquare); item.c += c.tile_c) timed.push_back({cycles, item});
+        for (item.c = 0; item.c < ceil_div(p.filter.C, c.width); item.c += c.tile_c) timed.push_back({cycles, item});
     }
     for (int place = 0; place < places; ++place) {
       s.places.push_back(place_of(f, list.places[place]));
       for (const int tap : tap_of) s.masks.push_back(tap < 0 ? 0 : list.masks[place][tap]);
     }
   }
-  std::ranges::stable_sort(timed, std::greater<>{}, &Timed::cycles);
+  if (s.direct) {
+    std::ranges::stable_sort(timed, {}, [](const Timed& t) { return std::pair(t.item.k, t.item.c); });
+  } else {
+    std::ranges::stable_sort(timed, std::greater<>{}, &Timed::cycles);
+  }
   for (const Timed& t : timed) s.items.push_back(t.item);
   return s;
 }
@@ -673,7 +723,10 @@ void consider_box(const Problem& p, const GradientOperands& o, const GradientMac
   for (const auto& margins : {all, row, none})
     for (const bool joined : {false, true})
       for (int slots = o.slots(); slots > (joined ? o.slots() - 1 : 0); --slots)
-        consider(p, o, m, f, box, margins, slots, joined, search);
+        consider(p, o, m, f, box, margins, slots, joined, kSquare, search);
+  // Sums of two planes take too many registers for narrow squares to gain.
+  if (o.planes == 1)
+    for (const auto& margins : {all, row, none}) consider(p, o, m, f, box, margins, o.slots(), false, kNarrow, search);
 }
 
 std::optional<GradientSchedule> best_of(const Problem& p, const GradientOperands& o, const GradientMachine& m,
@@ -693,13 +746,26 @@ std::optional<GradientSchedule> best_of(const Problem& p, const GradientOperands
 }  // namespace
 
 int GradientSchedule::a_bytes() const { return int(aligned_box_bytes(layout.box)); }
-size_t GradientSchedule::shared_bytes(size_t element_bytes) const {
-  int taps = 0;
-  for (const GradientItem& item : items) taps = std::max(taps, item.taps);
-  const size_t rows = direct ? kSquare * (kSquare * size_t(taps) * element_bytes + 16) : 0;
-  return std::max(size_t(stages) * size_t(stage_bytes), rows) + 1024;
-}
 int GradientSchedule::b_bytes() const { return int(aligned_box_bytes(x_box)); }
+
+GradientRowSpace gradient_row_space(int width, int most_taps_of_set, int live_taps, int taps, int cluster_splits,
+                                    int element_bytes, int shared_bytes) {
+  constexpr int kMostRowsAtOnce = 4, kWarps = kGradientTeams * 4;
+  GradientRowSpace r{};
+  r.staged_bytes = cluster_splits > 1 ? int(sizeof(float)) : element_bytes;
+  r.rows_at = kSquare * (width * most_taps_of_set * r.staged_bytes + 16);
+  const int tables = live_taps * 32;
+  const auto fits = [&](int rows_at_once, int channels) {
+    r.rows_at_once = rows_at_once, r.row_channels = channels, r.row_bytes = channels * taps * element_bytes;
+    r.tables_at = r.rows_at + kWarps * rows_at_once * r.row_bytes, r.bytes = r.tables_at + tables;
+    return r.bytes <= shared_bytes;
+  };
+  for (int rows = kMostRowsAtOnce; rows >= 1; --rows)
+    if (fits(rows, width)) return r;
+  for (int channels = width / 2; channels >= 8; channels /= 2)
+    if (fits(1, channels)) return r;
+  return {};
+}
 
 bool can_implement_gradient(const Problem& p) {
   // A square does not span groups. A tensor map steps over a few elements at most. The sum of the parts has all taps
