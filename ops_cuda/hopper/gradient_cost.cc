@@ -27,7 +27,7 @@ constexpr double kSumStart = 5000;                  // that kernel
 constexpr double kSumWriteRate = 10;                // bytes of dW (two each), written by it
 constexpr double kMeet = 1500;                      // of a cluster, before and after it reads others' sums
 constexpr double kGather = 4000;                    // where rows of dW are not a block's own as they lie there
-constexpr double kStageRate = 50;                   // bytes of sums: left in shared memory,
+constexpr double kStageRate = 30;                   // bytes of sums: left in shared memory,
 constexpr double kPeerRate = 15;                    // read from another block's,
 constexpr double kRowRate = 15;                     // and written as rows of dW, two bytes each
 
