@@ -83,6 +83,7 @@ void check_direct(const Problem& p, const GradientMachine& m, const GradientSche
     holds(item.k == first.k && item.c == first.c, "a cluster of several squares");
     holds(item.tap_set == rank / s.cluster_splits && item.split == rank % s.cluster_splits, "the order of a cluster");
   }
+  for (const GradientSlot& slot : s.slots) holds(cluster == 1 || slot.apart == 0, "joined products in a cluster");
   std::set<int> taps;
   size_t most = 0;
   for (const std::vector<int>& of_set : s.set_taps) {
