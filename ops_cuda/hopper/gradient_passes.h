@@ -55,7 +55,8 @@ __device__ inline float times_power(float v, int exponent) {
 }
 #endif
 
-// __global__ functions of one ScaleParams, a block for each range and slice of both tensors.
+// __global__ functions of one ScaleParams: a block for each range and slice of both tensors, or a cluster for each
+// slice.
 const void* largest_kernel();
 const void* scale_kernel(int planes);
 const void* scale_few_kernel(int planes);
