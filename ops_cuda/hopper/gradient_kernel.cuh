@@ -1,6 +1,6 @@
-// The Hopper weight gradient: each block sums its squares of dW over its boxes of pixels. Where no other block has a
-// part of these sums they go to dW at once; else to a workspace, from where a second kernel adds the parts, in order
-// (gradient_passes.cu).
+// The Hopper weight gradient: each block sums its squares of dW over its boxes of pixels. Where all parts of a sum are
+// in one cluster they go to dW at once (gradient_rows.cuh); else to a workspace, from where a second kernel adds the
+// parts, in order (gradient_passes.cu).
 //
 // A producer lane copies dY's and X's boxes to a ring of stages by TMA; what lies outside a tensor is filled with
 // zeros, so that a box may hang over. Three math warpgroups, the teams, multiply k-step by k-step: for each of its
@@ -8,11 +8,8 @@
 // the zeros there with real pixels of the other operand: an infinity among those gives NaN also for taps that do not
 // meet it.
 #pragma once
-#include "ops_cuda/element.cuh"
-#include "ops_cuda/hopper/gradient_passes.h"
-#include "ops_cuda/hopper/gradient_ptx.cuh"
+#include "ops_cuda/hopper/gradient_rows.cuh"
 #include "ops_cuda/hopper/gradient_wgmma.cuh"
-#include "ops_cuda/hopper/weight_gradient.h"
 
 namespace cks::cuda::hopper {
 
@@ -22,6 +19,7 @@ struct GradientKernel {
 
   struct Barriers {
     uint64_t full[kMaxGradientStages], empty[kMaxGradientStages];
+    uint64_t left, read;  // of a cluster: all blocks have left their sums, and have read the others'
   };
 
   // The place and the image of a block's boxes, in turn.
@@ -65,7 +63,7 @@ struct GradientKernel {
         for (int plane = 0; plane < kPlanes; ++plane)
           for (int c = 0; c < num_c; ++c)
             copy_box(to + plane * p.b_plane + (part * p.tile_c + c) * p.b_bytes, &p.x, full,
-                     at((item.c + c) * kSquare + plane * p.x_plane, o.x * p.stride.d + first.x,
+                     at((item.c + c) * p.width + plane * p.x_plane, o.x * p.stride.d + first.x,
                         o.y * p.stride.h + first.y, o.z * p.stride.w + first.z, n));
       }
       if (++stage == p.stages) stage = 0, parity ^= 1;
@@ -124,14 +122,16 @@ struct GradientKernel {
     }
   }
 
-  // kJoined: all squares of the team at once.
-  template <bool kJoined>
+  using Sums = float[kSlots * 32];
+
+  // kJoined: all squares of the team at once. kWidth: input channels of a square.
+  template <bool kJoined, int kWidth>
   static __device__ void consume(const GradientParams& p, const GradientItem& item, const Team& team, uint32_t stages,
                                  const Barriers& bars) {
     constexpr int kCount = kJoined ? kSlots : 1;  // squares of a wgmma
     const int lane = threadIdx.x % 32;
     const uint32_t apart = kJoined ? __shfl_sync(0xffffffff, team.slot[0].apart, 0) : 0;
-    float acc[kSlots * 32] = {};
+    Sums acc = {};
     float total[kPlanes == 1 ? 1 : kSlots * 32] = {};  // what was promoted
     const uint32_t* const masks = p.masks + int64_t(item.first_place) * kSquares + team.index * kSlots;
     uint32_t mask[kSlots], next[kSlots];
@@ -163,13 +163,13 @@ struct GradientKernel {
           // The small products first: added to a large sum they would lose digits each time.
           int begun = 0;
           for_steps(p, mask[s], [&](uint32_t step_a, uint32_t step_b) {
-            wgmma_transposed<T, kCount>(acc, s, a(at_a + step_a + (p.a_plane >> 4)), b(at_b + step_b), begun);
-            wgmma_transposed<T, kCount>(acc, s, a(at_a + step_a), b(at_b + step_b + (p.b_plane >> 4)), 1);
+            wgmma_transposed<T, kCount * kWidth>(acc, s, a(at_a + step_a + (p.a_plane >> 4)), b(at_b + step_b), begun);
+            wgmma_transposed<T, kCount * kWidth>(acc, s, a(at_a + step_a), b(at_b + step_b + (p.b_plane >> 4)), 1);
             begun = 1;
           });
         }
         for_steps(p, mask[s], [&](uint32_t step_a, uint32_t step_b) {
-          wgmma_transposed<T, kCount>(acc, s, a(at_a + step_a), b(at_b + step_b), 1);
+          wgmma_transposed<T, kCount * kWidth>(acc, s, a(at_a + step_a), b(at_b + step_b), 1);
         });
       }
       wgmma_commit();
@@ -194,21 +194,21 @@ struct GradientKernel {
     }
     wgmma_wait<0>();
     accumulators_changed(acc);
-    const float (&sums)[kSlots * 32] = *reinterpret_cast<const float (*)[kSlots * 32]>(kPlanes == 1 ? acc : total);
-    if (p.direct) {
-      if (kPlanes == 2 || p.dw_is_float) {
-        store_squares<float>(p, item, team, sums, stages);
-      } else {
-        store_squares<T>(p, item, team, sums, stages);
-      }
-    } else {
+    Sums& sums = *reinterpret_cast<Sums*>(kPlanes == 1 ? acc : total);
+    if (!p.direct) {
       leave_squares(p, item, team, sums);
+    } else if (kPlanes == 2 || p.dw_is_float) {
+      store_rows<float, float>(p, item, team, sums, stages, bars);
+    } else if (p.cluster_splits > 1) {
+      store_rows<T, float>(p, item, team, sums, stages, bars);
+    } else {
+      store_rows<T, T>(p, item, team, sums, stages, bars);
     }
   }
 
   // The block's part of the sums, in accumulator order.
   static __device__ void leave_squares(const GradientParams& p, const GradientItem& item, const Team& team,
-                                       const float (&sums)[kSlots * 32]) {
+                                       const Sums& sums) {
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
       if (!team.used[s]) continue;
@@ -224,51 +224,45 @@ struct GradientKernel {
     }
   }
 
-  // Whole sums go to dW through shared memory, where the set's taps lie side by side.
-  template <class Out>
-  static __device__ void store_squares(const GradientParams& p, const GradientItem& item, const Team& team,
-                                       const float (&sums)[kSlots * 32], uint32_t shared) {
-    __shared__ int filter_tap[kSquares];
-    const int first_k = item.k * kSquare, first_c = item.c * kSquare, lane = threadIdx.x % 32;
-    const int pitch = kSquare * item.taps * int(sizeof(Out)) + 16;  // rows begin at other banks
-    const int row = threadIdx.x % 128 / 32 * 16 + lane / 4, column = lane % 4 * 2;
-    int k_exponent[2] = {}, c_exponent[16] = {};
-    if (p.k_exponents) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) k_exponent[i] = __ldcg(p.k_exponents + min(first_k + row + i * 8, p.K - 1));
-#pragma unroll
-      for (int i = 0; i < 16; ++i)
-        c_exponent[i] = __ldcg(p.c_exponents + min(first_c + i / 2 * 8 + column + i % 2, p.C - 1));
-    }
+  // The block's sums in dW, with the other blocks of its cluster.
+  template <class Out, class Staged>
+  static __device__ void store_rows(const GradientParams& p, const GradientItem& item, const Team& team, Sums& sums,
+                                    uint32_t shared, const Barriers& bars) {
+    const GradientRows<Out, Staged> rows(p, item, shared);
+    if (p.k_exponents) undo_scales(p, item, sums);
     named_barrier(1, kGradientMathThreads);  // nobody reads boxes any more
+    if (!rows.whole()) rows.make_tables();
 #pragma unroll
-    for (int s = 0; s < kSlots; ++s) {
-      if (!team.used[s]) continue;
-      const int order = team.slot[s].order;
-      if (threadIdx.x % 128 == 0) filter_tap[order] = team.slot[s].tap;
-#pragma unroll
-      for (int i = 0; i < 32; ++i) {
-        const int k = row + i % 4 / 2 * 8, c = i / 4 * 8 + column + i % 2;
-        float v = sums[s * 32 + i];
-        if (p.k_exponents) v = times_power(v, -k_exponent[i % 4 / 2] - c_exponent[i / 4 * 2 + i % 2]);
-        store_element(shared + k * pitch + (c * item.taps + order) * int(sizeof(Out)), from_float<Out>(v));
-      }
-    }
+    for (int s = 0; s < kSlots; ++s)
+      if (team.used[s]) rows.leave_square(sums, s * 32, item.tap_set, team.slot[s].order);
+    meet(p, bars.left);
+    rows.write();
+    meet(p, bars.read);  // else a block could end while others read its sums
+  }
+
+  // The math threads of all blocks of a cluster. Each block has a barrier of its own for it, on which every block
+  // arrives; the barrier that the hardware has for clusters would want the producers too.
+  static __device__ void meet(const GradientParams& p, const uint64_t& barrier) {
+    __syncwarp();
     named_barrier(1, kGradientMathThreads);
-    const int run = min(kSquare, p.C - first_c) * item.taps;
-    const int ninth = (65536 + item.taps - 1) / item.taps;  // e * ninth >> 16 is e / item.taps for all e here
-    for (int k = threadIdx.x / 32; k < min(kSquare, p.K - first_k); k += kGradientMathThreads / 32) {
-      Out* const to = static_cast<Out*>(p.dw) + (int64_t(first_k + k) * p.C + first_c) * p.taps;
-      if (item.taps == p.taps) {  // in the filter's order
-        for (int i = lane; i < run * int(sizeof(Out)) / 16; i += 32)
-          reinterpret_cast<float4*>(to)[i] = load_shared(shared + k * pitch + i * 16);
-      } else {
-        for (int e = lane; e < run; e += 32) {
-          const int c = e * ninth >> 16;
-          to[c * p.taps + filter_tap[e - c * item.taps]] = load_element<Out>(shared + k * pitch + e * int(sizeof(Out)));
-        }
-      }
-    }
+    const int blocks = p.sets * p.cluster_splits;
+    if (blocks == 1) return;
+    if (threadIdx.x < blocks) barrier_arrive_peer(peer_address(shared_address(&barrier), threadIdx.x));
+    barrier_wait_cluster(shared_address(&barrier), 0);
+  }
+
+  // Of floats that were scaled.
+  static __device__ void undo_scales(const GradientParams& p, const GradientItem& item, Sums& sums) {
+    const int lane = threadIdx.x % 32, k = item.k * kSquare + threadIdx.x % 128 / 32 * 16 + lane / 4,
+              c = item.c * p.width + lane % 4 * 2;
+    int k_exponent[2], c_exponent[16];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) k_exponent[i] = __ldcg(p.k_exponents + min(k + i * 8, p.K - 1));
+#pragma unroll
+    for (int i = 0; i < 16; ++i) c_exponent[i] = __ldcg(p.c_exponents + min(c + i / 2 * 8 + i % 2, p.C - 1));
+#pragma unroll
+    for (int i = 0; i < kSlots * 32; ++i)
+      sums[i] = times_power(sums[i], -k_exponent[i % 4 / 2] - c_exponent[i % 32 / 4 * 2 + i % 2]);
   }
 };
 
@@ -285,11 +279,17 @@ __global__ void __launch_bounds__(kGradientBlockThreads, 1) hopper_gradient(cons
       barrier_init(shared_address(&bars.full[i]), 1);
       barrier_init(shared_address(&bars.empty[i]), kGradientMathThreads / 32);
     }
+    barrier_init(shared_address(&bars.left), uint32_t(p.sets * p.cluster_splits));
+    barrier_init(shared_address(&bars.read), uint32_t(p.sets * p.cluster_splits));
     barrier_init_fence();
     prefetch_map(&p.dy);
     prefetch_map(&p.x);
   }
-  __syncthreads();
+  if (p.sets * p.cluster_splits > 1) {
+    cluster_sync();  // others may arrive on these barriers
+  } else {
+    __syncthreads();
+  }
   launch_dependents();  // the next grid may set itself up while this one runs
   // Four warpgroups have 128 registers a thread; the sums want more.
   if (warp >= kGradientMathThreads / 32) {
@@ -300,9 +300,11 @@ __global__ void __launch_bounds__(kGradientBlockThreads, 1) hopper_gradient(cons
     const typename Kernel::Team team(p, item, stages);  // tables older than the previous grid
     wait_for_previous_grid();
     if (team.joined()) {
-      Kernel::template consume<true>(p, item, team, stages, bars);
+      Kernel::template consume<true, kSquare>(p, item, team, stages, bars);
+    } else if (kPlanes == 1 && p.width == kNarrow) {
+      Kernel::template consume<false, kNarrow>(p, item, team, stages, bars);
     } else {
-      Kernel::template consume<false>(p, item, team, stages, bars);
+      Kernel::template consume<false, kSquare>(p, item, team, stages, bars);
     }
   }
 }

@@ -2,7 +2,7 @@
 // after.
 #include "ops_cuda/element.cuh"
 #include "ops_cuda/hopper/gradient_passes.h"
-#include "ops_cuda/hopper/ptx.cuh"
+#include "ops_cuda/hopper/gradient_ptx.cuh"
 
 namespace cks::cuda::hopper {
 namespace {
@@ -35,6 +35,10 @@ struct Share {
 };
 
 __device__ float finite_magnitude(float v) { return fabsf(v) <= 3.402823466e38f ? fabsf(v) : 0.f; }
+__device__ void raise(float4& most, float4 v) {
+  most.x = fmaxf(most.x, finite_magnitude(v.x)), most.y = fmaxf(most.y, finite_magnitude(v.y));
+  most.z = fmaxf(most.z, finite_magnitude(v.z)), most.w = fmaxf(most.w, finite_magnitude(v.w));
+}
 
 __global__ void __launch_bounds__(kScaleThreads, 2) find_largest(const __grid_constant__ ScaleParams p) {
   constexpr int kAtOnce = 4;
@@ -49,10 +53,7 @@ __global__ void __launch_bounds__(kScaleThreads, 2) find_largest(const __grid_co
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) v[i] = share.load(pixel + i * kRows);
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        most.x = fmaxf(most.x, finite_magnitude(v[i].x)), most.y = fmaxf(most.y, finite_magnitude(v[i].y));
-        most.z = fmaxf(most.z, finite_magnitude(v[i].z)), most.w = fmaxf(most.w, finite_magnitude(v[i].w));
-      }
+      for (int i = 0; i < kAtOnce; ++i) raise(most, v[i]);
     }
   }
   largest[share.row][share.column] = most;
@@ -64,9 +65,31 @@ __global__ void __launch_bounds__(kScaleThreads, 2) find_largest(const __grid_co
   }
 }
 
+__device__ int exponent_of(float largest) {
+  // The greatest power that a float holds is enough for subnormal channels.
+  return largest > 0 ? min(kTopExponent - ilogbf(largest), 126) : 0;
+}
+
 __device__ uint2 pack_halves(const float (&v)[4]) {
   __half* const type = nullptr;
   return {pack_word(v, type), pack_word(v + 2, type)};
+}
+
+// Four channels of a pixel, from `channel` on.
+template <int kPlanes>
+__device__ void write_halves(const ScaledTensor& t, int64_t pixel, int channel, float4 v, float4 scale) {
+  uint2* const to = reinterpret_cast<uint2*>(static_cast<__half*>(t.to) + pixel * (kPlanes * t.pitch) + channel);
+  float x[4] = {v.x * scale.x, v.y * scale.y, v.z * scale.z, v.w * scale.w};
+  const uint2 high = pack_halves(x);
+  to[0] = high;
+  if constexpr (kPlanes == 2) {
+    float rounded[4];
+    const uint32_t words[2] = {high.x, high.y};
+    unpack<__half>(words, rounded);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) x[j] -= rounded[j];  // an infinity leaves NaN
+    to[t.pitch / 4] = pack_halves(x);
+  }
 }
 
 template <int kPlanes>
@@ -87,8 +110,7 @@ __global__ void __launch_bounds__(kScaleThreads, 2) scale_to_halves(const __grid
     __syncthreads();
     if (peer == 0) {
       for (int i = 1; i < kPeers; ++i) m = fmaxf(m, largest[i][channel]);
-      // The greatest power that a float holds is enough for subnormal channels.
-      const int exponent = m > 0 ? min(kTopExponent - ilogbf(m), 126) : 0;
+      const int exponent = exponent_of(m);
       scales[channel] = ldexpf(1.f, exponent);
       if (share.range == 0 && at < t.pitch) t.exponents[at] = exponent;
     }
@@ -107,32 +129,77 @@ __global__ void __launch_bounds__(kScaleThreads, 2) scale_to_halves(const __grid
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       if (pixel + i * kRows >= share.end) break;
-      uint2* const to = reinterpret_cast<uint2*>(static_cast<__half*>(t.to) +
-                                                 (pixel + i * kRows) * (kPlanes * t.pitch) + share.channel());
-      float x[4] = {v[i].x * scale.x, v[i].y * scale.y, v[i].z * scale.z, v[i].w * scale.w};
-      const uint2 high = pack_halves(x);
-      to[0] = high;
-      if constexpr (kPlanes == 2) {
-        float rounded[4];
-        const uint32_t words[2] = {high.x, high.y};
-        unpack<__half>(words, rounded);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) x[j] -= rounded[j];  // an infinity leaves NaN
-        to[t.pitch / 4] = pack_halves(x);
-      }
+      write_halves<kPlanes>(t, pixel + i * kRows, share.channel(), v[i], scale);
     }
   }
 }
 
+// Both passes in one, for tensors that the clusters hold in registers: a cluster has 64 channels of one tensor.
+template <int kPlanes>
+__global__ void __launch_bounds__(kFewThreads, 2) scale_few_pixels(const __grid_constant__ ScaleParams p) {
+  constexpr int kRows = kFewThreads / kColumns, kWarps = kFewThreads / 32, kHeld = kFewPixels / kFewBlocks / kRows;
+  __shared__ float4 of_warps[kWarps][kColumns];
+  __shared__ float largest[kSquare], scales[kSquare];
+  launch_dependents();
+  wait_for_previous_grid();
+  int slice = int(blockIdx.x) / kFewBlocks;
+  const bool second = slice >= p.tensors[0].slices;
+  const ScaledTensor& t = p.tensors[second];
+  if (second) slice -= p.tensors[0].slices;
+  const int rank = int(cluster_rank()), column = threadIdx.x % kColumns, row = threadIdx.x / kColumns;
+  const int channel = slice * kSquare + column * 4, first = rank * kRows + row;
+  float4 v[kHeld], most{};
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const int pixel = first + i * kRows * kFewBlocks;
+    v[i] = pixel < t.pixels && channel < t.channels
+               ? __ldg(reinterpret_cast<const float4*>(t.from + int64_t(pixel) * t.channels + channel))
+               : float4{};
+  }
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) raise(most, v[i]);
+  most.x = fmaxf(most.x, __shfl_xor_sync(0xffffffff, most.x, kColumns));
+  most.y = fmaxf(most.y, __shfl_xor_sync(0xffffffff, most.y, kColumns));
+  most.z = fmaxf(most.z, __shfl_xor_sync(0xffffffff, most.z, kColumns));
+  most.w = fmaxf(most.w, __shfl_xor_sync(0xffffffff, most.w, kColumns));
+  if (threadIdx.x % 32 < kColumns) of_warps[threadIdx.x / 32][column] = most;
+  __syncthreads();
+  if (threadIdx.x < kSquare) {
+    float m = 0;
+#pragma unroll
+    for (int i = 0; i < kWarps; ++i) m = fmaxf(m, reinterpret_cast<const float*>(of_warps[i])[threadIdx.x]);
+    largest[threadIdx.x] = m;
+  }
+  cluster_sync();
+  if (threadIdx.x < kSquare) {
+    float m = 0;
+#pragma unroll
+    for (int i = 0; i < kFewBlocks; ++i)
+      m = fmaxf(m, load_peer_float(peer_address(shared_address(&largest[threadIdx.x]), i)));
+    const int exponent = exponent_of(m), at = slice * kSquare + int(threadIdx.x);
+    scales[threadIdx.x] = ldexpf(1.f, exponent);
+    if (rank == 0 && at < t.pitch) t.exponents[at] = exponent;
+  }
+  cluster_sync();  // nor does a block end while others read what it found
+  if (channel >= t.pitch) return;
+  const float4 scale = reinterpret_cast<const float4*>(scales)[column];
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const int pixel = first + i * kRows * kFewBlocks;
+    if (pixel < t.pixels) write_halves<kPlanes>(t, pixel, channel, v[i], scale);
+  }
+}
+
 // ---------------------------------------------------------------- the sum of partial squares
-// A block takes a part of one square of all taps: kGroups groups of lanes add a share of the splits each, and the
-// result goes through shared memory, because dW has the taps side by side. A warp works on kTaps taps at a time: what
-// counts is how many loads wait together.
-template <class T, int kGroups>
-__global__ void __launch_bounds__(kSumThreads) sum_squares(const __grid_constant__ SumParams p) {
-  constexpr int kTaps = kGroups == 1 ? 3 : 1, kAtOnce = kGroups == 1 ? 2 : 8;
+// A block takes a part of one square of all taps, and each warp kTaps taps of it at a time. kGroups groups of its lanes
+// add a share of the splits each, kAtOnce of them at once: what counts is that all loads of a thread wait together, and
+// that there are few threads without enough of them. The result goes through shared memory, because dW has the taps
+// side by side.
+template <class T, int kGroups, int kTaps, int kAtOnce>
+__global__ void __launch_bounds__(kSumThreads, 1) sum_squares(const __grid_constant__ SumParams p) {
   constexpr int kLanes = 32 / kGroups, kHalf = kLanes / 4;  // four lanes hold eight channels of two rows, eight apart
-  extern __shared__ float tile[];                           // [2 * kHalf rows][8 channels][taps]
+  extern __shared__ float4 dynamic[];
+  float* const tile = reinterpret_cast<float*>(dynamic);  // [2 * kHalf rows][8 channels][taps]
   launch_dependents();
   int block = int(blockIdx.x);
   const int section = block % kGroups, warp_of_square = block / kGroups % 4, eighth = block / kGroups / 4 % 8;
@@ -142,23 +209,23 @@ __global__ void __launch_bounds__(kSumThreads) sum_squares(const __grid_constant
   const int lane = threadIdx.x % kLanes, group = threadIdx.x % 32 / kLanes;
   const int first_k = k_square * kSquare + warp_of_square * 16 + section * kHalf,
             first_c = c_square * kSquare + eighth * 8;
-  const int64_t pitch = int64_t(p.k_squares) * p.c_squares * (kSquare * kSquare / 4);
-  const float4* const from = p.partials + (int64_t(k_square) * p.c_squares + c_square) * (kSquare * kSquare / 4) +
-                             eighth * 128 + warp_of_square * 32 + section * kLanes + lane;
+  if (first_k >= p.K || first_c >= p.C) return;
+  const int pitch = p.k_squares * p.c_squares * (kSquare * kSquare / 4);
+  const float4* const from = p.partials + (k_square * p.c_squares + c_square) * (kSquare * kSquare / 4) + eighth * 128 +
+                             warp_of_square * 32 + section * kLanes + lane;
   const int row = lane / 4, channel = lane % 4 * 2;
   int exponent[4] = {};  // of the elements of a float4
-  for (int first = warp; first < p.taps; first += kTaps * warps) {
-    const float4* at[kTaps];
-    int count[kTaps], most = 0;
+  for (int first = warp * kTaps; first < p.taps; first += kTaps * warps) {
+    int at[kTaps], count[kTaps], most = 0;
 #pragma unroll
     for (int t = 0; t < kTaps; ++t) {
-      const int tap = first + t * warps;
-      const int2 s = tap < p.taps ? __ldg(reinterpret_cast<const int2*>(p.sums) + tap) : int2{};  // {first, splits}
+      const int2 s =  // {first, splits}
+          first + t < p.taps ? __ldg(reinterpret_cast<const int2*>(p.sums) + first + t) : int2{};
       const int begin = s.y * group / kGroups;
       count[t] = s.y * (group + 1) / kGroups - begin, most = max(most, count[t]);
-      at[t] = from + s.x * int64_t(kSquare * kSquare / 4) + begin * pitch;
+      at[t] = s.x * (kSquare * kSquare / 4) + begin * pitch;
     }
-    if (first == warp) {  // the tables above are older than the previous grid
+    if (first == warp * kTaps) {  // the tables above are older than the previous grid
       wait_for_previous_grid();
       if (p.k_exponents) {
 #pragma unroll
@@ -173,7 +240,7 @@ __global__ void __launch_bounds__(kSumThreads) sum_squares(const __grid_constant
 #pragma unroll
       for (int t = 0; t < kTaps; ++t)
 #pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) v[t][j] = i + j < count[t] ? __ldcg(at[t] + (i + j) * pitch) : float4{};
+        for (int j = 0; j < kAtOnce; ++j) v[t][j] = load_if(i + j < count[t], from + (at[t] + (i + j) * pitch));
 #pragma unroll
       for (int t = 0; t < kTaps; ++t)
 #pragma unroll
@@ -182,7 +249,7 @@ __global__ void __launch_bounds__(kSumThreads) sum_squares(const __grid_constant
     }
 #pragma unroll
     for (int t = 0; t < kTaps; ++t) {
-      const int tap = first + t * warps;
+      const int tap = first + t;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
 #pragma unroll
@@ -192,22 +259,39 @@ __global__ void __launch_bounds__(kSumThreads) sum_squares(const __grid_constant
       }
     }
   }
-  if (warp >= p.taps) wait_for_previous_grid();
+  if (warp * kTaps >= p.taps) wait_for_previous_grid();
   __syncthreads();
-  const int run = min(8, p.C - first_c) * p.taps;  // consecutive in dW
-  for (int r = warp; r < 2 * kHalf; r += warps) {
-    const int k = first_k + r % kHalf + r / kHalf * 8;
-    if (k >= p.K) continue;
-    T* const to = static_cast<T*>(p.dw) + (int64_t(k) * p.C + first_c) * p.taps;
-    for (int i = threadIdx.x % 32; i < run; i += 32) to[i] = from_float<T>(tile[r * 8 * p.taps + i]);
+  constexpr int kVector = 16 / int(sizeof(T));
+  const int vectors = min(8, p.C - first_c) * p.taps / kVector;  // of a row, consecutive in dW
+  for (int i = threadIdx.x; i < 2 * kHalf * vectors; i += int(blockDim.x)) {
+    const int r = i / vectors, v = i - r * vectors, k = first_k + r % kHalf + r / kHalf * 8;
+    if (k >= p.K) break;  // so are the rows after it
+    const float4* const sums = dynamic + r * 2 * p.taps + v * (kVector / 4);
+    float4* const to = reinterpret_cast<float4*>(static_cast<T*>(p.dw) + (int64_t(k) * p.C + first_c) * p.taps) + v;
+    if constexpr (sizeof(T) == 4) {
+      *to = sums[0];
+    } else {
+      const float eight[8] = {sums[0].x, sums[0].y, sums[0].z, sums[0].w, sums[1].x, sums[1].y, sums[1].z, sums[1].w};
+      *reinterpret_cast<uint4*>(to) = pack_chunk<T>(eight);
+    }
   }
 }
 
+// A thread for each part would have too little to do, and few threads too much; and a block has the shared memory that
+// it gets without asking (a fourth is enough for four groups of lanes).
+constexpr int kSharedBytes = 48 << 10;
+static_assert(SumKernel{nullptr, 4, 1}.shared_bytes(kMaxGradientTaps) <= kSharedBytes);
 template <class T>
-const void* sum_of(int groups) {
-  return groups == 1   ? reinterpret_cast<const void*>(&sum_squares<T, 1>)
-         : groups == 4 ? reinterpret_cast<const void*>(&sum_squares<T, 4>)
-                       : reinterpret_cast<const void*>(&sum_squares<T, 8>);
+SumKernel sum_of(int splits, int squares, int taps) {
+  const auto kernel = [](auto function, int groups, int at_once) {
+    return SumKernel{reinterpret_cast<const void*>(function), groups, at_once};
+  };
+  const bool fits = SumKernel{nullptr, 1, 1}.shared_bytes(taps) <= kSharedBytes;
+  if (fits && splits <= 2) return kernel(&sum_squares<T, 1, 4, 2>, 1, 4);
+  if (fits && splits <= 5) return kernel(&sum_squares<T, 1, 2, 5>, 1, 2);
+  if (fits && (squares >= 4 ? splits <= 12 : splits <= 6)) return kernel(&sum_squares<T, 1, 1, 12>, 1, 1);
+  if (squares >= 4 || splits <= 24) return kernel(&sum_squares<T, 4, 1, 9>, 4, 1);
+  return kernel(&sum_squares<T, 8, 1, 9>, 8, 1);
 }
 
 }  // namespace
@@ -217,10 +301,14 @@ const void* scale_kernel(int planes) {
   return planes == 1 ? reinterpret_cast<const void*>(&scale_to_halves<1>)
                      : reinterpret_cast<const void*>(&scale_to_halves<2>);
 }
-const void* sum_kernel(DataType type, int groups) {
-  return type == DataType::kFloat  ? sum_of<float>(groups)
-         : type == DataType::kHalf ? sum_of<__half>(groups)
-                                   : sum_of<__nv_bfloat16>(groups);
+const void* scale_few_kernel(int planes) {
+  return planes == 1 ? reinterpret_cast<const void*>(&scale_few_pixels<1>)
+                     : reinterpret_cast<const void*>(&scale_few_pixels<2>);
+}
+SumKernel sum_kernel(DataType type, int splits, int squares, int taps) {
+  return type == DataType::kFloat  ? sum_of<float>(splits, squares, taps)
+         : type == DataType::kHalf ? sum_of<__half>(splits, squares, taps)
+                                   : sum_of<__nv_bfloat16>(splits, squares, taps);
 }
 
 }  // namespace cks::cuda::hopper

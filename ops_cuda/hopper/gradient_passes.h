@@ -2,6 +2,8 @@
 #pragma once
 #include <vector_types.h>
 
+#include <algorithm>
+
 #include "ops_cuda/hopper/gradient_schedule.h"
 
 namespace cks::cuda::hopper {
@@ -22,6 +24,9 @@ struct ScaleParams {
   ScaledTensor tensors[2];
 };
 inline constexpr int kScaleThreads = 768;
+// Where both tensors have no more pixels than that, clusters of so many blocks, one for each slice of both tensors, do
+// both passes in one.
+inline constexpr int kFewPixels = 2048, kFewBlocks = 8, kFewThreads = 512;
 
 struct SumParams {
   const float4* partials;
@@ -30,10 +35,17 @@ struct SumParams {
   void* dw;
   int K, C, taps, k_squares, c_squares;
 };
-inline constexpr int kSumThreads = 384;           // at most
-inline constexpr int kSumSharedBytes = 48 << 10;  // what a block gets without asking
-constexpr int sum_blocks_of_square(int groups) { return 32 * groups; }
-constexpr int sum_shared_bytes(int groups, int taps) { return 16 / groups * 8 * taps * int(sizeof(float)); }
+inline constexpr int kSumThreads = 832;  // at most
+// A __global__ function of one SumParams.
+struct SumKernel {
+  const void* function;
+  int groups, taps;  // of a warp: groups of lanes that share the parts, taps at once
+  constexpr int blocks_of_square() const { return 32 * groups; }
+  constexpr int threads(int all_taps) const {
+    return std::clamp(int(ceil_div(all_taps, taps)), 2, kSumThreads / 32) * 32;
+  }
+  constexpr int shared_bytes(int all_taps) const { return 16 / groups * 8 * all_taps * int(sizeof(float)); }
+};
 
 #ifdef __CUDACC__
 // v * 2^exponent for what two scales add up to, which one float may not hold.
@@ -43,9 +55,12 @@ __device__ inline float times_power(float v, int exponent) {
 }
 #endif
 
-// __global__ functions: of one ScaleParams, a block for each range and slice of both tensors, and of one SumParams.
+// __global__ functions of one ScaleParams: a block for each range and slice of both tensors, or a cluster for each
+// slice.
 const void* largest_kernel();
 const void* scale_kernel(int planes);
-const void* sum_kernel(DataType, int groups);  // groups: 1, 4 or 8
+const void* scale_few_kernel(int planes);
+// The one for sums of up to so many parts, and so many squares of each tap.
+SumKernel sum_kernel(DataType, int splits, int squares, int taps);
 
 }  // namespace cks::cuda::hopper

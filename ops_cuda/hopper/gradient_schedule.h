@@ -1,20 +1,25 @@
 // From a problem to what each block of the Hopper weight gradient does. Pure host code: nothing here touches a device.
 //
 // dW[k][c][tap] is a product of dY and X summed over pixels. A block keeps up to teams * slots squares of dW, each 64
-// output channels by 64 input channels of one tap, and walks over boxes of output pixels: for each it has dY's box, and
-// X's boxes with a margin that all its taps share, so that a tap is only an offset into shared memory. A box is a
-// sequence of k-steps, 16 pixels each; those that no live pixel of a tap needs are masked out, box by box.
+// output channels by 64 (or 32) input channels of one tap, and walks over boxes of output pixels: for each it has dY's
+// box, and X's boxes with a margin that all its taps share, so that a tap is only an offset into shared memory. A box
+// is a sequence of k-steps, 16 pixels each; those that no live pixel of a tap needs are masked out, box by box.
 #pragma once
 #include "plan/plan.h"
 
 namespace cks::cuda::hopper {
 
 inline constexpr int kSquare = 64;        // channels, both ways
+inline constexpr int kNarrow = 32;        // input channels of narrow squares
 inline constexpr int kGradientTeams = 3;  // math warpgroups of a block
 inline constexpr int kMaxSteps = 32;      // k-steps of a box: bits of a mask
 inline constexpr int kStepPixels = 16;    // what one wgmma sums up
 inline constexpr int kMaxGradientStages = 8;
-inline constexpr int kMaxGradientTaps = 384;  // of a filter
+inline constexpr int kMaxGradientTaps = 384;      // of a filter
+inline constexpr int kStageAlignment = 1024;      // what the 128-byte swizzle wants
+inline constexpr int kGradientFixedBytes = 2048;  // beside the stages: barriers, and what aligning the stages costs
+inline constexpr int kMaxGradientCluster = 8;     // blocks
+inline constexpr int kMaxClusterTaps = kMaxGradientCluster * kGradientTeams * 3;
 
 // How operands are multiplied: as they are, or as two halves each (three products), for strict fp32.
 struct GradientOperands {
@@ -43,18 +48,17 @@ struct GradientSlot {
   int32_t partial;  // where the tap's partial squares begin, counted in squares
   int32_t apart;  // of a team's first slot: all its squares share dY's operand, and X's lie so far apart (in 16 bytes),
                   // so that one wgmma does them; 0: it does not
-  int32_t tap;    // of the filter
-  int32_t order;  // of the tap among its set's; in a set of all taps the filter's order
+  int32_t order;  // of the tap among its set's
+  int32_t padding;
 };
 static_assert(sizeof(GradientSlot) == 32);
 // What a block does: `boxes` boxes of a tap set, starting with place `place` of its list and image `image`.
-struct GradientItem {
+struct alignas(16) GradientItem {
   int32_t tap_set, k, c;            // the first channels, in squares
   int32_t first_place, num_places;  // the tap set's list
   int32_t place, image, boxes;
   int32_t split;  // which part of the sum over pixels
-  int32_t taps;   // of the set
-  int32_t padding[2];
+  int32_t padding[3];
 };
 static_assert(sizeof(GradientItem) == 48);
 // Where the partial squares of a filter tap are: [splits][k][c], from `first` on. splits 0: the tap is dead.
@@ -66,29 +70,49 @@ struct GradientSchedule {
   BoxLayout layout;
   Axes x_box;
   int tile_k = 1, tile_c = 1;  // squares of a block's tile
-  int max_parts = 1;           // boxes of X (a tap set has one for every class of taps that shares a margin)
+  // Input channels of a square. Narrow ones cost more than half of a product, but twice as many blocks each have twice
+  // as many taps: whole rows of dW, that no other block has a part of.
+  int width = kSquare;
+  int max_parts = 1;  // boxes of X (a tap set has one for every class of taps that shares a margin)
   int stages = 0, stage_bytes = 0;
   std::vector<int32_t> step_a, step_b;  // where a k-step begins in the boxes of dY and X, in 16 bytes
   int32_t group_a = 0, group_b = 0;     // from its first 8 pixels to the others, in bytes
-  std::vector<GradientItem> items;      // longest first
-  std::vector<GradientPlace> places;    // of all tap sets
-  std::vector<uint32_t> masks;          // [place][square]
-  std::vector<GradientSlot> slots;      // [tap set][square]
-  std::vector<GradientPlace> parts;  // [tap set][max_parts]: where X's boxes begin, relative to the outputs' * stride
-  std::vector<int32_t> num_parts;    // [tap set]
-  std::vector<GradientSums> sums;    // [filter tap]
+  // Longest first; of a direct schedule: all tap sets of a square, and of a tap set all parts, one after the other.
+  std::vector<GradientItem> items;
+  std::vector<GradientPlace> places;  // of all tap sets
+  std::vector<uint32_t> masks;        // [place][square]
+  std::vector<GradientSlot> slots;    // [tap set][square]
+  std::vector<GradientPlace> parts;   // [tap set][max_parts]: where X's boxes begin, relative to the outputs' * stride
+  std::vector<int32_t> num_parts;     // [tap set]
+  std::vector<std::vector<int>> set_taps;  // [tap set]: of the filter, in the slots' order; in a set of all: sorted
+  std::vector<GradientSums> sums;          // [filter tap]
   int64_t partial_squares = 0;
-  bool direct = false;  // no sum is split: blocks write dW themselves
-  double cycles = 0;    // what the model expects
+  // Blocks write dW themselves: all that have a part of a square of dW, of whatever tap, are one cluster.
+  bool direct = false;
+  int cluster_splits = 1;  // parts of every sum in a cluster
+  double cycles = 0;       // what the model expects
 
   int a_bytes() const;  // of a box of dY, 64 channels
   int b_bytes() const;
-  size_t shared_bytes(size_t element_bytes) const;  // of dW
+  int cluster() const { return direct ? int(num_parts.size()) * cluster_splits : 1; }  // blocks
 };
+
+// How blocks write dW themselves, in shared memory: each block's sums, [output channel][channel][tap of its set], then
+// a row buffer for each warp, then two tables (gradient_rows.cuh).
+struct GradientRowSpace {
+  int staged_bytes;  // of a sum
+  int rows_at, row_bytes, tables_at, bytes;
+  int rows_at_once;  // that a warp's buffer has room for,
+  int row_channels;  // each of so many channels; 0: the shared memory does not suffice
+};
+GradientRowSpace gradient_row_space(int width, int most_taps_of_set, int live_taps, int taps, int cluster_splits,
+                                    int element_bytes, int shared_bytes);
 
 struct GradientMachine {
   int multiprocessors = 132;
   int shared_bytes = 227 * 1024;
+  // How many clusters of so many blocks run at once, a block a multiprocessor.
+  std::array<int, kMaxGradientCluster + 1> clusters{0, 132, 66, 39, 30, 24, 18, 15, 15};
 };
 
 // Whether the kernel can take the problem, apart from how the tensors lie in memory.

@@ -1,6 +1,6 @@
 // wgmma for the weight gradient: D[64 x 64] += A[16 pixels x 64]^T * B[16 pixels x 64], for up to three squares D side
-// by side. Both operands lie in shared memory pixel by pixel, channels contiguous, so that both are transposed on their
-// way in (16-bit types alone can be).
+// by side, or half of one. Both operands lie in shared memory pixel by pixel, channels contiguous, so that both are
+// transposed on their way in (16-bit types alone can be).
 #pragma once
 #include "ops_cuda/hopper/wgmma.cuh"
 
@@ -16,6 +16,7 @@ __device__ inline uint64_t transposed_descriptor(uint32_t high, uint32_t low, ui
 #define CKS_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define CKS_D16(i) CKS_D4(i), CKS_D4(i + 4), CKS_D4(i + 8), CKS_D4(i + 12)
 #define CKS_D32(i) CKS_D16(i), CKS_D16(i + 16)
+#define CKS_R16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define CKS_R32                                                                                                    \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29," \
   "%30,%31"
@@ -32,13 +33,14 @@ __device__ inline uint64_t transposed_descriptor(uint32_t high, uint32_t low, ui
                "k16.f32." type "." type " {" registers "}, %" #a_at ", %" #b_at ", p, 1, 1, 1, 1;\n}"           \
                : __VA_ARGS__                                                                                    \
                : "l"(a), "l"(b), "r"(accumulate))
-#define CKS_WGMMA_ALL_N(type)                                                                      \
-  if constexpr (kSquares == 1) CKS_WGMMA(64, type, CKS_R32, 32, 33, 34, CKS_D32(0));               \
-  if constexpr (kSquares == 2) CKS_WGMMA(128, type, CKS_R64, 64, 65, 66, CKS_D32(0), CKS_D32(32)); \
-  if constexpr (kSquares == 3) CKS_WGMMA(192, type, CKS_R96, 96, 97, 98, CKS_D32(0), CKS_D32(32), CKS_D32(64));
+#define CKS_WGMMA_ALL_N(type)                                                                 \
+  if constexpr (N == 32) CKS_WGMMA(32, type, CKS_R16, 16, 17, 18, CKS_D16(0));                \
+  if constexpr (N == 64) CKS_WGMMA(64, type, CKS_R32, 32, 33, 34, CKS_D32(0));                \
+  if constexpr (N == 128) CKS_WGMMA(128, type, CKS_R64, 64, 65, 66, CKS_D32(0), CKS_D32(32)); \
+  if constexpr (N == 192) CKS_WGMMA(192, type, CKS_R96, 96, 97, 98, CKS_D32(0), CKS_D32(32), CKS_D32(64));
 
-// kSquares squares side by side, from `first` on. accumulate 0: D = A^T * B.
-template <class T, int kSquares, int kAll>
+// N columns: half a square, or squares side by side, from square `first` on. accumulate 0: D = A^T * B.
+template <class T, int N, int kAll>
 __device__ void wgmma_transposed(float (&all)[kAll], int first, uint64_t a, uint64_t b, int accumulate) {
   float* const d = all + first * 32;
   if constexpr (std::is_same_v<T, __half>) {
@@ -54,6 +56,7 @@ __device__ void wgmma_transposed(float (&all)[kAll], int first, uint64_t a, uint
 #undef CKS_R96
 #undef CKS_R64
 #undef CKS_R32
+#undef CKS_R16
 #undef CKS_D32
 #undef CKS_D16
 #undef CKS_D4

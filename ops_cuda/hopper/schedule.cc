@@ -162,7 +162,8 @@ std::vector<Part> cut_tiles(const Setting& s, int cap) {
   for (int tile = 0; tile < int(s.plan->tiles.size()); ++tile) {
     const int length = s.plan->tiles[tile].num_taps * s.channel_blocks;
     const int n = std::clamp(int(ceil_div(length, cap)), 1, kMostParts);
-    const double cycles = s.cost.tile + (n > 1 ? s.cost.part : 0) + s.cost.k_block * length / n / s.schedule.config.splits;
+    const double cycles =
+        s.cost.tile + (n > 1 ? s.cost.part : 0) + s.cost.k_block * length / n / s.schedule.config.splits;
     for (int column = 0; column < s.columns; ++column)
       for (int part = 0; part < n; ++part) parts.push_back({cycles, tile, column, part, n});
   }

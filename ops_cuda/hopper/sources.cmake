@@ -1,9 +1,13 @@
 # The Hopper kernels: wgmma exists on sm_90a alone. A way to multiply a file, so that they compile side by side.
 add_library(ort_cks_hopper OBJECT
   ops_cuda/hopper/gradient_bfloat16.cu
+  ops_cuda/hopper/gradient_boxes.cc
+  ops_cuda/hopper/gradient_cost.cc
   ops_cuda/hopper/gradient_half.cu
   ops_cuda/hopper/gradient_passes.cu
   ops_cuda/hopper/gradient_schedule.cc
+  ops_cuda/hopper/gradient_tables.cc
+  ops_cuda/hopper/gradient_taps.cc
   ops_cuda/hopper/hopper_conv.cc
   ops_cuda/hopper/hopper_conv_bfloat16.cu
   ops_cuda/hopper/hopper_conv_fp32.cu

@@ -99,13 +99,16 @@ class GradientTables {
 
 template <class Params>
 void launch_after(const char* doing, const void* function, int64_t blocks, int threads, size_t shared_bytes,
-                  Stream stream, Params& params) {
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+                  Stream stream, Params& params, int cluster = 1) {
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {unsigned(cluster), 1, 1};
   cudaLaunchConfig_t launch{};
   launch.gridDim = dim3(unsigned(blocks)), launch.blockDim = dim3(unsigned(threads));
-  launch.dynamicSmemBytes = shared_bytes, launch.stream = stream, launch.attrs = &attribute, launch.numAttrs = 1;
+  launch.dynamicSmemBytes = shared_bytes, launch.stream = stream;
+  launch.attrs = attributes, launch.numAttrs = cluster > 1 ? 2 : 1;
   void* arguments[] = {&params};
   check(cudaLaunchKernelExC(&launch, function, arguments), doing);
 }
@@ -135,13 +138,8 @@ class HopperGradient : public WeightGradientKernel {
             int(ceil_div(f.C, kSquare))};
     int splits = 0;
     for (const GradientSums& sums : s.sums) splits = std::max(splits, sums.splits);
-    sum_groups_ = splits >= 32 ? 8 : splits >= 8 ? 4 : 1;
-    while (sum_shared_bytes(sum_groups_, sum_.taps) > kSumSharedBytes) sum_groups_ = sum_groups_ == 1 ? 4 : 8;
-    // Few splits: each warp has several taps' loads in flight. Many: a warp for each tap.
-    const int taps_at_once = sum_groups_ == 1 ? 3 : 1, most = kSumThreads / 32;
-    const int warps = std::min((sum_.taps + taps_at_once - 1) / taps_at_once, most);
-    sum_threads_ = std::max(2, warps) * 32;
-    direct_ = s.direct;
+    sum_kernel_ = sum_kernel(type, splits, sum_.k_squares * sum_.c_squares, sum_.taps);
+    direct_ = s.direct, cluster_ = s.cluster();
     if (!direct_) partials_at_ = layout_.take(size_t(s.partial_squares) * kSquare * kSquare * sizeof(float));
     if (blocks_ == 0) return;
 
@@ -160,6 +158,7 @@ class HopperGradient : public WeightGradientKernel {
         largest_at_[i] = layout_.take(size_t(t.ranges) * size_t(t.pitch) * sizeof(float));
         exponents_at_[i] = layout_.take(size_t(t.pitch) * sizeof(int32_t));
       }
+      few_pixels_ = std::max(pixels[0], pixels[1]) <= kFewPixels;
       params_.dy_plane = scale_.tensors[0].pitch, params_.x_plane = scale_.tensors[1].pitch;
     }
     const CUtensorMapDataType element =
@@ -175,7 +174,8 @@ class HopperGradient : public WeightGradientKernel {
     params_.images_inner = s.layout.images_inner, params_.box_images = s.layout.box[s.layout.images_inner ? 0 : 3];
     params_.direct = s.direct, params_.dw_is_float = type == DataType::kFloat;
     params_.K = int(f.K), params_.C = int(f.C), params_.taps = int(f.taps());
-    params_.k_squares = sum_.k_squares, params_.c_squares = sum_.c_squares;
+    params_.width = s.width;
+    params_.k_squares = sum_.k_squares, params_.c_squares = int(ceil_div(f.C, s.width));
     params_.tile_k = s.tile_k, params_.tile_c = s.tile_c, params_.max_parts = s.max_parts;
     params_.stages = s.stages, params_.stage_bytes = s.stage_bytes;
     params_.a_bytes = s.a_bytes(), params_.b_bytes = s.b_bytes();
@@ -186,8 +186,10 @@ class HopperGradient : public WeightGradientKernel {
     for (size_t i = 0; i < s.step_a.size(); ++i) params_.steps[i] = uint32_t(s.step_a[i]) | uint32_t(s.step_b[i]) << 16;
 
     function_ = type == DataType::kBFloat16 ? bfloat16_gradient() : half_gradient(planes_);
-    shared_bytes_ = s.shared_bytes(size_of(type));
     allow_all_shared_memory(function_);
+    shared_bytes_ = size_t(s.stages) * size_t(s.stage_bytes) + kStageAlignment;
+    params_.sets = params_.cluster_splits = 1;
+    if (direct_) write_rows(s, f, int(size_of(type)));
   }
 
   size_t workspace_bytes() const override { return layout_.bytes(); }
@@ -212,25 +214,49 @@ class HopperGradient : public WeightGradientKernel {
           t.exponents = reinterpret_cast<int32_t*>(scratch + exponents_at_[i]);
           blocks += t.ranges * t.slices;
         }
-        launch_after("launching the search for the largest values", largest_kernel(), blocks, kScaleThreads, 0, stream,
-                     scale);
-        launch_after("launching the conversion to halves", scale_kernel(planes_), blocks, kScaleThreads, 0, stream,
-                     scale);
+        if (few_pixels_) {
+          launch_after("launching the conversion to halves", scale_few_kernel(planes_),
+                       kFewBlocks * (scale.tensors[0].slices + scale.tensors[1].slices), kFewThreads, 0, stream, scale,
+                       kFewBlocks);
+        } else {
+          launch_after("launching the search for the largest values", largest_kernel(), blocks, kScaleThreads, 0,
+                       stream, scale);
+          launch_after("launching the conversion to halves", scale_kernel(planes_), blocks, kScaleThreads, 0, stream,
+                       scale);
+        }
         dy = scale.tensors[0].to, x = scale.tensors[1].to;
         sum.k_exponents = scale.tensors[0].exponents, sum.c_exponents = scale.tensors[1].exponents;
       }
       params.dy = dy_->map(dy), params.x = x_->map(x);
       params.dw = dw, params.k_exponents = sum.k_exponents, params.c_exponents = sum.c_exponents;
       launch_after("launching the Hopper weight gradient", function_, blocks_, kGradientBlockThreads, shared_bytes_,
-                   stream, params);
+                   stream, params, cluster_);
     }
     if (direct_) return;
-    const int64_t sum_blocks = int64_t(sum.k_squares) * sum.c_squares * sum_blocks_of_square(sum_groups_);
-    launch_after("launching the sum of the weight gradient's parts", sum_kernel(type_, sum_groups_), sum_blocks,
-                 sum_threads_, size_t(sum_shared_bytes(sum_groups_, sum.taps)), stream, sum);
+    launch_after("launching the sum of the weight gradient's parts", sum_kernel_.function,
+                 int64_t(sum.k_squares) * sum.c_squares * sum_kernel_.blocks_of_square(), sum_kernel_.threads(sum.taps),
+                 size_t(sum_kernel_.shared_bytes(sum.taps)), stream, sum);
   }
 
  private:
+  // Blocks write dW themselves.
+  void write_rows(const GradientSchedule& s, const Filter& f, int element_bytes) {
+    params_.sets = int(s.set_taps.size()), params_.cluster_splits = s.cluster_splits;
+    int live = 0, most = 0;
+    for (size_t set = 0; set < s.set_taps.size(); ++set) {
+      params_.set_first[set] = int16_t(live);
+      for (const int tap : s.set_taps[set]) params_.tap_of[live++] = int16_t(tap);
+      most = std::max(most, int(s.set_taps[set].size()));
+    }
+    params_.set_first[s.set_taps.size()] = int16_t(live);
+    const GradientRowSpace space = gradient_row_space(s.width, most, live, int(f.taps()), s.cluster_splits,
+                                                      element_bytes, most_shared_bytes() - kGradientFixedBytes);
+    params_.rows_at = space.rows_at, params_.row_bytes = space.row_bytes;
+    params_.row_channels = space.row_channels, params_.rows_at_once = space.rows_at_once;
+    params_.tables_at = space.tables_at;
+    shared_bytes_ = std::max(shared_bytes_, size_t(space.bytes) + kStageAlignment);
+  }
+
   DataType type_;
   int planes_;
   GradientTables tables_;
@@ -243,14 +269,29 @@ class HopperGradient : public WeightGradientKernel {
   size_t partials_at_ = 0, scaled_at_[2] = {}, largest_at_[2] = {}, exponents_at_[2] = {};
   const void* function_ = nullptr;
   size_t shared_bytes_ = 0;
-  bool direct_;
-  int sum_groups_, sum_threads_;
+  bool direct_, few_pixels_ = false;
+  int cluster_;
+  SumKernel sum_kernel_;
 };
 
 }  // namespace
 
 hopper::GradientMachine hopper::current_gradient_machine() {
-  return {current_device().multiprocessors, most_shared_bytes()};
+  GradientMachine m{current_device().multiprocessors, most_shared_bytes(), {}};
+  const void* function = half_gradient(1);
+  allow_all_shared_memory(function);
+  for (int n = 1; n <= kMaxGradientCluster; ++n) {
+    cudaLaunchAttribute attribute;
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {unsigned(n), 1, 1};
+    cudaLaunchConfig_t launch{};
+    launch.gridDim = dim3(unsigned(m.multiprocessors * n)), launch.blockDim = dim3(kGradientBlockThreads);
+    launch.dynamicSmemBytes = size_t(m.shared_bytes - kGradientFixedBytes + kStageAlignment);
+    launch.attrs = &attribute, launch.numAttrs = 1;
+    check(cudaOccupancyMaxActiveClusters(&m.clusters[size_t(n)], function, &launch),
+          "asking how many clusters fit the GPU");
+  }
+  return m;
 }
 
 hopper::GradientOperands hopper::gradient_operands(DataType type, Precision precision) {

@@ -18,20 +18,26 @@ struct GradientParams {
   const GradientPlace* parts;                // [tap set][max_parts]
   const int32_t* num_parts;                  // [tap set]
   float4* partials;                          // squares, in accumulator order
-  void* dw;                                  // where the squares go at once, if `direct`
+  void* dw;                                  // where the sums go at once, if `direct`
   const int32_t *k_exponents, *c_exponents;  // of scaled floats; null: no scale
   int direct, dw_is_float;
   int K, C, taps;
   Int3 stride;
   int images_inner, box_images;  // how many images a box has
+  int width;                     // input channels of a square: kSquare or kNarrow
   int k_squares, c_squares;      // of dW
   int tile_k, tile_c, max_parts;
   int stages, stage_bytes;
-  int a_bytes, b_bytes;       // of a box in shared memory
-  int a_copied, b_copied;     // what a copy of it moves
-  int a_plane, b_plane;       // from a stage's first half of an operand to the second, in bytes
-  int dy_plane, x_plane;      // likewise in the tensors, in channels
-  uint32_t high_a, high_b;    // of descriptors
+  int a_bytes, b_bytes;     // of a box in shared memory
+  int a_copied, b_copied;   // what a copy of it moves
+  int a_plane, b_plane;     // from a stage's first half of an operand to the second, in bytes
+  int dy_plane, x_plane;    // likewise in the tensors, in channels
+  uint32_t high_a, high_b;  // of descriptors
+  // Of direct blocks (others: one of each): the tap sets of a cluster and the parts of a sum; the tap sets' taps, one
+  // set after the other (where each begins, and the last ends); their shared memory, as GradientRowSpace has it.
+  int sets, cluster_splits;
+  int16_t set_first[kMaxGradientCluster + 1], tap_of[kMaxClusterTaps];
+  int rows_at, row_bytes, row_channels, rows_at_once, tables_at;
   uint32_t steps[kMaxSteps];  // where a k-step begins in the boxes of dY (low half) and X, in 16 bytes
 };
 

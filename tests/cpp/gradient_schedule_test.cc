@@ -4,6 +4,7 @@
 // must have a zero on one side.
 #include "ops_cuda/hopper/gradient_schedule.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -15,7 +16,7 @@ namespace {
 using namespace cks;
 using namespace cks::cuda::hopper;
 
-int64_t schedules = 0, pairs = 0, split_sums = 0, joined_teams = 0, direct_schedules = 0;
+int64_t schedules = 0, pairs = 0, split_sums = 0, joined_teams = 0, direct_schedules = 0, shared_sums = 0, narrow = 0;
 
 void require(bool holds, const char* what, const Problem& p, const GradientSchedule& s) {
   if (holds) return;
@@ -67,30 +68,50 @@ void check_joined(const Problem& p, const GradientOperands& o, const GradientSch
   }
 }
 
-// Blocks that write dW themselves: each tap in one tap set, which no other block has a part of.
-void check_direct(const Problem& p, const GradientOperands& o, const GradientSchedule& s) {
+// Blocks that write dW themselves: a cluster has all tap sets of one square of dW, each as many times as a sum has
+// parts, and room in shared memory for what it does with them.
+void check_direct(const Problem& p, const GradientMachine& m, const GradientSchedule& s) {
   const auto holds = [&](bool x, const char* what) { require(x, what, p, s); };
-  std::set<int> taps;
-  for (size_t tap_set = 0; tap_set < s.num_parts.size(); ++tap_set) {
-    std::set<int> orders;
-    for (int at = 0; at < o.squares(); ++at) {
-      const GradientSlot& slot = s.slots[tap_set * size_t(o.squares()) + size_t(at)];
-      if (slot.k < 0) continue;
-      holds(taps.insert(slot.tap).second, "a tap in two tap sets");
-      holds(orders.insert(slot.order).second, "two taps at one place");
-    }
-    holds(*orders.begin() == 0 && *orders.rbegin() == int(orders.size()) - 1, "a gap among a set's taps");
+  const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, s.width);
+  const int sets = int(s.set_taps.size()), cluster = s.cluster();
+  holds(s.tile_k == 1 && s.tile_c == 1 && cluster == sets * s.cluster_splits, "a cluster's tile");
+  holds(cluster <= kMaxGradientCluster && m.clusters[size_t(cluster)] > 0, "a cluster that does not fit the GPU");
+  holds(int64_t(s.items.size()) == cluster * k_squares * c_squares, "a square without a cluster");
+  for (size_t i = 0; i < s.items.size(); ++i) {
+    const GradientItem &item = s.items[i], &first = s.items[i - i % size_t(cluster)];
+    const int rank = int(i) % cluster;
+    holds(item.k == first.k && item.c == first.c, "a cluster of several squares");
+    holds(item.tap_set == rank / s.cluster_splits && item.split == rank % s.cluster_splits, "the order of a cluster");
   }
-  holds(int64_t(taps.size()) == p.filter.taps(), "a tap that nobody writes");
-  for (const GradientSums& sums : s.sums) holds(sums.splits == 1, "a sum that is split");
+  for (const GradientSlot& slot : s.slots) holds(cluster == 1 || slot.apart == 0, "joined products in a cluster");
+  std::set<int> taps;
+  size_t most = 0;
+  for (const std::vector<int>& of_set : s.set_taps) {
+    most = std::max(most, of_set.size());
+    for (const int tap : of_set) holds(taps.insert(tap).second, "a tap in two tap sets");
+    if (int64_t(of_set.size()) == p.filter.taps()) holds(std::ranges::is_sorted(of_set), "all taps, in another order");
+  }
+  for (int64_t tap = 0; tap < p.filter.taps(); ++tap)
+    holds(s.sums[tap].splits == (taps.contains(int(tap)) ? s.cluster_splits : 0), "a tap that nobody writes");
+  for (const int element_bytes : {2, 4}) {
+    const GradientRowSpace r =
+        gradient_row_space(s.width, int(most), int(taps.size()), int(p.filter.taps()), s.cluster_splits, element_bytes,
+                           m.shared_bytes - kGradientFixedBytes);
+    holds(r.row_channels >= 8 && r.bytes <= m.shared_bytes - kGradientFixedBytes, "shared memory of the rows");
+    holds(r.rows_at >= int(kSquare * s.width * most) * r.staged_bytes, "rows among the sums");
+    holds(r.tables_at >=
+              r.rows_at + kGradientTeams * 4 * r.rows_at_once * r.row_channels * int(p.filter.taps()) * element_bytes,
+          "tables among the rows");
+  }
+  shared_sums += s.cluster_splits > 1, narrow += s.width < kSquare;
   ++direct_schedules;
 }
 
 void check(const Problem& p, const GradientOperands& o, const GradientMachine& m, const GradientSchedule& s) {
   const auto holds = [&](bool x, const char* what) { require(x, what, p, s); };
-  const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, kSquare);
+  const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, s.width);
   holds(s.stages >= 2 && s.stages <= kMaxGradientStages, "stages");
-  holds(s.stages * s.stage_bytes + 2048 <= m.shared_bytes, "shared memory");
+  holds(s.stages * s.stage_bytes + kGradientFixedBytes <= m.shared_bytes, "shared memory");
   holds(s.step_a.size() <= kMaxSteps && s.step_a.size() == s.step_b.size(), "k-steps");
   for (int a = 0; a < 4; ++a) holds(s.layout.box[a] <= 256 && s.x_box[a] <= 256, "a box beyond a tensor map's");
   const int a_rows = s.a_bytes() / 128, b_rows = s.b_bytes() / 128;
@@ -113,6 +134,8 @@ void check(const Problem& p, const GradientOperands& o, const GradientMachine& m
       if (slot.k < 0 || item.k + slot.k >= k_squares || item.c + slot.c >= c_squares) continue;
       holds(tap_of_sums.contains(slot.partial), "a slot of no tap");
       const int64_t tap = tap_of_sums[slot.partial];
+      const std::vector<int>& set_taps = s.set_taps[size_t(item.tap_set)];
+      holds(slot.order < int(set_taps.size()) && set_taps[size_t(slot.order)] == tap, "the order of a set's taps");
       ++written[slot.partial + (item.split * k_squares + item.k + slot.k) * c_squares + item.c + slot.c];
       if (item.k + slot.k > 0 || item.c + slot.c > 0) continue;
       const Dims t{tap / p.filter.extent[2] / p.filter.extent[1], tap / p.filter.extent[2] % p.filter.extent[1],
@@ -177,7 +200,7 @@ void check(const Problem& p, const GradientOperands& o, const GradientMachine& m
       holds(written[s.sums[tap].first + i] == 1, "a partial square is missing, or written twice");
   }
   holds(int64_t(written.size()) <= s.partial_squares, "partial squares");
-  if (s.direct) check_direct(p, o, s);
+  if (s.direct) check_direct(p, m, s);
   ++schedules;
 }
 
@@ -186,7 +209,7 @@ void check(const Problem& p, const GradientOperands& o, const GradientMachine& m
 int main() {
   std::mt19937 random(5);
   const auto pick = [&](int low, int high) { return int64_t(low + random() % (high - low + 1)); };
-  const GradientMachine whole, small{.multiprocessors = 8};
+  const GradientMachine whole, small{.multiprocessors = 8, .clusters = {0, 8, 4, 2, 2, 1, 1, 0, 0}};
   for (int round = 0; round < 200; ++round) {
     Attributes a;
     const int rank = int(pick(1, 3));
@@ -215,7 +238,10 @@ int main() {
       }
     }
   }
-  std::printf("%ld schedules, %ld live pairs, %ld split sums, %ld joined teams, %ld direct schedules\n",
-              long(schedules), long(pairs), long(split_sums), long(joined_teams), long(direct_schedules));
-  return split_sums > 0 && joined_teams > 0 && direct_schedules > 0 ? 0 : 1;
+  std::printf(
+      "%ld schedules, %ld live pairs, %ld split sums, %ld joined teams, %ld direct schedules, %ld with parts, %ld "
+      "narrow\n",
+      long(schedules), long(pairs), long(split_sums), long(joined_teams), long(direct_schedules), long(shared_sums),
+      long(narrow));
+  return split_sums > 0 && joined_teams > 0 && direct_schedules > shared_sums && shared_sums > 0 && narrow > 0 ? 0 : 1;
 }
