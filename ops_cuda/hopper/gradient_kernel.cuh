@@ -247,8 +247,8 @@ struct GradientKernel {
     named_barrier(1, kGradientMathThreads);
     const int blocks = p.sets * p.cluster_splits;
     if (blocks == 1) return;
-    if (threadIdx.x < blocks) barrier_arrive_peer(peer_address(shared_address(&barrier), threadIdx.x));
-    barrier_wait_cluster(shared_address(&barrier), 0);
+    if (threadIdx.x < blocks) barrier_release_peer(peer_address(shared_address(&barrier), threadIdx.x));
+    barrier_acquire_peers(shared_address(&barrier), 0);
   }
 
   // Of floats that were scaled.
