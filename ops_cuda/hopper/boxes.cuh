@@ -1,5 +1,7 @@
 // K-blocks of which each has a box or a run of pixels of its own: one ring holds both operands.
 #pragma once
+#include <climits>
+
 #include "ops_cuda/hopper/tile.cuh"
 #include "ops_cuda/hopper/wgmma.cuh"
 #include "ops_cuda/hopper/work_list.cuh"
@@ -8,33 +10,62 @@ namespace cks::cuda::hopper {
 
 // What the producer warp does, one lane issuing every copy.
 template <class Tile>
-struct BoxProducer {
+class BoxProducer {
   using Barriers = typename Tile::Barriers;
   static constexpr int BK = Tile::BK, kFilterRow = Tile::kFilterRow, kABytes = Tile::kABytes, kBBytes = Tile::kBBytes,
                        kStageBytes = Tile::kStageBytes;
 
-  // A walk over the k-blocks of an item; the tap after the current one is fetched ahead.
-  class Walk {
+ public:
+  static __device__ void run(const Params& p, const WorkReader& work, uint32_t tiles, const Barriers& bars) {
+    p.runs ? copy_all<true>(p, work, tiles, bars) : copy_all<false>(p, work, tiles, bars);
+  }
+
+ private:
+  // Neighbouring k-blocks of an item that one tap and one input tensor have: what their copies have in common, and the
+  // first one's channels.
+  struct Stretch {
+    const CUtensorMap* map;
+    int count, c, filter_c, w, h, d, n;
+    int tap_w, tap_h;  // of a run, beside its base pixel
+    int k0, filter;
+  };
+
+  // The stretches of an item, in order. The tap after the current one is fetched ahead, and not looked at before its
+  // turn: the warp that copies has no time to wait.
+  class Stretches {
    public:
-    __device__ Walk(const Params& p, const WorkReader& work)
-        : channel_blocks_(p.channel_blocks),
-          left_(work.sum().hi - work.sum().lo),
+    __device__ Stretches(const Params& p, const WorkReader& work)
+        : left_(work.sum().hi - work.sum().lo),
           c_(work.sum().lo),
           next_(reinterpret_cast<const Tap*>(p.taps + work.output().first_tap) + 1),
           tap_(work.start()),
           coming_(read_plan(next_)) {}
     __device__ int left() const { return left_; }
-    __device__ const WorkItem::Start& tap() const { return tap_; }
-    __device__ int c() const { return c_; }
-    __device__ void advance() {
-      --left_;
-      if (++c_ < channel_blocks_) return;
-      c_ = 0, tap_ = coming_, coming_ = read_plan(++next_);
+    // Of at most so many k-blocks, of those that are left.
+    template <bool kRuns>
+    __device__ Stretch take(const Params& p, const WorkReader& work, int most) {
+      if (c_ == p.channel_blocks) c_ = 0, tap_ = coming_, coming_ = read_plan(++next_);
+      const bool in_x = c_ < p.x_blocks;
+      const auto& at = work.input();
+      Stretch s{in_x ? &p.x : &p.x2,
+                min(min(left_, most), (in_x ? p.x_blocks : p.channel_blocks) - c_),
+                (in_x ? c_ : c_ - p.x_blocks) * BK,
+                c_ * kFilterRow,
+                kRuns ? at.w : at.w + tap_.w,
+                kRuns ? at.h : at.h + tap_.h,
+                kRuns ? at.d : at.d + tap_.d,
+                at.n,
+                tap_.w,
+                tap_.h,
+                work.sum().k0,
+                tap_.filter};
+      c_ += s.count, left_ -= s.count;
+      return s;
     }
 
    private:
     using Tap = WorkItem::Start;
-    int channel_blocks_, left_, c_;
+    int left_, c_;
     const Tap* next_;
     Tap tap_, coming_;
   };
@@ -43,56 +74,58 @@ struct BoxProducer {
   // pixels queue up behind them.
   static constexpr int kAhead = (32 << 10) / kBBytes;
 
-  static __device__ void run(const Params& p, WorkReader work, uint32_t tiles, const Barriers& bars) {
+  // The loop over k-blocks decides how fast small tiles are. Whatever their copies have in common is found before it,
+  // in uniform registers.
+  template <bool kRuns>
+  static __device__ void copy_all(const Params& p, WorkReader work, uint32_t tiles, const Barriers& bars) {
     const bool elected = elect_lane();
     const uint32_t full0 = shared_address(bars.full), empty0 = shared_address(bars.empty);
     const int bytes = p.box_bytes + kBBytes;
-    PipelineState s;
-    const auto copy_a = [&](const Walk& k, int stage) {
-      const auto& at = work.input();
-      const auto& tap = k.tap();
-      const ChannelBlock<BK> from(p, k.c());
-      if (p.runs) {
-        copy_run(tiles + stage * kStageBytes, from.map, full0 + stage * 8, {from.c, at.w, at.h, at.d}, tap.w, tap.h);
+    const auto copy_a = [&](const Stretch& s, int i, int stage) {
+      const uint32_t to = tiles + stage * kStageBytes, bar = full0 + stage * 8;
+      if constexpr (kRuns) {
+        copy_run(to, s.map, bar, {s.c + i * BK, s.w, s.h, s.d}, s.tap_w, s.tap_h);
       } else {
-        copy_box(tiles + stage * kStageBytes, from.map, full0 + stage * 8,
-                 {from.c, at.w + tap.w, at.h + tap.h, at.d + tap.d, at.n});
+        copy_box(to, s.map, bar, {s.c + i * BK, s.w, s.h, s.d, s.n});
       }
     };
-    const auto copy_b = [&](const Walk& k, int stage) {
+    const auto copy_b = [&](const Stretch& s, int i, int stage) {
       barrier_expect(full0 + stage * 8, bytes);
-      copy_filter(tiles + stage * kStageBytes + kABytes, &p.filter, full0 + stage * 8, k.c() * kFilterRow,
-                  work.sum().k0, k.tap().filter);
+      copy_filter(tiles + stage * kStageBytes + kABytes, &p.filter, full0 + stage * 8, s.filter_c + i * kFilterRow,
+                  s.k0, s.filter);
     };
     bool any = work.next();
-    const Walk first(p, work);
+    const Stretches first(p, work);
     const int ahead = p.filter_is_constant ? min(min(p.stages, kAhead), first.left()) : 0;
-    Walk k = first;
+    const auto for_those_ahead = [&](Stretches k, auto copy) {
+      for (int stage = 0; stage < ahead;) {
+        const Stretch s = k.template take<kRuns>(p, work, ahead - stage);
 #pragma unroll 1
-    for (int i = 0; i < ahead; ++i) {
-      if (elected) copy_b(k, i);
-      k.advance();
-    }
-    wait_for_previous_grid();
-    k = first;
-#pragma unroll 1
-    for (int i = 0; i < ahead; ++i) {
-      if (elected) copy_a(k, i);
-      k.advance();
-      s.advance(p.stages);
-    }
-    while (any) {
-#pragma unroll 1
-      for (; k.left() > 0; k.advance()) {
-        barrier_wait(empty0 + s.stage * 8, s.parity ^ 1);
-        if (elected) {
-          copy_b(k, s.stage);
-          copy_a(k, s.stage);
+        for (int i = 0; i < s.count; ++i, ++stage) {
+          if (elected) copy(s, i, stage);
         }
-        s.advance(p.stages);
+      }
+      return k;
+    };
+    for_those_ahead(first, copy_b);
+    wait_for_previous_grid();
+    Stretches k = for_those_ahead(first, copy_a);
+    PipelineState at = PipelineState{}.ahead(p.stages, ahead);
+    while (any) {
+      while (k.left() > 0) {
+        const Stretch s = k.template take<kRuns>(p, work, INT_MAX);
+#pragma unroll 1
+        for (int i = 0; i < s.count; ++i) {
+          barrier_wait(empty0 + at.stage * 8, at.parity ^ 1);
+          if (elected) {
+            copy_b(s, i, at.stage);
+            copy_a(s, i, at.stage);
+          }
+          at.advance(p.stages);
+        }
       }
       any = work.next();
-      if (any) k = Walk(p, work);
+      if (any) k = Stretches(p, work);
     }
   }
 };

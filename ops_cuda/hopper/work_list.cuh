@@ -74,7 +74,7 @@ struct PipelineState {
   __device__ void advance(int stages) {
     if (++stage == stages) stage = 0, parity ^= 1;
   }
-  // The position `count` buffers on, fewer than there are.
+  // The position `count` buffers on, at most as many as there are.
   __device__ PipelineState ahead(int stages, int count) const {
     const bool wraps = stage + count >= stages;
     return {stage + count - (wraps ? stages : 0), parity ^ int(wraps)};
