@@ -70,10 +70,6 @@ class BoxProducer {
     Tap tap_, coming_;
   };
 
-  // Weights that are older than the previous grid may come while it still runs; but few of them, because the first
-  // pixels queue up behind them.
-  static constexpr int kAhead = (32 << 10) / kBBytes;
-
   // The loop over k-blocks decides how fast small tiles are. Whatever their copies have in common is found before it,
   // in uniform registers.
   template <bool kRuns>
@@ -96,7 +92,7 @@ class BoxProducer {
     };
     bool any = work.next();
     const Stretches first(p, work);
-    const int ahead = p.filter_is_constant ? min(min(p.stages, kAhead), first.left()) : 0;
+    const int ahead = p.filter_is_constant ? min(min(p.stages, Tile::kAhead), first.left()) : 0;
     const auto for_those_ahead = [&](Stretches k, auto copy) {
       for (int stage = 0; stage < ahead;) {
         const Stretch s = k.template take<kRuns>(p, work, ahead - stage);

@@ -44,7 +44,6 @@ template <class Tile>
 struct PatchProducer {
   using Barriers = typename Tile::Barriers;
   static constexpr int BK = Tile::BK, kFilterRow = Tile::kFilterRow, kBBytes = Tile::kBBytes;
-  static constexpr int kAhead = (32 << 10) / kBBytes;  // as in boxes.cuh
 
   static __device__ void run(const Params& p, WorkReader work, uint32_t filters, uint32_t patches,
                              const Barriers& bars) {
@@ -69,7 +68,7 @@ struct PatchProducer {
         for (int c = 0; c < p.channel_blocks; ++c, ++stage)
           if (elected) copy_b(stage, c, tap, 0);
     } else {
-      ahead = min(min(p.stages, kAhead), walk.left());
+      ahead = min(min(p.stages, Tile::kAhead), walk.left());
       PatchWalk k = walk;
 #pragma unroll 1
       for (int i = 0; i < ahead; ++i) {

@@ -39,7 +39,10 @@ struct TileTraits {
   static constexpr int BK = 128 / int(sizeof(T));
   static constexpr int kFilterRow = filter_row(sizeof(T), Math::kProducts), kFilterRowBytes = kFilterRow * 2;
   static constexpr int kABytes = kSource == Source::kBoxes ? BM * 128 : 0, kBBytes = BN * kFilterRowBytes,
-                       kStageBytes = kABytes + kBBytes;      // of the ring of k-blocks
+                       kStageBytes = kABytes + kBBytes;  // of the ring of k-blocks
+  // Weights that are older than the previous grid may come while it still runs; but few of them, because the first
+  // pixels queue up behind them.
+  static constexpr int kAhead = (32 << 10) / kBBytes;
   static constexpr int kSlab = kShape.slab(sizeof(T));       // channels of one store box
   static constexpr int kSlabs = BN / kSlab;                  // of a tile
   static constexpr int kSlabBytes = kSlab * int(sizeof(T));  // a row's, and its swizzle: 64 or 128
