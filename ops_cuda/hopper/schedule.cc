@@ -6,6 +6,7 @@
 #include <optional>
 #include <queue>
 
+#include "ops_cuda/hopper/schedule_cost.h"
 #include "ops_cuda/hopper/tensor_limits.h"
 
 namespace cks::cuda::hopper {
@@ -63,50 +64,6 @@ int stages_that_fit(const Config& c, const Operands& o, const Machine& m, const 
   return (budget - out_bytes(c, o) - patches_bytes(patch)) / stage_bytes(c.shape, o);
 }
 
-// What a k-block, a tile and a part of a tile cost a block, in cycles. The constants make the model choose, over the
-// layers that benchmarks/hopper_sweep times on an H200 in fp16, TF32 and strict fp32, configurations as near the
-// fastest as it can (docs/notebook.md).
-struct Cost {
-  double k_block, tile;
-  double part;  // in addition, of a tile that is cut
-  double last_tile, start;
-};
-
-// The least that a k-block takes where a warpgroup waits for itself (by columns too), and where two fill each other's
-// gaps. Floats are converted on the way.
-struct Latency {
-  double solo, solo_column, others;
-};
-Latency latency_of(const Operands& o) {
-  if (o.element_bytes == 2) return {112, 0.82, 176};
-  return o.products == 1 ? Latency{286, 0.01, 298} : Latency{419, 0.952, 699};
-}
-
-// loaded_bytes: for a k-block, from global memory.
-Cost model(const Config& c, const Operands& o, double loaded_bytes, int stages, int busy_blocks, const Machine& m) {
-  const TileShape& s = c.shape;
-  const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
-  const double multiply = 1.066 * s.bm() / 64 * 2.0 * s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1) * share;
-  // All SMs together are bound by L2, one alone by what it can have in flight. The blocks of a cluster read different
-  // k-blocks, so that no two of them share a line.
-  const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
-  const double load = loaded_bytes / (118.3 - 60.6 * busy) * share * (c.splits > 1 ? 1 + 0.896 * busy : 1);
-  const Latency least = latency_of(o);
-  const double latency =
-      1539.0 / (stages - 1) + (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
-                                                     : least.others * (0.7 + 0.3 * s.row_blocks * s.bn / 128));
-  const double store = 616 + 0.0516 * s.bm() * s.bn * o.element_bytes * share;
-  const double split = c.splits > 1 ? 1041 + 13.7 * c.splits + 0.01 * s.bm() * s.bn : 0;
-  Cost cost{.k_block = std::max({multiply, load, latency}),
-            .tile = store + split,
-            .part = 8485 + 0.644 * s.bm() * s.bn,
-            .last_tile = 0,
-            .start = c.blocks_per_sm > 1 ? 1604.0 : 3398.0};  // room for two lets the next launch's block set itself up
-  // Half of the threads store a tile: that takes longer, but only the last one of a block shows in full.
-  if (s.team == Team::kAlternate) cost.tile = 134 + 0.353 * store, cost.last_tile = 0.761 * store;
-  return cost;
-}
-
 // Everything about a configuration that does not depend on how its tiles are dealt.
 struct Setting {
   const Plan* plan;
@@ -143,8 +100,8 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& o, const M
   r.clusters = config.cut ? at_once : int(std::min<int64_t>(items, at_once));
   const double pixel_bytes =
       kBlockBytes * (rows.patch ? rows.patch->box.pixels() / taps_of_patch(plan) : double(plan.box.pixels()));
-  const Cost cost = model(config, o, pixel_bytes + (r.filter_stays ? 0 : filter_bytes(s, o)),
-                          r.filter_stays ? kMaxStages : r.stages, r.clusters * config.splits, m);
+  const Cost cost = cost_of(config, o, pixel_bytes + (r.filter_stays ? 0 : filter_bytes(s, o)),
+                            r.filter_stays ? kMaxStages : r.stages, r.clusters * config.splits, m);
   return Setting{&plan, &rows.corner, std::move(r), columns, channel_blocks, cost};
 }
 

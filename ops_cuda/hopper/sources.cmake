@@ -17,6 +17,7 @@ add_library(ort_cks_hopper OBJECT
   ops_cuda/hopper/patch.cc
   ops_cuda/hopper/runs.cc
   ops_cuda/hopper/schedule.cc
+  ops_cuda/hopper/schedule_cost.cc
   ops_cuda/hopper/weight_gradient.cc)
 target_include_directories(ort_cks_hopper PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(ort_cks_hopper PUBLIC ort_cks_plan CUDA::cudart_static)

@@ -1,0 +1,19 @@
+// What a configuration of the Hopper kernel costs in time, by a model that is fitted to an H200. Pure host code.
+#pragma once
+#include "ops_cuda/hopper/schedule.h"
+
+namespace cks::cuda::hopper {
+
+// What a k-block, a tile and a part of a tile cost a block, in cycles. The constants make the model choose, over the
+// layers that benchmarks/hopper_sweep times on an H200 in fp16, TF32 and strict fp32, configurations as near the
+// fastest as it can (docs/notebook.md).
+struct Cost {
+  double k_block, tile;
+  double part;  // in addition, of a tile that is cut
+  double last_tile, start;
+};
+
+// loaded_bytes: for a k-block, from global memory.
+Cost cost_of(const Config&, const Operands&, double loaded_bytes, int stages, int busy_blocks, const Machine&);
+
+}  // namespace cks::cuda::hopper
