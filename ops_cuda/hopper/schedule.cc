@@ -353,6 +353,7 @@ std::string name_of(const Config& c) {
 }
 
 std::optional<Config> config_named(std::string_view name, const Problem& p, const Operands& o) {
+  if (name.empty()) return {};  // as in every plan without a search: no list of names need be made
   for (const Config& c : all_configs(p, o)) {
     if (name_of(c) == name) return c;
   }

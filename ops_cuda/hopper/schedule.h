@@ -44,9 +44,8 @@ struct TileShape {
   constexpr int bm() const { return 64 * row_blocks * (team == Team::kShared ? 2 : 1); }
   constexpr int math_warpgroups() const { return team == Team::kSolo ? 1 : 2; }
   constexpr int teams() const { return team == Team::kAlternate ? 2 : 1; }
-  constexpr int units() const {
-    return bm() / 16 * (bn / 16);
-  }  // of a sum that blocks divide: what a warp adds at once
+  // Of a sum that blocks divide: what a warp adds up at once.
+  constexpr int units() const { return bm() / 16 * (bn / 16); }
   // Beside those that multiply: one solo warp copies and one stores; otherwise a warpgroup does both.
   constexpr int threads() const { return math_warpgroups() * 128 + (team == Team::kSolo ? 64 : 128); }
   // Where products are split, a thread keeps two sets of accumulators. Floats are converted as they come, a box a tap.

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <random>
 #include <vector>
 
@@ -133,5 +134,25 @@ class DeviceReport {
  private:
   Report* device_ = nullptr;
 };
+
+// The body of a program of checks: counts them, says what came out, and is its exit status; 77 where there is no GPU.
+// checks(done, failed) adds to both.
+template <class F>
+int run_checks(const F& checks) {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    std::printf("skipped: no GPU\n");
+    return 77;
+  }
+  int done = 0, failed = 0;
+  try {
+    checks(done, failed);
+  } catch (const std::exception& e) {
+    std::printf("FAILED: %s\n", e.what());
+    ++failed;
+  }
+  std::printf("%d checks, %d failed\n", done, failed);
+  return failed ? 1 : 0;
+}
 
 }  // namespace cks::test

@@ -377,16 +377,10 @@ Case random_case(std::mt19937& random, Operator op) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("skipped: no GPU\n");
-    return 77;
-  }
   const int problems = argc > 1 ? std::atoi(argv[1]) : 300;
-  as_capability = argc > 3 ? std::atoi(argv[3]) : 0;
   std::mt19937 random(argc > 2 ? unsigned(std::atoi(argv[2])) : 1u);
-  int failed = 0, done = 0;
-  try {
+  as_capability = argc > 3 ? std::atoi(argv[3]) : 0;
+  return run_checks([&](int& done, int& failed) {
     failed += as_capability == 0 && !check_planned_together(random);
     failed += as_capability == 0 && !check_strict_accuracy(random);
     for (int i = 0; i < problems && failed < 10; ++i) {
@@ -396,10 +390,5 @@ int main(int argc, char** argv) {
       failed += !check_convolution_case<__nv_bfloat16>(c, random);
       done += 3;
     }
-  } catch (const std::exception& e) {
-    std::printf("FAILED: %s\n", e.what());
-    ++failed;
-  }
-  std::printf("%d checks, %d failed\n", done, failed);
-  return failed ? 1 : 0;
+  });
 }

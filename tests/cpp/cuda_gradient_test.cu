@@ -113,16 +113,10 @@ bool check_case(const Case& c, std::mt19937& random) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("skipped: no GPU\n");
-    return 77;
-  }
   const int problems = argc > 1 ? std::atoi(argv[1]) : 150;
   std::mt19937 random(argc > 2 ? unsigned(std::atoi(argv[2])) : 1u);
   const bool everywhere = argc > 3 && std::atoi(argv[3]) > 0;
-  int failed = 0, done = 0;
-  try {
+  return run_checks([&](int& done, int& failed) {
     for (int i = 0; i < problems && failed < 10; ++i) {
       Case c = random_case(random);
       if (everywhere) c.precision = Precision::kFP32;  // the gradient asks the device, which may know tf32
@@ -131,10 +125,5 @@ int main(int argc, char** argv) {
       failed += !everywhere && !check_case<__nv_bfloat16>(c, random);
       done += 3;
     }
-  } catch (const std::exception& e) {
-    std::printf("FAILED: %s\n", e.what());
-    ++failed;
-  }
-  std::printf("%d checks, %d failed\n", done, failed);
-  return failed ? 1 : 0;
+  });
 }
