@@ -81,6 +81,10 @@ inline const Layer kModelLayers[] = {
     {"deeplab_64_129", kC, 1, 64, 64, 129, 129, 3, 1, 1, 1, 0, 1},
     {"pose_128_b1", kC, 1, 128, 128, 32, 24, 3, 1, 1, 1, 0, 1},
     {"unet3d_64_48", kC, 1, 64, 64, 48, 48, 3, 1, 1, 1, 0, 1, 3},
+    {"unet3d_32_96", kC, 1, 32, 32, 96, 96, 3, 1, 1, 1, 0, 1, 3},
+    {"unet3d_64_32_96", kC, 1, 64, 32, 96, 96, 3, 1, 1, 1, 0, 1, 3},
+    {"hifigan_64_k7_d3", kC, 1, 64, 64, 1, 25600, 7, 1, 9, 3, 0, 1, 1},
+    {"hifigan_32_k7_d3", kC, 1, 32, 32, 1, 51200, 7, 1, 9, 3, 0, 1, 1},
 };
 
 // Few or odd channels, depthwise, grouped, 1-D and 3-D, at the sizes that networks have them: stems and first layers

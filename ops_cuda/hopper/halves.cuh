@@ -16,6 +16,10 @@ struct HalfRows {
   uint32_t low[kSplit ? kRowBlocks : 1][2][4];
 };
 
+__device__ inline float inverse_of(float power_of_two) {
+  return __uint_as_float((254u << 23) - __float_as_uint(power_of_two));
+}
+
 // Scales that bring the largest value of each row so far to a place between 2^9 and 2^16: what is 2^-23 of that still
 // has all digits of a half. A row that outgrows its scale gets a smaller one.
 template <int kRowBlocks>
@@ -29,9 +33,7 @@ class RowScales {
 #pragma unroll
       for (int i = 0; i < 2; ++i) scale_[m][i] = row + m * 64 + i * 8 < count ? power_of_two(kLargestExponent) : 0.f;
   }
-  __device__ float inverse(int m, int row) const {
-    return __uint_as_float((254u << 23) - __float_as_uint(scale_[m][row]));
-  }
+  __device__ float inverse(int m, int row) const { return inverse_of(scale_[m][row]); }
 
   // Reads a k-block whose first row (of this lane) is at `rows`. Whether this lane's rows fit their scales; what was
   // infinite in X never does.

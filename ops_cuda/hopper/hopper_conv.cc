@@ -175,7 +175,7 @@ class HopperConv : public ConvolutionKernel {
     if (s.counters > 0) counters_ = std::make_unique<Counters>(s.counters);
     function_ = find_kernel(spec.use(), shape);
     shared_bytes_ = s.shared_bytes;
-    blocks_ = s.blocks(), threads_ = shape.threads();
+    blocks_ = s.blocks(), threads_ = shape.threads(int(element_bytes_));
     allow_all_shared_memory(function_);
   }
 
@@ -316,7 +316,7 @@ hopper::Machine hopper::current_machine() {
       attribute.id = cudaLaunchAttributeClusterDimension;
       attribute.val.clusterDim = {1u << i, 1, 1};
       cudaLaunchConfig_t launch{};
-      launch.gridDim = dim3(unsigned(m.multiprocessors) << i), launch.blockDim = dim3(unsigned(solo->threads()));
+      launch.gridDim = dim3(unsigned(m.multiprocessors) << i), launch.blockDim = dim3(unsigned(solo->threads(int(sizeof(uint16_t)))));
       launch.dynamicSmemBytes = size_t(m.shared_bytes / blocks - kFixedSharedBytes);
       launch.attrs = &attribute, launch.numAttrs = 1;
       check(cudaOccupancyMaxActiveClusters(&m.clusters[blocks - 1][i], function, &launch),

@@ -11,6 +11,7 @@
 #include "ops_cuda/hopper/boxes.cuh"
 #include "ops_cuda/hopper/cluster_sum.cuh"
 #include "ops_cuda/hopper/main_loop.cuh"
+#include "ops_cuda/hopper/patch_converter.cuh"
 #include "ops_cuda/hopper/patches.cuh"
 #include "ops_cuda/hopper/store_warp.cuh"
 #include "ops_cuda/hopper/tile_pieces.cuh"
@@ -61,7 +62,7 @@ struct MathWarps {
       Accumulators acc;
       ring.begin(p, work);
       wait_turn(round / 2);
-      if constexpr (kHalves) {
+      if constexpr (kHalves && !Tile::kConverts) {
         Loop::multiply_floats(ring, count, p.stages, row0 + lane / 4, p.box_bytes / 128, 3 + wg, acc, pass_turn);
       } else {
         Loop::multiply(ring, count, acc, pass_turn);
@@ -82,7 +83,7 @@ struct MathWarps {
 };
 
 template <class Math, Team kTeam, int kRowBlocks, int BN, Curve kCurve, Source kSource>
-__global__ void __launch_bounds__(TileShape{kTeam, kRowBlocks, BN}.threads(),
+__global__ void __launch_bounds__(TileShape{kTeam, kRowBlocks, BN, kCurve, kSource}.threads(sizeof(typename Math::Element)),
                                   TileShape{kTeam, kRowBlocks, BN}.max_blocks_per_sm(Math::kProducts))
     hopper_conv(const __grid_constant__ Params p) {
   using Tile = TileTraits<Math, kTeam, kRowBlocks, BN, kCurve, kSource>;
@@ -126,6 +127,9 @@ __global__ void __launch_bounds__(TileShape{kTeam, kRowBlocks, BN}.threads(),
       if (role == 0) BoxProducer<Tile>::run(p, work, tiles, bars);
     } else {
       if (role == 0) PatchProducer<Tile>::run(p, work, tiles, patches, bars);
+      if constexpr (Tile::kConverts) {
+        if (role >= 4) PatchConverter<Tile>::run(p, work, patches, bars, role - 4);
+      }
     }
     if (role >= 1 && role <= Tile::kTeams && p.splits == 1)
       StoreWarp<Tile>::run(p, work, stages + (role - 1) * Tile::kStagedBytes, bars, role - 1);

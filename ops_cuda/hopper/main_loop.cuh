@@ -26,18 +26,38 @@ struct MainLoop {
     for (int m = 0; m < kRowBlocks; ++m) accumulators_changed(acc[m]);
   }
 
-  // Both operands from shared memory. Calls `last_block_seen` once this warpgroup has seen the last of its k-blocks
-  // arrive.
+  // Both operands from shared memory, where converted patches have a scale that the sums take on while they are made.
+  // Calls `last_block_seen` once this warpgroup has seen the last of its k-blocks arrive.
   template <class F>
   static __device__ void multiply(Ring& ring, int count, Accumulators& acc, F last_block_seen) {
     clear(acc);
+    float scale = 1;
+    const auto wait = [&](bool first) {
+      ring.wait();
+      if constexpr (Tile::kConverts) {
+        if (!ring.begins_patch()) return;
+        const float coming = ring.scale();
+        if (!first && coming != scale) {
+          wgmma_wait<0>();
+          changed(acc);
+          scale_all(acc, coming * inverse_of(scale));
+        }
+        scale = coming;
+      }
+    };
+    const auto finish = [&] {
+      last_block_seen();
+      wgmma_wait<0>();
+      changed(acc);
+      if constexpr (Tile::kConverts) scale_all(acc, inverse_of(scale));
+    };
     if constexpr (Tile::kSource == Source::kPatches) {
       if (ring.filter_stays()) {
         // Nothing but a patch is ever free again: the tensor cores' queue is drained where the next patch begins only.
 #pragma unroll 1
         for (int i = 0; i < count; ++i) {
           const bool next_patch = i > 0 && ring.begins_patch();
-          ring.wait();
+          wait(i == 0);
           issue(ring, acc);
           ring.advance();
           if (next_patch) {
@@ -45,34 +65,32 @@ struct MainLoop {
             ring.release_patch();
           }
         }
-        last_block_seen();
-        wgmma_wait<0>();
-        changed(acc);
+        finish();
         if (count > 0) ring.release_patch();
         return;
       }
     }
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
-      ring.wait();
+      wait(i == 0);
       issue(ring, acc);
       wgmma_wait<kInFlight>();
       if (i >= kInFlight) ring.release(kInFlight);
       ring.advance();
     }
-    last_block_seen();
-    wgmma_wait<0>();
-    changed(acc);
+    finish();
     for (int ago = min(count, kInFlight); ago > 0; --ago) ring.release(ago);
   }
 
   static __device__ void issue(const Ring& ring, Accumulators& acc) {
     const auto at = ring.operands();
     wgmma_fence();
+    using Operand = std::conditional_t<Tile::kConverts, __half, T>;
 #pragma unroll
-    for (int k = 0; k < 4; ++k)
+    for (int k = 0; k < kFilterRowBytes / 32; ++k)
 #pragma unroll
-      for (int m = 0; m < kRowBlocks; ++m) wgmma<T, BN>(acc[m], at.a(m, k), descriptor<128>(at.b + k * 2));
+      for (int m = 0; m < kRowBlocks; ++m)
+        wgmma<Operand, BN>(acc[m], at.a(m, k), descriptor<kFilterRowBytes>(at.b + k * 2));
     wgmma_commit();
   }
 
@@ -237,6 +255,9 @@ struct MainLoop {
   static __device__ void for_rows(F f) {
 #pragma unroll
     for (int m = 0; m < kRowBlocks; ++m) f(m, 0), f(m, 1);
+  }
+  static __device__ void scale_all(Accumulators& acc, float factor) {
+    for_rows([&](int m, int row) { scale_row(acc, m, row, factor); });
   }
   static __device__ void scale_row(Accumulators& acc, int m, int row, float factor) {
     for_row(acc, m, row, [=](float& v, int, int) { v *= factor; });

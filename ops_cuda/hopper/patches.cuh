@@ -41,9 +41,16 @@ class PatchWalk {
 };
 
 template <class Tile>
+__device__ void copy_patch(const Params& p, uint32_t to, uint32_t bar, int c, const WorkItem::Input& at) {
+  barrier_expect(bar, p.patch_bytes);
+  const ChannelBlock<Tile::BK> from(p, c);
+  copy_box(to, from.map, bar, {from.c, at.w, at.h, at.d, at.n});
+}
+
+template <class Tile>
 struct PatchProducer {
   using Barriers = typename Tile::Barriers;
-  static constexpr int BK = Tile::BK, kFilterRow = Tile::kFilterRow, kBBytes = Tile::kBBytes;
+  static constexpr int kFilterRow = Tile::kFilterRow, kBBytes = Tile::kBBytes;
 
   static __device__ void run(const Params& p, WorkReader work, uint32_t filters, uint32_t patches,
                              const Barriers& bars) {
@@ -53,11 +60,6 @@ struct PatchProducer {
     const auto copy_b = [&](int stage, int c, int tap, int k0) {
       barrier_expect(full0 + stage * 8, kBBytes);
       copy_filter(filters + stage * kBBytes, &p.filter, full0 + stage * 8, c * kFilterRow, k0, tap);
-    };
-    const auto copy_a = [&](int stage, int c, const WorkItem::Input& at) {
-      barrier_expect(patch_full0 + stage * 8, p.patch_bytes);
-      const ChannelBlock<BK> from(p, c);
-      copy_box(patches + stage * p.patch_pitch, from.map, patch_full0 + stage * 8, {from.c, at.w, at.h, at.d, at.n});
     };
     bool any = work.next();
     PatchWalk walk(p, work);
@@ -83,7 +85,9 @@ struct PatchProducer {
       for (; walk.left() > 0; walk.advance()) {
         if (walk.begins_patch()) {
           barrier_wait(patch_empty0 + patch.stage * 8, patch.parity ^ 1);
-          if (elected) copy_a(patch.stage, walk.c(), work.input());
+          if (elected)
+            copy_patch<Tile>(p, patches + patch.stage * p.patch_pitch, patch_full0 + patch.stage * 8, walk.c(),
+                             work.input());
           patch.advance(kPatchStages);
         }
         if (p.filter_stays) continue;
@@ -115,7 +119,8 @@ class PatchRing {
         group_pitch_(p.group_pitch),
         full_(shared_address(bars.full)),
         empty_(shared_address(bars.empty)),
-        patch_full_(shared_address(bars.patch_full)),
+        patch_full_(shared_address(Tile::kConverts ? bars.patch_ready : bars.patch_full)),
+        patch_scale_(shared_address(bars.patch_scale)),
         patch_empty_(shared_address(bars.patch_empty)),
         stages_(p.stages),
         channel_blocks_(p.channel_blocks),
@@ -144,6 +149,8 @@ class PatchRing {
   }
   __device__ bool filter_stays() const { return filter_stays_; }
   __device__ bool begins_patch() const { return walk_.begins_patch(); }
+  // Of the current patch, which has been waited for: what its values are multiplied by.
+  __device__ float scale() const { return load_shared_float(patch_scale_ + patch_.stage * 4); }
   __device__ void advance() {
     at_.advance(stages_);
     walk_.advance();
@@ -171,7 +178,7 @@ class PatchRing {
 
   uint32_t a_, b_;
   int pitch_, group_pitch_, block_[kRowBlocks];
-  uint32_t full_, empty_, patch_full_, patch_empty_;
+  uint32_t full_, empty_, patch_full_, patch_scale_, patch_empty_;
   int stages_, channel_blocks_;
   bool filter_stays_;
   PatchWalk walk_{};

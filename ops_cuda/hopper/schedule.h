@@ -46,11 +46,15 @@ struct TileShape {
   constexpr int teams() const { return team == Team::kAlternate ? 2 : 1; }
   // Of a sum that blocks divide: what a warp adds up at once.
   constexpr int units() const { return bm() / 16 * (bn / 16); }
-  // Beside those that multiply: one solo warp copies and one stores; otherwise a warpgroup does both.
-  constexpr int threads() const { return math_warpgroups() * 128 + (team == Team::kSolo ? 64 : 128); }
-  // Where products are split, a thread keeps two sets of accumulators. Floats are converted as they come, a box a tap.
+  // Beside those that multiply: one solo warp copies and one stores; otherwise a warpgroup does both. Another makes
+  // halves of a patch's floats.
+  constexpr bool converts(int element_bytes) const { return source == Source::kPatches && element_bytes == 4; }
+  constexpr int threads(int element_bytes) const {
+    return math_warpgroups() * 128 + (team == Team::kSolo ? 64 : 128) + (converts(element_bytes) ? 128 : 0);
+  }
+  // Where products are split, a thread keeps two sets of accumulators.
   constexpr bool serves(int element_bytes, int products) const {
-    return row_blocks * bn <= (products > 1 ? 128 : 256) && (source == Source::kBoxes || element_bytes == 2);
+    return row_blocks * bn <= (products > 1 ? 128 : 256) && (source == Source::kBoxes || products == 1);
   }
   constexpr int max_blocks_per_sm(int products) const {
     return team == Team::kSolo && bn * (products > 1 ? 2 : 1) <= 128 ? 2 : 1;
@@ -89,6 +93,8 @@ inline constexpr TileShape kTileShapes[] = {
     {Team::kShared, 1, 128, Curve::kAny},
     {Team::kSolo, 1, 64, Curve::kAny},
     {Team::kShared, 2, 64, Curve::kPiecewiseLinear, Source::kPatches},
+    {Team::kShared, 2, 32, Curve::kPiecewiseLinear, Source::kPatches},
+    {Team::kShared, 1, 32, Curve::kPiecewiseLinear, Source::kPatches},
 };
 
 // One output tile, or a block's share of its sum. A k-block is 128 bytes of channels of one tap; a tile's sum is its

@@ -6,12 +6,12 @@ namespace cks::cuda::hopper {
 namespace {
 
 // The least that a k-block takes where a warpgroup waits for itself (by columns too), and where two fill each other's
-// gaps. Floats are converted on the way.
+// gaps. Floats are converted on the way, but for those of patches, which other warps convert.
 struct Latency {
   double solo, solo_column, others;
 };
-Latency latency_of(const Operands& o) {
-  if (o.element_bytes == 2) return {112, 0.82, 176};
+Latency latency_of(const Operands& o, Source source) {
+  if (o.element_bytes == 2 || source == Source::kPatches) return {112, 0.82, 176};
   return o.products == 1 ? Latency{286, 0.01, 298} : Latency{419, 0.952, 699};
 }
 
@@ -25,7 +25,7 @@ Cost cost_of(const Config& c, const Operands& o, double loaded_bytes, int stages
   // k-blocks, so that no two of them share a line.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
   const double load = loaded_bytes / (118.3 - 60.6 * busy) * share * (c.splits > 1 ? 1 + 0.896 * busy : 1);
-  const Latency least = latency_of(o);
+  const Latency least = latency_of(o, s.source);
   const double latency =
       1539.0 / (stages - 1) + (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
                                                      : least.others * (0.7 + 0.3 * s.row_blocks * s.bn / 128));

@@ -31,11 +31,13 @@ struct TileTraits {
   static constexpr Source kSource = kSourceOfTile;
   using T = typename Math::Element;
   static constexpr TileShape kShape{kTeam, kRowBlocks, BN, kCurve, kSource};
-  static constexpr int BM = kShape.bm(), kMathWarps = kShape.math_warpgroups() * 4, kThreads = kShape.threads();
+  static constexpr int BM = kShape.bm(), kMathWarps = kShape.math_warpgroups() * 4, kThreads = kShape.threads(int(sizeof(T)));
   static constexpr int kTeamThreads = kTeam == Team::kShared ? 256 : 128;  // that work on one tile
   static constexpr bool kAlternate = kTeam == Team::kAlternate;
   static constexpr int kTeams = kAlternate ? 2 : 1;
   static constexpr bool kHalves = sizeof(T) == 4, kSplit = Math::kProducts > 1;
+  static constexpr bool kConverts = kShape.converts(sizeof(T));  // in shared memory
+  static constexpr int kConverterWarps = 4;
   static constexpr int BK = 128 / int(sizeof(T));
   static constexpr int kFilterRow = filter_row(sizeof(T), Math::kProducts), kFilterRowBytes = kFilterRow * 2;
   static constexpr int kABytes = kSource == Source::kBoxes ? BM * 128 : 0, kBBytes = BN * kFilterRowBytes,
@@ -61,6 +63,10 @@ struct TileTraits {
   struct Barriers {
     uint64_t full[kRing], empty[kRing];  // of the ring of k-blocks
     uint64_t patch_full[kPatchStages], patch_empty[kPatchStages];
+    // Where patches are converted (patch_converter.cuh).
+    uint64_t patch_ready[kPatchStages], patch_again;
+    float patch_scale[kPatchStages];
+    unsigned largest[2][kConverterWarps];  // of each warp: what it has seen last
     uint64_t ready[kTeams][kStaged], staged[kTeams][kStaged];  // of the rings of slabs
     uint64_t turn[2], inbox_full, inbox_read;
   };
@@ -73,6 +79,8 @@ struct TileTraits {
     if (i < p.stages) init(bars.full[i], 1), init(bars.empty[i], kTeamThreads / 32);
     if (kSource == Source::kPatches && i < kPatchStages)
       init(bars.patch_full[i], 1), init(bars.patch_empty[i], kTeamThreads / 32);
+    if (kConverts && i < kPatchStages) init(bars.patch_ready[i], kConverterWarps);
+    if (kConverts && i == 0) init(bars.patch_again, 1);
     if (i < kTeams * kStaged) init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
     if (i < 2) init(bars.turn[i], kTeamThreads / 32);
     if (i == 0) init(bars.inbox_full, 1), init(bars.inbox_read, kTeamThreads / 32 * p.splits);

@@ -288,6 +288,67 @@ bool check_strict_accuracy(std::mt19937& random) {
 #endif
 }
 
+// Patches of floats are converted with a scale of their own: images and blocks of channels of very different sizes, and
+// nothing but zeros, in every configuration that has patches.
+bool check_patch_scales(std::mt19937& random) {
+#ifdef ORT_CKS_HOPPER
+  namespace hopper = cuda::hopper;
+  cuda::ConvolutionSpec spec{{}, DataType::kFloat, Layout::kNHWC, Precision::kTF32, {}};
+  Problem& p = spec.problem;
+  std::uniform_int_distribution<int> octave(-16, 16);
+  std::normal_distribution<float> normal;
+  int checked = 0;
+  for (const auto& [C, K, extent, dilation] : {std::tuple{96, 64, Dims{1, 3, 3}, Dims{1, 1, 1}},
+                                               {32, 24, {3, 3, 3}, {1, 1, 1}},
+                                               {200, 32, {1, 3, 5}, {1, 2, 1}},
+                                               {160, 40, {1, 1, 7}, {1, 1, 3}}}) {
+    const bool line = extent[1] == 1;
+    p.N = 6, p.filter.C = C, p.filter.K = K, p.filter.extent = extent, p.dilation = dilation;
+    p.input = p.output = {extent[0] > 1 ? 9 : 1, line ? 1 : 34, line ? 700 : 21};
+    for (int i = 0; i < 3; ++i) p.pad[i] = dilation[i] * (extent[i] - 1) / 2;
+    if (!cuda::hopper_takes(spec.use(), cuda::current_device())) return true;
+    const int64_t pixels = volume(p.input), outputs = p.N * pixels * K;
+    std::vector<float> of_x(size_t(p.N * pixels * C)), of_image{1, 0x1p50f, 0, 0x1p-60f, 0x1p12f, 0x1p-8f};
+    for (int64_t n = 0; n < p.N; ++n) {
+      std::vector<float> of_block(size_t(C / 32 + 1));
+      for (float& v : of_block) v = std::ldexp(of_image[size_t(n)], octave(random));
+      for (int64_t i = 0; i < pixels * C; ++i)
+        of_x[size_t(n * pixels * C + i)] = normal(random) * of_block[size_t(i % C / 32)];
+    }
+    Buffer x(of_x.size() * 4), w(size_t(p.filter.elements()) * 4), y(size_t(outputs) * 4),
+        packed(cuda::hopper_filter_bytes(spec.use()));
+    must(cudaMemcpy(x.data(), of_x.data(), x.bytes(), cudaMemcpyHostToDevice));
+    fill<float>(w, false, random);
+    cuda::pack_hopper_filter(spec.use(), w.data(), packed.data(), nullptr);
+    for (const hopper::Config& config : hopper::all_configs(p, hopper::operands_of(spec))) {
+      if (config.shape.source != hopper::Source::kPatches) continue;
+      const auto schedule = hopper::make_schedule(p, hopper::operands_of(spec), hopper::current_machine(), config);
+      if (schedule.clusters == 0 || schedule.box.n > 1) continue;  // a tile of one image only has one size
+      const auto kernel = hopper::make_scheduled_conv(spec, schedule);
+      const Buffer workspace(kernel->workspace_bytes());
+      y.poison();
+      for (int i = 0; i < 3; ++i)
+        kernel->run(x.data(), packed.data(), nullptr, nullptr, y.data(), workspace.data(), nullptr);
+      const DeviceReport report;
+      check_convolution<<<1024, 128>>>(
+          to_shapes(p, spec.layout), Ending{ActivationKind::kNone, 0, 0, 1, nullptr},
+          tolerance_of<float>(spec.precision, false), reinterpret_cast<const float*>(x.data()),
+          reinterpret_cast<const float*>(w.data()), static_cast<const float*>(nullptr),
+          static_cast<const float*>(nullptr), reinterpret_cast<const float*>(y.data()), outputs, report.device());
+      ++checked;
+      if (report.passed(y.guards_intact(), true)) continue;
+      test::describe(p, spec.layout, spec.precision, "float", "Conv", hopper::name_of(config).c_str());
+      std::printf("\n");
+      return false;
+    }
+  }
+  std::printf("%d configurations with patches of floats of all sizes\n", checked);
+  return checked > 0;
+#else
+  return true;
+#endif
+}
+
 template <class T>
 bool check_convolution_case(const Case& c, std::mt19937& random) {
   const Problem& p = c.problem;
@@ -383,6 +444,7 @@ int main(int argc, char** argv) {
   return run_checks([&](int& done, int& failed) {
     failed += as_capability == 0 && !check_planned_together(random);
     failed += as_capability == 0 && !check_strict_accuracy(random);
+    failed += as_capability == 0 && !check_patch_scales(random);
     for (int i = 0; i < problems && failed < 10; ++i) {
       const Case c = random_case(random, i % 2 ? Operator::kConvTranspose : Operator::kConv);
       failed += !check_convolution_case<float>(c, random);
