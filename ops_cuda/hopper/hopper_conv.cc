@@ -157,6 +157,7 @@ class HopperConv : public ConvolutionKernel {
     params_.x_blocks = int((channels - p.x2_channels + bk - 1) / bk);
     params_.box_bytes = int(s.box.pixels() * 128), params_.runs = s.runs.has_value();
     if (s.patch) {
+      params_.patch_stages = s.patch_stages;
       params_.patch_bytes = int(s.patch->box.pixels() * 128), params_.patch_pitch = hopper::patch_pitch(*s.patch);
       params_.group_pitch = s.patch->group_pitch * 128;
       for (size_t i = 0; i < s.patch->row_blocks.size(); ++i) params_.row_blocks[i] = s.patch->row_blocks[i] * 128;

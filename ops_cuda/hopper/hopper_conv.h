@@ -25,7 +25,7 @@ struct Params {
   int stages, splits;
   int log_share;  // of the units of a tile that each of a cluster's blocks adds up (cluster_sum.cuh)
   // Where taps share a patch; bytes.
-  int patch_bytes, patch_pitch;  // copied, and from one to the next
+  int patch_stages, patch_bytes, patch_pitch;  // copied, and from one to the next
   int group_pitch, row_blocks[4];
   bool filter_stays;
   int N, K;

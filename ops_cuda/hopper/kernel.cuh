@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(TileShape{kTeam, kRowBlocks, BN, kCurve, kSour
   __shared__ __align__(8) typename Tile::Barriers bars;
   const uint32_t tiles = (shared_address(dynamic) + 1023) & ~1023u;  // what the 128-byte swizzle wants
   const uint32_t patches = tiles + p.stages * Tile::kStageBytes;
-  const uint32_t stages = patches + (kSource == Source::kPatches ? kPatchStages * p.patch_pitch : 0);
+  const uint32_t stages = patches + (kSource == Source::kPatches ? p.patch_stages * p.patch_pitch : 0);
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the shuffle makes it uniform
   const WorkReader work(p);                                       // the plan is older than the previous grid
   // The warp that copies makes the barriers, and need not wait for the others before its first copies.

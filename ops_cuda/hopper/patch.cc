@@ -11,6 +11,7 @@ namespace {
 constexpr int kGroup = 8;             // rows that are neighbours
 constexpr int kBlockGroups = 8;       // groups of a row block
 constexpr int64_t kMostPixels = 640;  // of a patch, 80 KB of it in shared memory
+constexpr double kPixelCost = 0.25;   // of loading a pixel of a patch, against multiplying one by a tap
 
 // Where the tile's groups of rows lie in the patch; none where they are not as the matrix instruction reads them.
 std::optional<Patch> lay_out(const Box& tile, const Box& patch) {
@@ -85,7 +86,9 @@ std::optional<PatchPlan> plan_patches(const Problem& p, int rows, double tile_ov
     }
     std::optional<PatchPlan> plan = with_patches(make_plan(p, box));
     if (!plan) return;
-    const double cost = double(plan->plan.executed_pixel_taps) + tile_overhead * double(plan->plan.tiles.size()) * rows;
+    const double tiles = double(plan->plan.tiles.size());
+    const double cost = double(plan->plan.executed_pixel_taps) + tile_overhead * tiles * rows +
+                        kPixelCost * tiles * double(plan->patch.box.pixels());
     if (!best || cost < least) best = std::move(plan), least = cost;
   };
   // Lines, and boxes that are a group wide.

@@ -28,8 +28,8 @@ struct PatchPlan {
   std::vector<Index3> corner;  // of each tile: where its patch begins, relative to its first input pixel
 };
 
-// With the box of exactly `rows` pixels that multiplies least, counting `tile_overhead` taps for each tile beside its
-// own. None where no box of a patch does: input pixels that a stride lies between, or taps that are too far apart.
+// With the box of exactly `rows` pixels that multiplies and loads least, counting `tile_overhead` taps for each tile
+// beside its own. None where no box of a patch does: input pixels that a stride lies between, or taps that are too far apart.
 std::optional<PatchPlan> plan_patches(const Problem&, int rows, double tile_overhead);
 
 }  // namespace cks::cuda::hopper

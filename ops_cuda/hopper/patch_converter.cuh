@@ -44,7 +44,7 @@ class PatchConverter {
           if (warp == 0) bars.patch_scale[at.stage] = converter.scale_;
           barrier_arrive(shared_address(&bars.patch_ready[at.stage]));
         }
-        at.advance(kPatchStages);
+        at.advance(p.patch_stages);
       }
     }
   }

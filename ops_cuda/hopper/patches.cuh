@@ -88,7 +88,7 @@ struct PatchProducer {
           if (elected)
             copy_patch<Tile>(p, patches + patch.stage * p.patch_pitch, patch_full0 + patch.stage * 8, walk.c(),
                              work.input());
-          patch.advance(kPatchStages);
+          patch.advance(p.patch_stages);
         }
         if (p.filter_stays) continue;
         if (ahead > 0) {
@@ -123,6 +123,7 @@ class PatchRing {
         patch_scale_(shared_address(bars.patch_scale)),
         patch_empty_(shared_address(bars.patch_empty)),
         stages_(p.stages),
+        patch_stages_(p.patch_stages),
         channel_blocks_(p.channel_blocks),
         filter_stays_(p.filter_stays) {
 #pragma unroll
@@ -131,6 +132,12 @@ class PatchRing {
   __device__ void begin(const Params& p, const WorkReader& work) {
     walk_ = PatchWalk(p, work);
     done_tap_ = walk_.tap(), done_left_ = walk_.left();
+  }
+  // Past an item that the other team has: a whole tile.
+  __device__ void skip(int count) {
+    at_.skip(stages_, count), done_.skip(stages_, count);
+    const int patches = count > 0 ? channel_blocks_ : 0;
+    patch_.skip(patch_stages_, patches), done_patch_.skip(patch_stages_, patches);
   }
   __device__ void wait() const {
     if (walk_.begins_patch()) barrier_wait(patch_full_ + patch_.stage * 8, patch_.parity);
@@ -145,7 +152,7 @@ class PatchRing {
   }
   __device__ void release_patch() {
     if (threadIdx.x % 32 == 0) barrier_arrive(patch_empty_ + done_patch_.stage * 8);
-    done_patch_.advance(kPatchStages);
+    done_patch_.advance(patch_stages_);
   }
   __device__ bool filter_stays() const { return filter_stays_; }
   __device__ bool begins_patch() const { return walk_.begins_patch(); }
@@ -154,7 +161,7 @@ class PatchRing {
   __device__ void advance() {
     at_.advance(stages_);
     walk_.advance();
-    if (walk_.begins_patch() || walk_.left() == 0) patch_.advance(kPatchStages);
+    if (walk_.begins_patch() || walk_.left() == 0) patch_.advance(patch_stages_);
   }
 
   struct Operands {
@@ -179,7 +186,7 @@ class PatchRing {
   uint32_t a_, b_;
   int pitch_, group_pitch_, block_[kRowBlocks];
   uint32_t full_, empty_, patch_full_, patch_scale_, patch_empty_;
-  int stages_, channel_blocks_;
+  int stages_, patch_stages_, channel_blocks_;
   bool filter_stays_;
   PatchWalk walk_{};
   PipelineState at_{}, patch_{}, done_{}, done_patch_{};

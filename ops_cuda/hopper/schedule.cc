@@ -56,12 +56,9 @@ int stage_bytes(const TileShape& s, const Operands& o) {
   return filter_bytes(s, o) + (s.source == Source::kBoxes ? s.bm() * kBlockBytes : 0);
 }
 
-int patches_bytes(const std::optional<Patch>& patch) { return patch ? kPatchStages * patch_pitch(*patch) : 0; }
-
-// How many k-blocks fit beside the finished tiles and the patches.
-int stages_that_fit(const Config& c, const Operands& o, const Machine& m, const std::optional<Patch>& patch) {
-  const int budget = (c.blocks_per_sm == 1 ? m.shared_bytes : m.shared_bytes / 2) - kFixedSharedBytes;
-  return (budget - out_bytes(c, o) - patches_bytes(patch)) / stage_bytes(c.shape, o);
+// For the rings, beside the finished tiles.
+int ring_bytes(const Config& c, const Operands& o, const Machine& m) {
+  return (c.blocks_per_sm == 1 ? m.shared_bytes : m.shared_bytes / 2) - kFixedSharedBytes - out_bytes(c, o);
 }
 
 // Everything about a configuration that does not depend on how its tiles are dealt.
@@ -85,14 +82,19 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& o, const M
   if (!rows.plan) return {};
   const TileShape& s = config.shape;
   const Plan& plan = *rows.plan;
-  const int channel_blocks = channel_blocks_of(o), fitting = stages_that_fit(config, o, m, rows.patch);
+  const int channel_blocks = channel_blocks_of(o), one_patch = rows.patch ? patch_pitch(*rows.patch) : 0;
+  const int for_rings = ring_bytes(config, o, m);
+  const int fitting = (for_rings - kLeastPatchStages * one_patch) / stage_bytes(s, o);
   const int64_t whole_filter = p.filter.taps() * channel_blocks;
   Schedule r;
   r.config = config, r.box = plan.box, r.patch = rows.patch, r.runs = rows.runs;
   r.filter_stays = rows.patch && p.filter.K <= s.bn && whole_filter <= std::min(fitting, kMaxFilterStages);
   r.stages = r.filter_stays ? int(whole_filter) : std::min(fitting, kMaxStages);
   if (!r.filter_stays && r.stages < (s.team == Team::kShared ? 3 : 4)) return {};
-  r.shared_bytes = size_t(r.stages) * stage_bytes(s, o) + patches_bytes(rows.patch) + 1024 + out_bytes(config, o);
+  int rings = r.stages * stage_bytes(s, o);
+  if (rows.patch) r.patch_stages = std::min((for_rings - rings) / one_patch, kMostPatchStages);
+  rings += r.patch_stages * one_patch;
+  r.shared_bytes = size_t(rings) + 1024 + out_bytes(config, o);
   const int columns = int(ceil_div(p.filter.K, s.bn));
   const int at_once = m.clusters[config.blocks_per_sm - 1][std::countr_zero(unsigned(config.splits))];
   if (at_once == 0) return {};  // a slice of a GPU may have no GPC that holds such a cluster
@@ -270,7 +272,7 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
   }
   std::vector<Config> configs;
   for (const TileShape& s : kTileShapes) {
-    if (s.curve != o.curve || !s.serves(o.element_bytes, o.products)) continue;
+    if (s.curve != o.curve || !s.serves(o.products)) continue;
     if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;         // more than half of every tile would be empty
     if (s.source == Source::kPatches && p.filter.K > s.bn) continue;  // wider tiles are better
     const bool solo = s.team == Team::kSolo;

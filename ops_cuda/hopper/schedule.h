@@ -53,7 +53,7 @@ struct TileShape {
     return math_warpgroups() * 128 + (team == Team::kSolo ? 64 : 128) + (converts(element_bytes) ? 128 : 0);
   }
   // Where products are split, a thread keeps two sets of accumulators.
-  constexpr bool serves(int element_bytes, int products) const {
+  constexpr bool serves(int products) const {
     return row_blocks * bn <= (products > 1 ? 128 : 256) && (source == Source::kBoxes || products == 1);
   }
   constexpr int max_blocks_per_sm(int products) const {
@@ -94,7 +94,8 @@ inline constexpr TileShape kTileShapes[] = {
     {Team::kSolo, 1, 64, Curve::kAny},
     {Team::kShared, 2, 64, Curve::kPiecewiseLinear, Source::kPatches},
     {Team::kShared, 2, 32, Curve::kPiecewiseLinear, Source::kPatches},
-    {Team::kShared, 1, 32, Curve::kPiecewiseLinear, Source::kPatches},
+    {Team::kAlternate, 2, 64, Curve::kPiecewiseLinear, Source::kPatches},
+    {Team::kAlternate, 2, 32, Curve::kPiecewiseLinear, Source::kPatches},
 };
 
 // One output tile, or a block's share of its sum. A k-block is 128 bytes of channels of one tap; a tile's sum is its
@@ -127,7 +128,7 @@ static_assert(sizeof(WorkItem) == 80);
 
 inline constexpr int kMaxStages = 12;           // of a ring of k-blocks
 inline constexpr int kMaxFilterStages = 32;     // of a filter that stays
-inline constexpr int kPatchStages = 2;          // of the ring of patches
+inline constexpr int kLeastPatchStages = 2, kMostPatchStages = 4;  // of the ring of patches
 inline constexpr int kFewParts = 3;             // of a tile: so few are added up fastest by one block
 inline constexpr int kFixedSharedBytes = 2048;  // beside the tiles: barriers, and what aligning the tiles costs
 
@@ -144,6 +145,7 @@ struct Schedule {
   std::optional<Patch> patch;      // where taps share one
   std::optional<RunCorners> runs;  // where tiles are runs of pixels, in one row of all output pixels
   int stages = 0;                  // k-blocks in shared memory; of the filter alone where there is a patch
+  int patch_stages = 0;            // patches in shared memory
   bool filter_stays = false;       // all of its k-blocks fit: they are loaded once
   size_t shared_bytes = 0;
   std::vector<Tap> taps;

@@ -62,10 +62,10 @@ struct TileTraits {
   static constexpr int kRing = kSource == Source::kBoxes ? kMaxStages : kMaxFilterStages;
   struct Barriers {
     uint64_t full[kRing], empty[kRing];  // of the ring of k-blocks
-    uint64_t patch_full[kPatchStages], patch_empty[kPatchStages];
+    uint64_t patch_full[kMostPatchStages], patch_empty[kMostPatchStages];
     // Where patches are converted (patch_converter.cuh).
-    uint64_t patch_ready[kPatchStages], patch_again;
-    float patch_scale[kPatchStages];
+    uint64_t patch_ready[kMostPatchStages], patch_again;
+    float patch_scale[kMostPatchStages];
     unsigned largest[2][kConverterWarps];  // of each warp: what it has seen last
     uint64_t ready[kTeams][kStaged], staged[kTeams][kStaged];  // of the rings of slabs
     uint64_t turn[2], inbox_full, inbox_read;
@@ -77,9 +77,9 @@ struct TileTraits {
     const auto init = [](uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); };
     static_assert(kRing <= 32 && kTeams * kStaged <= 32);
     if (i < p.stages) init(bars.full[i], 1), init(bars.empty[i], kTeamThreads / 32);
-    if (kSource == Source::kPatches && i < kPatchStages)
+    if (kSource == Source::kPatches && i < p.patch_stages)
       init(bars.patch_full[i], 1), init(bars.patch_empty[i], kTeamThreads / 32);
-    if (kConverts && i < kPatchStages) init(bars.patch_ready[i], kConverterWarps);
+    if (kConverts && i < p.patch_stages) init(bars.patch_ready[i], kConverterWarps);
     if (kConverts && i == 0) init(bars.patch_again, 1);
     if (i < kTeams * kStaged) init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
     if (i < 2) init(bars.turn[i], kTeamThreads / 32);

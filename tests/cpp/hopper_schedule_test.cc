@@ -128,8 +128,10 @@ void check(const Problem& p, const Operands& o, const Machine& m, const Schedule
             : s.stages >= 3 && s.stages <= kMaxStages,
         "stages");
   holds((c.shape.source == Source::kPatches) == s.patch.has_value(), "a patch");
-  if (s.patch)
+  if (s.patch) {
     holds(std::ranges::max(s.patch->box.extent) <= kMaxTensorBox, "the patch spans more than a tensor map can");
+    holds(s.patch_stages >= kLeastPatchStages && s.patch_stages <= kMostPatchStages, "patches in shared memory");
+  }
   holds(s.shared_bytes <= size_t(m.shared_bytes) / c.blocks_per_sm, "shared memory");
   holds(s.box.pixels() <= c.shape.bm(), "the box has more pixels than the tile has rows");
   holds(s.box.n <= 256, "box");
