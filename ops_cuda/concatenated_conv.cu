@@ -4,6 +4,7 @@
 
 #include "ops_cuda/kernel.h"
 #include "ops_cuda/launch.cuh"
+#include "ops_cuda/ptx.cuh"
 
 namespace cks::cuda {
 namespace {
@@ -14,6 +15,8 @@ constexpr int kThreads = 256;
 template <class Unit>
 __global__ void __launch_bounds__(kThreads)
     concatenate(const Unit* x, const Unit* x2, Unit* to, int64_t pixels, int x_units, int units) {
+  ptx::launch_dependents();
+  ptx::wait_for_previous_grid();
   const int64_t step = int64_t(gridDim.x) * blockDim.y;
   for (int64_t pixel = int64_t(blockIdx.x) * blockDim.y + threadIdx.y; pixel < pixels; pixel += step) {
     for (int i = threadIdx.x; i < units; i += blockDim.x)
@@ -54,9 +57,9 @@ class ConcatenatedConv : public ConvolutionKernel {
     const int units = int(bytes_ / int64_t(sizeof(Unit))), x2_units = int(x2_bytes_ / int64_t(sizeof(Unit)));
     const unsigned across = std::min(std::bit_ceil(unsigned(units)), unsigned(kThreads)), down = kThreads / across;
     const int64_t blocks = std::clamp<int64_t>(ceil_div(pixels_, down), 1, 1 << 20);
-    launch("launching the kernel that concatenates X and X2", concatenate<Unit>, dim3(unsigned(blocks)),
-           dim3(across, down), stream, static_cast<const Unit*>(input.x), static_cast<const Unit*>(input.x2),
-           static_cast<Unit*>(to), pixels_, units - x2_units, units);
+    launch_dependent("launching the kernel that concatenates X and X2", concatenate<Unit>, dim3(unsigned(blocks)),
+                     dim3(across, down), stream, static_cast<const Unit*>(input.x),
+                     static_cast<const Unit*>(input.x2), static_cast<Unit*>(to), pixels_, units - x2_units, units);
   }
 
   std::unique_ptr<ConvolutionKernel> convolution_;

@@ -16,6 +16,35 @@ void launch_with_shared(const char* doing, void (*kernel)(Parameters...), dim3 g
   check(cudaLaunchKernelEx(&config, kernel, arguments...), doing);
 }
 
+// Whether a grid may begin while the one before it in its stream ends (compute capability 9.0).
+inline bool has_dependent_launch() {
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device), "asking for the current device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking what the device can do");
+  return major >= 9;
+}
+
+// Of a kernel that calls launch_dependents, and wait_for_previous_grid before it reads or writes what others may write
+// or read: what a launch and a start take disappears behind the kernel before it.
+inline void launch_dependent(const char* doing, const void* kernel, dim3 grid, dim3 threads, int shared_bytes,
+                             cudaStream_t stream, void** parameters) {
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = threads, config.stream = stream;
+  config.dynamicSmemBytes = size_t(shared_bytes);
+  config.attrs = &attribute, config.numAttrs = has_dependent_launch() ? 1 : 0;
+  check(cudaLaunchKernelExC(&config, kernel, parameters), doing);
+}
+
+template <class... Parameters>
+void launch_dependent(const char* doing, void (*kernel)(Parameters...), dim3 grid, dim3 threads, cudaStream_t stream,
+                      Parameters... arguments) {
+  void* parameters[] = {&arguments...};
+  launch_dependent(doing, reinterpret_cast<const void*>(kernel), grid, threads, 0, stream, parameters);
+}
+
 template <class... Parameters, class... Arguments>
 void launch(const char* doing, void (*kernel)(Parameters...), dim3 grid, dim3 threads, cudaStream_t stream,
             const Arguments&... arguments) {

@@ -10,6 +10,7 @@
 #include "ops_cuda/error.h"
 #include "ops_cuda/launch.cuh"
 #include "ops_cuda/max_pool.h"
+#include "ops_cuda/ptx.cuh"
 
 namespace cks::cuda {
 namespace {
@@ -89,6 +90,8 @@ __global__ void __launch_bounds__(kThreads) max_pool(const __grid_constant__ Max
   constexpr int kOutputs = kOutputsOf<kTaps>;
   using Load = Elements<T, kVector>;
   using Raw = typename Load::Raw;
+  ptx::launch_dependents();
+  ptx::wait_for_previous_grid();
   unsigned block = blockIdx.x;
   const int c = int(block % args.column_blocks * blockDim.x + threadIdx.x) * kVector;
   block /= args.column_blocks;
@@ -161,7 +164,7 @@ template <class T, int kVector>
 void launch_pool(const MaxPoolLaunch& pool, Stream stream) {
   const auto kernel = taps_together(pool.args.window.w) == 2 ? max_pool<T, kVector, 2> : max_pool<T, kVector, 3>;
   const auto& [x, y, z] = pool.threads;
-  launch("launching the pool", kernel, dim3(pool.blocks), dim3(x, y, z), stream, pool.args);
+  launch_dependent("launching the pool", kernel, dim3(pool.blocks), dim3(x, y, z), stream, pool.args);
 }
 
 bool is_aligned(const void* tensor) { return reinterpret_cast<uintptr_t>(tensor) % kChunkBytes == 0; }

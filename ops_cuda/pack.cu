@@ -29,6 +29,8 @@ __device__ int64_t source_channel(const PackArgs& args, int64_t packed) {
 // channels, eight pixels by four chunks a warp (the padding of a row keeps those reads on different banks).
 template <class T>
 __global__ void __launch_bounds__(kThreads) transpose_kernel(PackArgs args, const T* source, T* packed) {
+  ptx::launch_dependents();
+  ptx::wait_for_previous_grid();
   constexpr int kSide = 64, kChunkT = 16 / sizeof(T), kPad = 4 / sizeof(T);
   __shared__ T square[kSide][kSide + kPad];
   const int64_t squares_across = (args.pixels + kSide - 1) / kSide;
@@ -60,6 +62,8 @@ __global__ void __launch_bounds__(kThreads) transpose_kernel(PackArgs args, cons
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     pad_channels_kernel(PackArgs args, int64_t chunks, const T* source, T* packed) {
+  ptx::launch_dependents();
+  ptx::wait_for_previous_grid();
   constexpr int kChunkT = 16 / sizeof(T);
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < chunks; i += int64_t(gridDim.x) * kThreads) {
     const int64_t pixel = i / (args.pitch / kChunkT), first = i % (args.pitch / kChunkT) * kChunkT;
@@ -83,10 +87,10 @@ void pack_as(const PixelMajor& p, const void* source, void* packed, Stream strea
   T* to = static_cast<T*>(packed);
   if (p.layout == Layout::kNCHW && p.pixels > 1) {
     const dim3 grid(unsigned(p.images * ((p.pixels + 63) / 64)), unsigned((pitch + 63) / 64));
-    launch(kPackingInput, transpose_kernel<T>, grid, kThreads, stream, args, from, to);
+    launch_dependent(kPackingInput, transpose_kernel<T>, grid, kThreads, stream, args, from, to);
   } else {
     const int64_t chunks = p.images * p.pixels * pitch / (16 / int64_t(sizeof(T)));
-    launch(kPackingInput, pad_channels_kernel<T>, grid_of(chunks), kThreads, stream, args, chunks, from, to);
+    launch_dependent(kPackingInput, pad_channels_kernel<T>, grid_of(chunks), kThreads, stream, args, chunks, from, to);
   }
 }
 

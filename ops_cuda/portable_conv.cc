@@ -6,6 +6,7 @@
 #include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel.h"
+#include "ops_cuda/launch.cuh"
 #include "ops_cuda/pack.h"
 
 namespace cks::cuda {
@@ -86,9 +87,8 @@ class PortableConv : public ConvolutionKernel {
     args.filter = filter;
     args.epilogue = epilogue_.of(bias, residual, y);
     void* parameters[] = {&args};
-    check(cudaLaunchKernel(kernel_.function, dim3(unsigned(blocks_)), dim3(kTileThreads), parameters,
-                           size_t(kernel_.shared_bytes), stream),
-          "launching the implicit GEMM kernel");
+    launch_dependent("launching the implicit GEMM kernel", kernel_.function, dim3(unsigned(blocks_)), kTileThreads,
+                     kernel_.shared_bytes, stream, parameters);
   }
 
  private:

@@ -196,11 +196,13 @@ __global__ void __launch_bounds__(kTileThreads, CKS_RESIDENT(kTileShapes[kShape]
   table.input = reinterpret_cast<RowTable::Input*>(shared + kTableOffset<kTile>);
   table.output = reinterpret_cast<int64_t*>(table.input + kTile.m);
 
+  ptx::launch_dependents();
   const int column_tile = blockIdx.x % args.column_tiles;
   const int group = blockIdx.x / args.column_tiles % args.groups;
   const WorkTile tile = args.tiles[blockIdx.x / args.column_tiles / args.groups];
   const int first_column = column_tile * kTile.n;
   table.fill(args, tile, kTile.m);
+  ptx::wait_for_previous_grid();
   __syncthreads();
 
   Loader<T, kTile> loader(args, tile, table.input, group, first_column);
