@@ -62,7 +62,9 @@ struct MathWarps {
       Accumulators acc;
       ring.begin(p, work);
       wait_turn(round / 2);
-      if constexpr (kHalves && !Tile::kConverts) {
+      if constexpr (Tile::kSource == Source::kPatches) {
+        Loop::multiply_patches(ring, count, acc, pass_turn);
+      } else if constexpr (kHalves) {
         Loop::multiply_floats(ring, count, p.stages, row0 + lane / 4, p.box_bytes / 128, 3 + wg, acc, pass_turn);
       } else {
         Loop::multiply(ring, count, acc, pass_turn);

@@ -26,66 +26,88 @@ struct MainLoop {
     for (int m = 0; m < kRowBlocks; ++m) accumulators_changed(acc[m]);
   }
 
-  // Both operands from shared memory, where converted patches have a scale that the sums take on while they are made.
-  // Calls `last_block_seen` once this warpgroup has seen the last of its k-blocks arrive.
+  // Both operands from shared memory. Calls `last_block_seen` once this warpgroup has seen the last of its k-blocks
+  // arrive.
   template <class F>
   static __device__ void multiply(Ring& ring, int count, Accumulators& acc, F last_block_seen) {
     clear(acc);
-    float scale = 1;
-    const auto wait = [&](bool first) {
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
       ring.wait();
+      issue(ring.operands(), acc);
+      wgmma_wait<kInFlight>();
+      if (i >= kInFlight) ring.release(kInFlight);
+      ring.advance();
+    }
+    last_block_seen();
+    wgmma_wait<0>();
+    changed(acc);
+    for (int ago = min(count, kInFlight); ago > 0; --ago) ring.release(ago);
+  }
+
+  // The same, of patches. Those that are converted have a scale, which the sums take on while they are made.
+  template <class F>
+  static __device__ void multiply_patches(Ring& ring, int count, Accumulators& acc, F last_block_seen) {
+    clear(acc);
+    float scale = 1;
+    bool any = false;  // whether something has been multiplied that has not been released
+    for (int left = count; left > 0;) {
+      int taps = ring.begin_patch(left);
+      left -= taps;
       if constexpr (Tile::kConverts) {
-        if (!ring.begins_patch()) return;
         const float coming = ring.scale();
-        if (!first && coming != scale) {
+        if (any && coming != scale) {
           wgmma_wait<0>();
           changed(acc);
           scale_all(acc, coming * inverse_of(scale));
         }
         scale = coming;
       }
-    };
-    const auto finish = [&] {
-      last_block_seen();
-      wgmma_wait<0>();
-      changed(acc);
-      if constexpr (Tile::kConverts) scale_all(acc, inverse_of(scale));
-    };
-    if constexpr (Tile::kSource == Source::kPatches) {
-      if (ring.filter_stays()) {
-        // Nothing but a patch is ever free again: the tensor cores' queue is drained where the next patch begins only.
-#pragma unroll 1
-        for (int i = 0; i < count; ++i) {
-          const bool next_patch = i > 0 && ring.begins_patch();
-          wait(i == 0);
-          issue(ring, acc);
-          ring.advance();
-          if (next_patch) {
-            wgmma_wait<1>();
-            ring.release_patch();
-          }
-        }
-        finish();
-        if (count > 0) ring.release_patch();
-        return;
+      ring.wait();
+      issue(ring.operands(), acc);
+      wgmma_wait<1>();
+      if (any) {
+        if (!ring.filter_stays()) ring.release();
+        ring.release_patch();
       }
-    }
-#pragma unroll 1
-    for (int i = 0; i < count; ++i) {
-      wait(i == 0);
-      issue(ring, acc);
-      wgmma_wait<kInFlight>();
-      if (i >= kInFlight) ring.release(kInFlight);
+      any = true;
       ring.advance();
+      if (ring.filter_stays()) {
+        // Nothing but a patch is ever free again: the tensor cores' queue is not drained before the next one begins.
+#pragma unroll 1
+        while (--taps > 0) {
+          ring.wait();
+          issue(ring.operands(), acc);
+          ring.advance();
+        }
+      } else {
+#pragma unroll 1
+        while (--taps > 0) {
+          ring.wait();
+          issue(ring.operands(), acc);
+          wgmma_wait<1>();
+          ring.release();
+          ring.advance();
+        }
+      }
+      ring.end_patch();
     }
-    finish();
-    for (int ago = min(count, kInFlight); ago > 0; --ago) ring.release(ago);
+    ring.seen(count);
+    last_block_seen();
+    wgmma_wait<0>();
+    changed(acc);
+    if constexpr (Tile::kConverts) scale_all(acc, inverse_of(scale));
+    if (any) {
+      if (!ring.filter_stays()) ring.release();
+      ring.release_patch();
+    }
   }
 
-  static __device__ void issue(const Ring& ring, Accumulators& acc) {
-    const auto at = ring.operands();
-    wgmma_fence();
+  // The products of a k-block.
+  template <class Operands>
+  static __device__ void issue(const Operands& at, Accumulators& acc) {
     using Operand = std::conditional_t<Tile::kConverts, __half, T>;
+    wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kFilterRowBytes / 32; ++k)
 #pragma unroll

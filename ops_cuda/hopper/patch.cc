@@ -11,7 +11,7 @@ namespace {
 constexpr int kGroup = 8;             // rows that are neighbours
 constexpr int kBlockGroups = 8;       // groups of a row block
 constexpr int64_t kMostPixels = 640;  // of a patch, 80 KB of it in shared memory
-constexpr double kPixelCost = 0.25;   // of loading a pixel of a patch, against multiplying one by a tap
+constexpr double kPixelCost = 0.5;    // of loading a pixel of a patch, against multiplying one by a tap
 
 // Where the tile's groups of rows lie in the patch; none where they are not as the matrix instruction reads them.
 std::optional<Patch> lay_out(const Box& tile, const Box& patch) {

@@ -105,7 +105,8 @@ struct PatchProducer {
   }
 };
 
-// Where a math warp finds what it multiplies. What has been multiplied is released in order, a k-block a call.
+// Where a math warp finds what it multiplies: patch by patch, tap by tap. Taps are read two ahead, lest products wait
+// for one. What has been multiplied is released in order.
 template <class Tile>
 class PatchRing {
   static constexpr int kRowBlocks = Tile::kRowBlocks;
@@ -130,8 +131,13 @@ class PatchRing {
     for (int m = 0; m < kRowBlocks; ++m) block_[m] = p.row_blocks[first_block + m];
   }
   __device__ void begin(const Params& p, const WorkReader& work) {
-    walk_ = PatchWalk(p, work);
-    done_tap_ = walk_.tap(), done_left_ = walk_.left();
+    const auto& sum = work.sum();
+    list_ = p.taps + work.output().first_tap, taps_ = max(1, work.part().taps);
+    c_ = sum.lo / taps_, t_ = sum.lo - c_ * taps_;
+    tap_ = {work.start().w, work.start().filter};
+    read_ = after(t_);
+    coming_ = read(), read_ = after(read_);
+    later_ = read();
   }
   // Past an item that the other team has: a whole tile.
   __device__ void skip(int count) {
@@ -139,29 +145,41 @@ class PatchRing {
     const int patches = count > 0 ? channel_blocks_ : 0;
     patch_.skip(patch_stages_, patches), done_patch_.skip(patch_stages_, patches);
   }
-  __device__ void wait() const {
-    if (walk_.begins_patch()) barrier_wait(patch_full_ + patch_.stage * 8, patch_.parity);
-    barrier_wait(full_ + filter_stage() * 8, filter_stays_ ? 0 : at_.parity);
+
+  // Waits for the next patch. How many of `left` k-blocks read it.
+  __device__ int begin_patch(int left) const {
+    barrier_wait(patch_full_ + patch_.stage * 8, patch_.parity);
+    return min(left, taps_ - t_);
   }
-  // Where the filter does not stay; else patches are all there is to release.
-  __device__ void release(int) {
-    if (threadIdx.x % 32 == 0) barrier_arrive(empty_ + done_.stage * 8);
-    done_.advance(stages_);
-    ++done_tap_, --done_left_;
-    if (done_tap_ == walk_.taps() || done_left_ == 0) done_tap_ = 0, release_patch();
+  // What its values are multiplied by.
+  __device__ float scale() const { return load_shared_float(patch_scale_ + patch_.stage * 4); }
+  __device__ void end_patch() {
+    t_ = 0, ++c_;
+    patch_.advance(patch_stages_);
   }
   __device__ void release_patch() {
     if (threadIdx.x % 32 == 0) barrier_arrive(patch_empty_ + done_patch_.stage * 8);
     done_patch_.advance(patch_stages_);
   }
+
   __device__ bool filter_stays() const { return filter_stays_; }
-  __device__ bool begins_patch() const { return walk_.begins_patch(); }
-  // Of the current patch, which has been waited for: what its values are multiplied by.
-  __device__ float scale() const { return load_shared_float(patch_scale_ + patch_.stage * 4); }
+  // For the filter of the current tap. Where it stays, until a tile has read all of it.
+  __device__ void wait() const {
+    if (!filter_is_there_) barrier_wait(full_ + filter_stage() * 8, filter_stays_ ? 0 : at_.parity);
+  }
+  // A tile has multiplied `count` k-blocks.
+  __device__ void seen(int count) { filter_is_there_ |= filter_stays_ && count == stages_; }
+  // The oldest k-block; where the filter does not stay.
+  __device__ void release() {
+    if (threadIdx.x % 32 == 0) barrier_arrive(empty_ + done_.stage * 8);
+    done_.advance(stages_);
+  }
   __device__ void advance() {
-    at_.advance(stages_);
-    walk_.advance();
-    if (walk_.begins_patch() || walk_.left() == 0) patch_.advance(patch_stages_);
+    if (!filter_stays_) at_.advance(stages_);
+    tap_ = coming_;
+    coming_ = later_;
+    read_ = after(read_);
+    later_ = read();
   }
 
   struct Operands {
@@ -171,26 +189,33 @@ class PatchRing {
     }
   };
   __device__ Operands operands() const {
-    Operands r{a_ + (tap_offset() >> 4), b_ + filter_stage() * (Tile::kBBytes >> 4), uint32_t(group_pitch_), {}};
+    Operands r{a_ + ((patch_.stage * pitch_ + tap_.pixel * 128) >> 4), b_ + filter_stage() * (Tile::kBBytes >> 4),
+               uint32_t(group_pitch_), {}};
 #pragma unroll
     for (int m = 0; m < kRowBlocks; ++m) r.block[m] = block_[m];
     return r;
   }
 
  private:
-  __device__ int tap_offset() const { return patch_.stage * pitch_ + walk_.pixel() * 128; }
-  __device__ int filter_stage() const {
-    return filter_stays_ ? walk_.filter() * channel_blocks_ + walk_.c() : at_.stage;
+  struct TapWords {
+    int pixel, filter;  // of the patch, that the tile's first row reads
+  };
+  __device__ int after(int t) const { return t + 1 == taps_ ? 0 : t + 1; }
+  __device__ TapWords read() const {
+    const int2 words = __ldg(reinterpret_cast<const int2*>(list_ + read_) + 1);
+    return {words.x, words.y};
   }
+  __device__ int filter_stage() const { return filter_stays_ ? tap_.filter * channel_blocks_ + c_ : at_.stage; }
 
   uint32_t a_, b_;
   int pitch_, group_pitch_, block_[kRowBlocks];
   uint32_t full_, empty_, patch_full_, patch_scale_, patch_empty_;
   int stages_, patch_stages_, channel_blocks_;
-  bool filter_stays_;
-  PatchWalk walk_{};
+  bool filter_stays_, filter_is_there_ = false;
+  const WorkTap* list_ = nullptr;
+  int taps_ = 1, c_ = 0, t_ = 0, read_ = 0;
+  TapWords tap_{}, coming_{}, later_{};
   PipelineState at_{}, patch_{}, done_{}, done_patch_{};
-  int done_tap_ = 0, done_left_ = 0;
 };
 
 }  // namespace cks::cuda::hopper

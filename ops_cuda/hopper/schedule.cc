@@ -272,7 +272,7 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
   }
   std::vector<Config> configs;
   for (const TileShape& s : kTileShapes) {
-    if (s.curve != o.curve || !s.serves(o.products)) continue;
+    if (s.curve != o.curve || !s.serves(o.element_bytes, o.products)) continue;
     if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;         // more than half of every tile would be empty
     if (s.source == Source::kPatches && p.filter.K > s.bn) continue;  // wider tiles are better
     const bool solo = s.team == Team::kSolo;

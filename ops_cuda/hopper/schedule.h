@@ -52,9 +52,10 @@ struct TileShape {
   constexpr int threads(int element_bytes) const {
     return math_warpgroups() * 128 + (team == Team::kSolo ? 64 : 128) + (converts(element_bytes) ? 128 : 0);
   }
-  // Where products are split, a thread keeps two sets of accumulators.
-  constexpr bool serves(int products) const {
-    return row_blocks * bn <= (products > 1 ? 128 : 256) && (source == Source::kBoxes || products == 1);
+  // Where products are split, a thread keeps two sets of accumulators; those that convert leave the others 128 registers.
+  constexpr bool serves(int element_bytes, int products) const {
+    if (source == Source::kPatches && (products > 1 || (converts(element_bytes) && row_blocks > 2))) return false;
+    return row_blocks * bn <= (products > 1 ? 128 : 256);
   }
   constexpr int max_blocks_per_sm(int products) const {
     return team == Team::kSolo && bn * (products > 1 ? 2 : 1) <= 128 ? 2 : 1;
@@ -94,7 +95,9 @@ inline constexpr TileShape kTileShapes[] = {
     {Team::kSolo, 1, 64, Curve::kAny},
     {Team::kShared, 2, 64, Curve::kPiecewiseLinear, Source::kPatches},
     {Team::kShared, 2, 32, Curve::kPiecewiseLinear, Source::kPatches},
+    {Team::kAlternate, 4, 64, Curve::kPiecewiseLinear, Source::kPatches},
     {Team::kAlternate, 2, 64, Curve::kPiecewiseLinear, Source::kPatches},
+    {Team::kAlternate, 4, 32, Curve::kPiecewiseLinear, Source::kPatches},
     {Team::kAlternate, 2, 32, Curve::kPiecewiseLinear, Source::kPatches},
 };
 

@@ -50,10 +50,8 @@ struct TileTraits {
   static constexpr int kSlabBytes = kSlab * int(sizeof(T));  // a row's, and its swizzle: 64 or 128
   static constexpr int kStaged = kShape.staged_slabs(sizeof(T));
   static constexpr int kStagedBytes = kStaged * BM * kSlabBytes;
-  // wgmma groups in flight: with one warpgroup nobody else fills the gap that draining leaves. But a patch is free only
-  // when its last tap has been waited for, which must happen before the one after the next is: within one tap.
-  static constexpr int kInFlight =
-      kSource == Source::kPatches || (kRowBlocks * BN >= 128 && kTeam != Team::kSolo) ? 1 : 3;
+  // wgmma groups in flight: with one warpgroup nobody else fills the gap that draining leaves.
+  static constexpr int kInFlight = kRowBlocks * BN >= 128 && kTeam != Team::kSolo ? 1 : 3;
   static constexpr bool kCanBeCut = kShape.can_be_cut();
   // Twelve warps have 168 registers each, unless those that copy give some up.
   static constexpr bool kTakesRegisters = kHalves && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;
