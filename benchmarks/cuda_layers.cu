@@ -17,13 +17,13 @@ struct Time {
 };
 
 template <class T>
-Time time_layer(const Problem& p, DataType type, Layout layout, Precision precision, bool with_gradient,
+Time time_layer(const Problem& p, DataType type, Layouts layouts, Precision precision, bool with_gradient,
                 cudaStream_t stream, Activation activation = {}) {
   std::mt19937 random(1);
   const Buffer<T> x(p.N * p.filter.C * volume(p.input), random), w(p.filter.elements(), random);
   const Buffer<T> y(p.N * p.filter.K * volume(p.output), random);
   const Buffer<T> bias(p.filter.K, random);
-  const cuda::ConvolutionSpec spec{p, type, layout, precision, activation, true};
+  const cuda::ConvolutionSpec spec{p, type, layouts, precision, activation, true};
   const Buffer<char> packed(int64_t(cuda::packed_filter_bytes(spec.use())));
   cuda::pack_filter(spec.use(), w.data(), packed.data(), stream);
   must(cudaStreamSynchronize(stream));
@@ -37,7 +37,7 @@ Time time_layer(const Problem& p, DataType type, Layout layout, Precision precis
   t.conv = microseconds(stream, run);
   t.host = host_microseconds(stream, run);
   if (with_gradient) {
-    const cuda::WeightGradient gradient(p, type, layout, precision);
+    const cuda::WeightGradient gradient(p, type, layouts.x, precision);
     const Buffer<char> scratch(int64_t(gradient.workspace_bytes()));
     t.gradient = microseconds(stream, [&] { gradient.run(x.data(), y.data(), w.data(), scratch.data(), stream); });
   }
@@ -99,6 +99,30 @@ void time_narrow(const Parts& parts, cudaStream_t stream) {
     const Time fp32_nchw = time_layer<float>(p, DataType::kFloat, Layout::kNCHW, Precision::kFP32, false, stream);
     std::printf("%-18s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f  %s, %s\n", l.name.c_str(), floor_us(p), half.conv,
                 half_nchw.conv, tf32.conv, fp32.conv, fp32_nchw.conv, half.kernel.c_str(), fp32.kernel.c_str());
+  }
+}
+
+// Layers of few channels on one side, with the tensor of that side in NHWC and in NCHW: what a Transpose may be folded
+// into.
+void time_mixed(const Parts& parts, cudaStream_t stream) {
+  std::printf("us; the few channels in NHWC, then NCHW, the many in NHWC\n%-18s %8s %8s %8s %8s %8s %8s  %s\n",
+              "few channels", "fp16", "nchw", "tf32", "nchw", "fp32", "nchw", "kernels of fp16");
+  for (const Layer& l : kNarrowLayers) {
+    const bool few_inputs = l.C <= 4 && l.C > 1, few_outputs = l.K <= 8 || l.K % 4 != 0;
+    if (!wanted(l.name, parts) || l.groups > 1 || few_inputs == few_outputs) continue;
+    const Problem p = problem_of(l);
+    const Layouts mixed = few_inputs ? Layouts(Layout::kNCHW, Layout::kNHWC) : Layouts(Layout::kNHWC, Layout::kNCHW);
+    std::printf("%-18s", l.name.c_str());
+    const auto time = [&]<class T>(T*, DataType type, Precision precision) {
+      const Time nhwc = time_layer<T>(p, type, Layout::kNHWC, precision, false, stream);
+      const Time nchw = time_layer<T>(p, type, mixed, precision, false, stream);
+      std::printf(" %8.2f %8.2f", nhwc.conv, nchw.conv);
+      return nhwc.kernel + ", " + nchw.kernel;
+    };
+    const std::string kernels = time(static_cast<__half*>(nullptr), DataType::kHalf, Precision::kTF32);
+    time(static_cast<float*>(nullptr), DataType::kFloat, Precision::kTF32);
+    time(static_cast<float*>(nullptr), DataType::kFloat, Precision::kFP32);
+    std::printf("  %s\n", kernels.c_str());
   }
 }
 
@@ -164,6 +188,7 @@ int main(int argc, char** argv) {
     time_suite(parts, stream);
     time_narrow(parts, stream);
     time_concats(parts, stream);
+    time_mixed(parts, stream);
     time_models(parts, stream);
   } catch (const std::exception& e) {
     std::printf("%s\n", e.what());

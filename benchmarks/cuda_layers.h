@@ -88,10 +88,11 @@ inline const Layer kModelLayers[] = {
 };
 
 // Few or odd channels, depthwise, grouped, 1-D and 3-D, at the sizes that networks have them: stems and first layers
-// (ResNet, MobileNet, U-Net, ResNet-18 on CIFAR), image outputs (DCGAN, pix2pix, CycleGAN), all of FSRCNN, MobileNet,
-// EfficientNet and ConvNeXt blocks, ResNeXt, HiFi-GAN.
+// (ResNet, MobileNet, U-Net, ResNet-18 on CIFAR), image outputs (DCGAN, pix2pix, CycleGAN), heads (the pose net, YOLO,
+// DeepLabV2), all of FSRCNN, MobileNet, EfficientNet and ConvNeXt blocks, ResNeXt, HiFi-GAN.
 inline const Layer kNarrowLayers[] = {
     {"stem7_224_b32", kC, 32, 3, 64, 224, 224, 7, 2, 3, 1, 0, 1},
+    {"stem7_513", kC, 1, 3, 64, 513, 513, 7, 2, 3, 1, 0, 1},
     {"stem3_224_b32", kC, 32, 3, 32, 224, 224, 3, 2, 1, 1, 0, 1},
     {"cifar_first_b128", kC, 128, 3, 64, 32, 32, 3, 1, 1, 1, 0, 1},
     {"unet_first", kC, 1, 1, 64, 512, 512, 3, 1, 1, 1, 0, 1},
@@ -106,6 +107,9 @@ inline const Layer kNarrowLayers[] = {
     {"pix2pix_last", kT, 1, 128, 3, 128, 128, 4, 2, 1, 1, 0, 1},
     {"cyclegan_last", kC, 1, 64, 3, 256, 256, 7, 1, 3, 1, 0, 1},
     {"pose_head_b32", kC, 32, 256, 17, 64, 48, 1, 1, 0, 1, 0, 1},
+    {"yolo_head", kC, 1, 1024, 255, 20, 20, 1, 1, 0, 1, 0, 1},
+    {"deformable_offsets", kC, 1, 256, 18, 64, 64, 3, 1, 1, 1, 0, 1},
+    {"deeplabv2_head", kC, 1, 2048, 21, 65, 65, 3, 1, 24, 24, 0, 1},
     {"depthwise_56_b32", kC, 32, 144, 144, 56, 56, 3, 1, 1, 1, 0, 144},
     {"depthwise_56_s2", kC, 32, 144, 144, 56, 56, 3, 2, 1, 1, 0, 144},
     {"depthwise_28_d2", kC, 32, 192, 192, 28, 28, 3, 1, 2, 2, 0, 192},
@@ -128,6 +132,9 @@ inline const Layer kNarrowLayers[] = {
     {"hifigan_32_k11_d5", kC, 1, 32, 32, 1, 51200, 11, 1, 25, 5, 0, 1, 1},
     {"hifigan_last", kC, 1, 32, 1, 1, 51200, 7, 1, 3, 1, 0, 1, 1},
     {"unet3d_first", kC, 1, 1, 32, 96, 96, 3, 1, 1, 1, 0, 1, 3},
+    {"unet3d_first_of_4", kC, 1, 4, 32, 96, 96, 3, 1, 1, 1, 0, 1, 3},
+    {"stereo_first", kC, 1, 2, 64, 1, 48000, 7, 1, 3, 1, 0, 1, 1},
+    {"latent_first", kC, 1, 4, 512, 64, 64, 3, 1, 1, 1, 0, 1},
     {"unet_32", kC, 1, 32, 32, 256, 256, 3, 1, 1, 1, 0, 1},
     {"unet_64", kC, 1, 64, 64, 512, 512, 3, 1, 1, 1, 0, 1},
     {"unet3d_32", kC, 1, 32, 32, 96, 96, 3, 1, 1, 1, 0, 1, 3},

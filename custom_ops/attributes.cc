@@ -77,7 +77,7 @@ NodeAttributes read_attributes(const AttributeSource& source, OpKind kind) {
   a.pads = integers("pads");
   if (kind == OpKind::kMaxPoolNhwc) {
     a.ceil_mode = source.integer("ceil_mode").value_or(0) != 0;
-    node.layout = Layout::kNHWC;
+    node.layouts = Layout::kNHWC;
     return node;
   }
   a.group = source.integer("group").value_or(a.group);
@@ -86,16 +86,20 @@ NodeAttributes read_attributes(const AttributeSource& source, OpKind kind) {
     a.output_padding = integers("output_padding");
     a.output_shape = integers("output_shape");
   }
-  node.layout = one_of(source, "layout", {"NCHW", "NHWC"}) == 0 ? Layout::kNCHW : Layout::kNHWC;
+  const auto layout = [&](const char* name) {
+    return one_of(source, name, {"NCHW", "NHWC"}) == 0 ? Layout::kNCHW : Layout::kNHWC;
+  };
+  node.layouts = layout("layout");
   node.precision = one_of(source, "precision", {"tf32", "fp32"}) == 0 ? Precision::kTF32 : Precision::kFP32;
   if (kind == OpKind::kSkDilatedWeightGrad) {
     if (a.kernel_shape.empty()) throw Error("attribute kernel_shape is required");
   } else {
+    if (!source.text("y_layout").value_or("").empty()) node.layouts.y = layout("y_layout");
     const int64_t concat = source.integer("concat").value_or(0);
     if (concat != 0 && concat != 1)
       throw Error("attribute concat is " + std::to_string(concat) + "; it must be 0 or 1");
     node.concat = concat == 1;
-    if (node.concat && node.layout == Layout::kNCHW) {
+    if (node.concat && node.layouts.x == Layout::kNCHW) {
       throw Error("attribute concat is 1 and layout \"NCHW\"; X and X2 are read as one tensor in \"NHWC\" only");
     }
     node.activation = make_activation(source.text("activation").value_or(""),

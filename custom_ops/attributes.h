@@ -13,7 +13,7 @@ enum class OpKind { kConvV2, kSkDilated, kKSDeconv, kSkDilatedWeightGrad, kMaxPo
 
 struct NodeAttributes {
   Attributes convolution;
-  Layout layout = Layout::kNCHW;
+  Layouts layouts = Layout::kNCHW;
   Precision precision = Precision::kTF32;
   Activation activation;
   bool concat = false;  // the input is Concat([X, X2]) on the channel axis

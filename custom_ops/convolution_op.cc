@@ -120,15 +120,16 @@ class ConvolutionKernel final : public Kernel {
     auto planned = std::make_unique<Planned>();
     planned->filter = make_filter(attributes_.convolution, w);
     check_slopes(attributes_.activation, planned->filter.K);
-    Problem problem = make_problem(attributes_.convolution, planned->filter,
-                                   attributes_.concat ? joined_shape(x, x2, planned->filter) : x, attributes_.layout);
+    Problem problem =
+        make_problem(attributes_.convolution, planned->filter,
+                     attributes_.concat ? joined_shape(x, x2, planned->filter) : x, attributes_.layouts.x);
     if (attributes_.concat) problem.x2_channels = x2.dims[x2.rank - 1];
-    planned->y = to_shape(output_shape(problem, x.rank, attributes_.layout));
+    planned->y = to_shape(output_shape(problem, x.rank, attributes_.layouts.y));
     planned->is_empty = elements(planned->y) == 0;
     if (planned->is_empty) return planned;
     typename Provider::Spec spec{problem,
                                  type_,
-                                 attributes_.layout,
+                                 attributes_.layouts,
                                  call.precision,
                                  attributes_.activation,
                                  constant_filter_.has_value(),
@@ -218,7 +219,7 @@ class ConvolutionKernel final : public Kernel {
   }
 
   FilterUse filter_use(const Filter& filter, const Shape& w, Precision precision) const {
-    return {filter, make_stride(attributes_.convolution, w.rank), type_, attributes_.layout, precision};
+    return {filter, make_stride(attributes_.convolution, w.rank), type_, attributes_.layouts, precision};
   }
 
   void check_operands(const Call& call, const Planned& planned) const {

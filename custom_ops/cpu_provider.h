@@ -52,14 +52,14 @@ class CpuProvider {
   struct Spec {
     Problem problem;
     DataType type;
-    Layout layout;
+    Layouts layouts;
     Precision precision;
     Activation activation;
     bool filter_is_constant;
     float residual_alpha;
   };
   static std::unique_ptr<const Convolution> plan(const Spec& s) {
-    return std::make_unique<const Convolution>(s.problem, s.type, s.layout, s.activation, s.residual_alpha);
+    return std::make_unique<const Convolution>(s.problem, s.type, s.layouts, s.activation, s.residual_alpha);
   }
   static std::unique_ptr<const WeightGradient> plan_gradient(const Problem& problem, DataType type, Layout layout,
                                                              Precision) {

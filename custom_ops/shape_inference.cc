@@ -49,7 +49,7 @@ std::vector<int64_t> output_shape(const OrtApi& api, OpKind kind, OrtShapeInferC
   const Shape second = shape_of(api, input_shape(api, context, 1));
   if (second.rank == 0) return {};
   if (kind == OpKind::kSkDilatedWeightGrad) return gradient_shape(node, x, second);
-  return infer_output_shape(node.convolution, x, second, node.layout);
+  return infer_output_shape(node.convolution, x, second, node.layouts);
 }
 
 }  // namespace
@@ -60,7 +60,7 @@ std::vector<int64_t> gradient_shape(const NodeAttributes& node, const Shape& x, 
     throw Error("X and dY have ranks " + std::to_string(x.rank) + " and " + std::to_string(dy.rank) +
                 "; with this kernel_shape both must have " + std::to_string(a.kernel_shape.size() + 2));
   }
-  const size_t channel_axis = node.layout == Layout::kNCHW ? 1 : x.rank - 1;
+  const size_t channel_axis = node.layouts.x == Layout::kNCHW ? 1 : x.rank - 1;
   const int64_t C = x.dims[channel_axis], K = dy.dims[channel_axis];
   if (a.group < 1 || (C >= 0 && C % a.group)) {
     throw Error("group is " + std::to_string(a.group) + "; it must divide the " + std::to_string(C) + " channels of X");

@@ -51,14 +51,15 @@ class WeightGradientKernel final : public Kernel {
   std::unique_ptr<const PlannedGradient<Provider>> plan(const typename Cache::Key& key, Precision precision) const {
     const Shape &x = key[0], &dy = key[1];
     const Attributes& a = attributes_.convolution;
+    const Layout layout = attributes_.layouts.x;  // dY's too
     auto planned = std::make_unique<PlannedGradient<Provider>>();
     planned->dw = to_shape(gradient_shape(attributes_, x, dy));
-    const Problem problem = make_problem(a, make_filter(a, planned->dw), x, attributes_.layout);
-    const std::vector<int64_t> y = output_shape(problem, x.rank, attributes_.layout);
+    const Problem problem = make_problem(a, make_filter(a, planned->dw), x, layout);
+    const std::vector<int64_t> y = output_shape(problem, x.rank, layout);
     if (!std::ranges::equal(y, std::span<const int64_t>(dy))) {
       throw Error("dY has shape " + to_string(dy) + "; the output of this convolution has " + to_string(y));
     }
-    planned->gradient = Provider::plan_gradient(problem, type_, attributes_.layout, precision);
+    planned->gradient = Provider::plan_gradient(problem, type_, layout, precision);
     return planned;
   }
 

@@ -25,7 +25,7 @@ from ort_cks.graph_rewrite.fallback_guard import (
 )
 from ort_cks.graph_rewrite.fallback_layout import FROM_NCHW, TO_NCHW, permuted, set_permutations
 from ort_cks.graph_rewrite.function_body import FunctionBody
-from ort_cks.graph_rewrite.operators import CONVOLUTIONS, DOMAIN, reads_two, residual
+from ort_cks.graph_rewrite.operators import CONVOLUTIONS, DOMAIN, layouts, reads_two, residual
 
 CONV_ATTRIBUTES = {
     "auto_pad": ir.AttributeType.STRING,
@@ -39,7 +39,15 @@ _CONV_TRANSPOSE_ATTRIBUTES = CONV_ATTRIBUTES | {
     "output_padding": ir.AttributeType.INTS,
     "output_shape": ir.AttributeType.INTS,
 }
-_OWN_ATTRIBUTES = ("activation", "activation_params", "concat", "layout", "precision", "residual_alpha")
+_OWN_ATTRIBUTES = (
+    "activation",
+    "activation_params",
+    "concat",
+    "layout",
+    "precision",
+    "residual_alpha",
+    "y_layout",
+)
 _EPILOGUE, _SLOPES = f"{PREFIX}_epilogue", f"{PREFIX}_slopes"
 
 
@@ -98,7 +106,7 @@ class ConvolutionFunction:
                 f"{FIRST_OPSET_WITH_INTEGERS} or newer, and the model has {opset_version}; leave the "
                 "functions out (--no-fallback)"
             )
-        self._channels_last = any(_is_channels_last(node) for node in nodes)
+        self._channels_last = any("NHWC" in layouts(node) for node in nodes)
         names = [epilogue.overload() or "linear" for epilogue in self._epilogues]
         layout = ["nhwc"] if self._channels_last else []
         self._guard = guard_attribute("_".join([element_type.name.lower(), *layout, *names]))
@@ -112,7 +120,7 @@ class ConvolutionFunction:
         if self._has_slopes:
             node.attributes.add(ir.AttrTensor(_SLOPES, ir.tensor(self._slopes(node))))
         if self._channels_last:
-            set_permutations(node, _spatial_rank(node), _is_channels_last(node))
+            set_permutations(node, _spatial_rank(node), layouts(node))
 
     def function(self, overload: str) -> ir.Function:
         standard_op = CONVOLUTIONS[self._op_type]
@@ -141,7 +149,8 @@ class ConvolutionFunction:
         if Epilogue.of(node).activation != "PRelu":
             return np.ones(1, dtype)
         slopes = np.array(_activation_params(node), dtype)
-        return slopes if _is_channels_last(node) else slopes.reshape(-1, *[1] * _spatial_rank(node))
+        _, layout = layouts(node)
+        return slopes if layout == "NHWC" else slopes.reshape(-1, *[1] * _spatial_rank(node))
 
     def _permuted(self, body: FunctionBody, value: ir.Value, attribute: str) -> ir.Value:
         return permuted(body, value, attribute) if self._channels_last else value
@@ -234,10 +243,6 @@ def _decimal(value: float) -> str:
 
 def _activation_params(node: ir.Node) -> Sequence[float]:
     return node.attributes.get_floats("activation_params", ())
-
-
-def _is_channels_last(node: ir.Node) -> bool:
-    return node.attributes.get_string("layout", "NCHW") == "NHWC"
 
 
 def _spatial_rank(node: ir.Node) -> int:

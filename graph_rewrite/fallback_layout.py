@@ -11,11 +11,12 @@ from ort_cks.graph_rewrite.function_body import FunctionBody, to_channels_first,
 TO_NCHW, FROM_NCHW = f"{PREFIX}_to_nchw", f"{PREFIX}_from_nchw"
 
 
-def set_permutations(node: ir.Node, rank: int, channels_last: bool) -> None:
-    """rank: the number of spatial axes. channels_last: else nothing moves."""
-    to_nchw, from_nchw = to_channels_first(rank), to_channels_last(rank)
-    if not channels_last:
-        to_nchw = from_nchw = list(range(rank + 2))
+def set_permutations(node: ir.Node, rank: int, layouts: tuple[str, str]) -> None:
+    """rank: the number of spatial axes. layouts: of X and of Y; in NCHW nothing moves."""
+    nothing_moves = list(range(rank + 2))
+    of_x, of_y = layouts
+    to_nchw = to_channels_first(rank) if of_x == "NHWC" else nothing_moves
+    from_nchw = to_channels_last(rank) if of_y == "NHWC" else nothing_moves
     node.attributes.add(ir.AttrInt64s(TO_NCHW, to_nchw))
     node.attributes.add(ir.AttrInt64s(FROM_NCHW, from_nchw))
 

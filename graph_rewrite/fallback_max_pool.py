@@ -29,7 +29,7 @@ def max_pool_function(
     for node in nodes:
         node.overload = overload
         node.attributes.add(ir.AttrInt64(guard, 1))
-        set_permutations(node, len(node.attributes["kernel_shape"].as_ints()), channels_last=True)
+        set_permutations(node, len(node.attributes["kernel_shape"].as_ints()), ("NHWC", "NHWC"))
     names = _ATTRIBUTES | (_ATTRIBUTES_SINCE_10 if opset_version >= 10 else {})
     body = FunctionBody(opset_version, element_type)
     references = {name: ir.RefAttr(name, name, kind) for name, kind in names.items()}

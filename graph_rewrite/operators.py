@@ -27,3 +27,16 @@ def residual(node: ir.Node) -> ir.Value | None:
 def reads_two(node: ir.Node) -> bool:
     """Whether it convolves Concat([X, X2])."""
     return node.attributes.get_int("concat", 0) == 1
+
+
+def layouts(node: ir.Node) -> tuple[str, str]:
+    """Of X and of Y, "NCHW" or "NHWC"."""
+    of_x = node.attributes.get_string("layout", "NCHW")
+    return of_x, node.attributes.get_string("y_layout", "") or of_x
+
+
+def set_layouts(node: ir.Node, of_x: str, of_y: str) -> None:
+    node.attributes["layout"] = ir.AttrString("layout", of_x)
+    node.attributes.pop("y_layout", None)
+    if of_y != of_x:
+        node.attributes["y_layout"] = ir.AttrString("y_layout", of_y)

@@ -24,6 +24,7 @@ from ort_cks.graph_rewrite.fold_pad import FoldPadPass
 from ort_cks.graph_rewrite.fuse_activation import FuseActivationPass
 from ort_cks.graph_rewrite.fuse_concat import FuseConcatPass
 from ort_cks.graph_rewrite.fuse_residual import FuseResidualPass
+from ort_cks.graph_rewrite.fuse_transpose import FuseTransposePass
 from ort_cks.graph_rewrite.geometry import zero_fraction
 from ort_cks.graph_rewrite.layout import NhwcLayoutPass
 from ort_cks.graph_rewrite.load import load
@@ -143,6 +144,7 @@ def rewrite_model(
             NhwcLayoutPass()(ir_model)
             if fuse:
                 FuseConcatPass(records)(ir_model)
+                FuseTransposePass(records)(ir_model)
 
     ir_model, records = rewrite({})
     if measure:

@@ -62,7 +62,7 @@ struct Convolution::Impl {
   const Kernels& kernels;
   Problem problem;
   DataType type;
-  Layout layout;
+  Layouts layouts;
   Activation activation;
   float residual_slope;  // undoes the residual's LeakyRelu
   Plan plan;
@@ -72,17 +72,17 @@ struct Convolution::Impl {
   Schedule tasks;
   std::vector<Block> blocks;
 
-  Impl(const Problem& p, DataType t, Layout l, const Activation& a, float residual_alpha)
+  Impl(const Problem& p, DataType t, Layouts l, const Activation& a, float residual_alpha)
       : kernels(cpu::kernels()),
         problem(p),
         type(t),
-        layout(l),
+        layouts(l),
         activation(a),
         residual_slope(1 / residual_alpha),
         plan(make_plan(p, choose_box(p, kernels.rows, kTileOverhead))),
         joined{p.N * volume(p.input), (p.filter.C - p.x2_channels) * int64_t(size_of(t)),
                p.x2_channels * int64_t(size_of(t))},
-        rows{t, l, p.N, p.filter.C, volume(p.input)},
+        rows{t, l.x, p.N, p.filter.C, volume(p.input)},
         packing(choose_packing(kernels, p.filter)),
         tasks(schedule(int64_t(plan.tiles.size()), packing.panels,
                        double(plan.executed_pixel_taps) * double(p.filter.C / p.filter.groups) *
@@ -157,9 +157,9 @@ void Convolution::Impl::multiply(const BlockRows& block, Panel panel, const Epil
                 panel.k);
 }
 
-Convolution::Convolution(const Problem& p, DataType type, Layout layout, const Activation& activation,
+Convolution::Convolution(const Problem& p, DataType type, Layouts layouts, const Activation& activation,
                          float residual_alpha)
-    : impl_(new Impl(p, type, layout, activation, residual_alpha)) {}
+    : impl_(new Impl(p, type, layouts, activation, residual_alpha)) {}
 Convolution::~Convolution() = default;
 
 size_t Convolution::workspace_bytes() const { return impl_->bytes(); }
@@ -184,7 +184,7 @@ void Convolution::run(InputTensors input, const PackedFilter& filter, const void
     std::fill_n(b, f.K, 0.0f);
 
   const int64_t pixels = volume(self.problem.output);
-  const bool rows_out = self.layout == Layout::kNHWC;
+  const bool rows_out = self.layouts.y == Layout::kNHWC;
   const Epilogue epilogue{.type = self.type,
                           .activation = self.activation,
                           .bias = b,

@@ -29,7 +29,7 @@ class PackedFilter {
 class Convolution {
  public:
   // residual_alpha: of the LeakyRelu that the residual went through; 1 where through none.
-  Convolution(const Problem&, DataType, Layout, const Activation&, float residual_alpha);
+  Convolution(const Problem&, DataType, Layouts, const Activation&, float residual_alpha);
   ~Convolution();
   size_t workspace_bytes() const;  // scratch for one run, 64-byte aligned, contents irrelevant
   // bias: K elements, residual: Y's shape and layout; either may be null. All tensors are of the DataType.

@@ -45,7 +45,7 @@ ConvolutionSpec with_one_input(ConvolutionSpec spec) {
 }
 
 ConvolutionSpec with_joined_pixels(ConvolutionSpec spec) {
-  spec.problem = joined_pixels(spec.problem, spec.layout);
+  spec.problem = joined_pixels(spec.problem, spec.layouts);
   return spec;
 }
 

@@ -27,7 +27,7 @@ inline constexpr int kWorkspaceAlignment = 256;
 struct ConvolutionSpec {
   Problem problem;
   DataType type;
-  Layout layout;
+  Layouts layouts;
   Precision precision;
   Activation activation;
   // Whether the packed filter is older than whatever the run's stream does: a kernel may then read it before the work
@@ -38,7 +38,7 @@ struct ConvolutionSpec {
   // A tile_choice, to have it instead of the one that is expected to be fastest. What names none asks for nothing.
   std::string tile = {};
 
-  FilterUse use() const { return {problem.filter, problem.stride, type, layout, precision}; }
+  FilterUse use() const { return {problem.filter, problem.stride, type, layouts, precision}; }
 };
 
 // A planned convolution for one set of shapes on the current device. The constructor plans, copies the plan to the

@@ -383,7 +383,7 @@ class DepthwisePlanes : public ConvolutionKernel {
 }  // namespace
 
 std::unique_ptr<ConvolutionKernel> make_depthwise_conv(const ConvolutionSpec& spec, const Device& device) {
-  if (by_planes(spec.problem.filter, spec.layout)) return std::make_unique<DepthwisePlanes>(spec, device);
+  if (by_planes(spec.problem.filter, spec.layouts)) return std::make_unique<DepthwisePlanes>(spec, device);
   return std::make_unique<DepthwiseChunks>(spec);
 }
 

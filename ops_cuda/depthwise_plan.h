@@ -33,7 +33,7 @@ inline bool depthwise_chunks_can(const Problem& p, DataType type) {
 
 // Channels first: a thread block takes parts of some planes (image, channel and d) through shared memory, as floats.
 // A single channel lies in memory the same way in both layouts.
-inline bool by_planes(const Filter& f, Layout layout) { return layout == Layout::kNCHW || f.C == 1; }
+inline bool by_planes(const Filter& f, Layouts layouts) { return layouts == Layout::kNCHW || f.C == 1; }
 inline constexpr int kPlaneThreads = 256;
 inline constexpr int kPlaneSharedBytes = 40 << 10;
 struct PlanePlan {

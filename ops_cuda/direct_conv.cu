@@ -20,7 +20,7 @@ struct DirectConvArgs {
   Int3 input, output;
   int32_t K, group_k, group_c;
   int32_t column_threads, column_blocks;  // threads across channels; blocks too
-  bool channels_first;                    // then neighbouring threads take neighbouring pixels
+  bool channels_first;                    // of y; then neighbouring threads take neighbouring pixels
   Strides x_strides, y_strides;
   Epilogue epilogue;
 };
@@ -108,9 +108,9 @@ class DirectConv : public ConvolutionKernel {
   DirectConv(const ConvolutionSpec& spec, const Device& device) : type_(spec.type), epilogue_(spec) {
     const Problem& p = spec.problem;
     const Filter& f = p.filter;
-    const bool channels_first = spec.layout == Layout::kNCHW && volume(p.output) > 1;
+    const bool channels_first = spec.layouts.y == Layout::kNCHW && volume(p.output) > 1;
     const int chunk = 16 / int(size_of(type_));
-    by_chunks_ = spec.layout == Layout::kNHWC && f.groups == f.C && f.groups == f.K && f.K % chunk == 0;
+    by_chunks_ = spec.layouts == Layout::kNHWC && f.groups == f.C && f.groups == f.K && f.K % chunk == 0;
     const int64_t columns = by_chunks_ ? f.K / chunk : f.K;
     args_.column_blocks = int(ceil_div(columns, channels_first ? 4 : 64));
     args_.column_threads = int(ceil_div(columns, args_.column_blocks));
@@ -122,8 +122,8 @@ class DirectConv : public ConvolutionKernel {
     args_.input = to_int3(p.input), args_.output = to_int3(p.output);
     args_.K = int(f.K), args_.group_k = int(f.K / f.groups), args_.group_c = int(f.C / f.groups);
     args_.channels_first = channels_first;
-    args_.x_strides = strides_of(p.input, f.C, spec.layout == Layout::kNCHW);
-    args_.y_strides = strides_of(p.output, f.K, spec.layout == Layout::kNCHW);
+    args_.x_strides = strides_of(p.input, f.C, spec.layouts.x == Layout::kNCHW);
+    args_.y_strides = strides_of(p.output, f.K, spec.layouts.y == Layout::kNCHW);
   }
 
   size_t workspace_bytes() const override { return 0; }

@@ -50,7 +50,7 @@ class FewInputsConv : public ConvolutionKernel {
     args_.words = reinterpret_cast<const FewInputsWord*>(words_.data());
     args_.steps = plan.steps(), args_.patches = plan.patches;
     args_.filter_is_constant = spec.filter_is_constant;
-    args_.channels_first = spec.layout == Layout::kNCHW;
+    args_.channels_first = spec.layouts.y == Layout::kNCHW;
     args_.source = plan.source;
     const bool planes = plan.source == PatchSource::kPlanes || plan.source == PatchSource::kPlaneRuns;
     const int parts = plan.source == PatchSource::kChunks ? plan.slice_c / chunk : plan.slice_c;

@@ -40,7 +40,7 @@ struct FewInputsArgs {
 
   Int3 tiles;
   uint32_t num_tiles;
-  bool channels_first, neighbours;  // neighbours: whole words of y can be stored
+  bool channels_first, neighbours;  // of y; neighbours: whole words of it can be stored
   Epilogue epilogue;
 };
 

@@ -60,7 +60,7 @@ struct Cut {
 };
 
 // None where it takes more shared memory a thread block.
-std::optional<FewInputsPlan> plan_cut(const Problem& p, DataType type, Layout layout, const Cut& cut,
+std::optional<FewInputsPlan> plan_cut(const Problem& p, DataType type, Layout x_layout, const Cut& cut,
                                       int shared_bytes) {
   const Filter& f = p.filter;
   FewInputsPlan plan;
@@ -78,7 +78,7 @@ std::optional<FewInputsPlan> plan_cut(const Problem& p, DataType type, Layout la
   if (odd && !joined && S > 1) return {};  // runs would begin at odd elements
   plan.shifted = odd && p.stride[2] % 2 != 0;
 
-  const bool planes = layout == Layout::kNCHW && f.C > 1;
+  const bool planes = x_layout == Layout::kNCHW && f.C > 1;
   const bool chunks = !planes && f.C % chunk == 0 && slice_c % chunk == 0;
   if ((cut.patches == 2 || wgmma) && !chunks) return {};  // only chunks are copied beside products
   if (wgmma && p.stride[2] != 1) return {};
@@ -179,7 +179,7 @@ double cycles_of(const FewInputsPlan& plan, const Problem& p, DataType type, con
 
 }  // namespace
 
-std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, Layout layout, const Device& device) {
+std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, Layouts layouts, const Device& device) {
   const Filter& f = p.filter;
   if (f.op != Operator::kConv || !has_tensor_cores(type, device)) return {};
   // The kernels count elements of a row, rows and slices in 32 bits.
@@ -194,14 +194,14 @@ std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, La
   const int columns = slice_k <= 16 ? 16 : slice_k <= 32 ? 32 : 64;
   if (slices * ceil_div(slice_k, 16) > kMostFilters) return {};
   Cut cut{slices, slice_c, slice_k, kFewInputsWords, columns, 1};
-  if (slice_c * int64_t(size_of(type)) % 32 != 0) return plan_cut(p, type, layout, cut, half_of_shared(device));
+  if (slice_c * int64_t(size_of(type)) % 32 != 0) return plan_cut(p, type, layouts.x, cut, half_of_shared(device));
 
   std::optional<FewInputsPlan> best;
   double best_cycles = 0;
   const auto consider = [&](const FewInputsShape& shape) {
     for (cut.patches = 1; cut.patches <= 2; ++cut.patches) {
       cut.shape = shape;
-      auto plan = plan_cut(p, type, layout, cut, device.shared_bytes - 1024);
+      auto plan = plan_cut(p, type, layouts.x, cut, device.shared_bytes - 1024);
       if (!plan) continue;
       if (shape == kFewInputsWgmma) plan->teams = teams_of(*plan, p, device);
       const double cycles = cycles_of(*plan, p, type, device);
@@ -209,7 +209,7 @@ std::optional<FewInputsPlan> plan_few_inputs(const Problem& p, DataType type, La
     }
   };
 #ifdef ORT_CKS_HOPPER
-  if (device.capability == 90 && size_of(type) == 2 && layout == Layout::kNHWC && slice_k > 16) {
+  if (device.capability == 90 && size_of(type) == 2 && layouts == Layout::kNHWC && slice_k > 16) {
     consider(kFewInputsWgmma);
   }
 #endif

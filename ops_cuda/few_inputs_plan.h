@@ -79,6 +79,6 @@ struct FewInputsPlan {
 };
 
 // None where the kernels cannot serve the problem on such a device.
-std::optional<FewInputsPlan> plan_few_inputs(const Problem&, DataType, Layout, const Device&);
+std::optional<FewInputsPlan> plan_few_inputs(const Problem&, DataType, Layouts, const Device&);
 
 }  // namespace cks::cuda

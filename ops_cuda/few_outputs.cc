@@ -52,8 +52,8 @@ class FewOutputsConv : public ConvolutionKernel {
         shared_bytes_(int(plan.shared_bytes(spec.problem.filter.K))) {
     const Problem& p = spec.problem;
     const Filter& f = p.filter;
-    const bool channels_first = spec.layout == Layout::kNCHW;
-    chunks_ = !channels_first && f.C % (16 / int64_t(size_of(spec.type))) == 0;
+    const bool x_planes = spec.layouts.x == Layout::kNCHW, y_planes = spec.layouts.y == Layout::kNCHW;
+    chunks_ = !x_planes && f.C % (16 / int64_t(size_of(spec.type))) == 0;
     function_ = find_kernel(spec, plan.columns, chunks_);
     allow_all_shared_memory(function_);
     int resident = 0;
@@ -84,8 +84,8 @@ class FewOutputsConv : public ConvolutionKernel {
            (args_.row_threads_log2 < 5 || rows << args_.row_threads_log2 < kFewOutputsThreads))
       ++args_.row_threads_log2;
     const int64_t in = volume(p.input), out = volume(p.output);
-    args_.x_image = in * f.C, args_.x_pixel = channels_first ? 1 : f.C, args_.x_channel = channels_first ? in : 1;
-    args_.y_image = out * f.K, args_.y_pixel = channels_first ? 1 : f.K, args_.y_channel = channels_first ? out : 1;
+    args_.x_image = in * f.C, args_.x_pixel = x_planes ? 1 : f.C, args_.x_channel = x_planes ? in : 1;
+    args_.y_image = out * f.K, args_.y_pixel = y_planes ? 1 : f.K, args_.y_channel = y_planes ? out : 1;
     blocks_ = std::min(tiles, int64_t(device.multiprocessors) * std::max(resident, 1));
   }
 

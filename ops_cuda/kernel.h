@@ -48,10 +48,10 @@ class ConvolutionKernel {
 // For kernels that read one tensor: copies X and X2 into one, in front of a convolution that was made without X2.
 std::unique_ptr<ConvolutionKernel> make_concatenated_conv(const ConvolutionSpec&, std::unique_ptr<ConvolutionKernel>);
 
-// sm_90a: TMA and wgmma, for NHWC tensors. A tile does not span groups; a tensor map wants rows of whole 16 bytes (X's
-// are padded to that), and steps over a few elements at most.
+// sm_90a: TMA and wgmma, for NHWC tensors. A tile does not span groups; a tensor map wants rows of whole 16 bytes (X is
+// brought to that, from NCHW too), and steps over a few elements at most.
 inline bool hopper_takes(const FilterUse& use, const Device& device) {
-  return device.capability == 90 && use.layout == Layout::kNHWC && use.filter.groups == 1 &&
+  return device.capability == 90 && use.layouts.y == Layout::kNHWC && use.filter.groups == 1 &&
          use.filter.K * int64_t(size_of(use.type)) % 16 == 0 &&
          std::ranges::all_of(use.stride, [](int64_t stride) { return stride <= hopper::kMaxElementStride; });
 }

@@ -24,8 +24,8 @@ bool whole_steps_may_pay(const ConvolutionSpec& spec) {
   const Filter& f = spec.problem.filter;
   const int64_t bytes = f.C * int64_t(size_of(spec.type));
   if (f.op != Operator::kConv || f.groups > 1 || bytes % 32 != 0 || f.K > 64) return false;
-  if (spec.layout == Layout::kNCHW) return bytes <= 256 && f.taps() <= 11;
-  return bytes <= (f.K <= 32 ? 128 : 64) && f.taps() > 1 && size_of(spec.type) == 2;
+  if (spec.layouts == Layout::kNCHW) return bytes <= 256 && f.taps() <= 11;
+  return spec.layouts == Layout::kNHWC && bytes <= (f.K <= 32 ? 128 : 64) && f.taps() > 1 && size_of(spec.type) == 2;
 }
 
 constexpr int64_t kFewOutputs = 8;
@@ -37,7 +37,7 @@ bool few_outputs_pays(const ConvolutionSpec& spec, const Device& device) {
   const Problem& p = spec.problem;
   const int64_t size = int64_t(size_of(spec.type));
   if (p.filter.K > kFewOutputs && p.filter.K * size % 16 == 0) return false;
-  if (p.filter.K > kFewOutputs && spec.layout == Layout::kNHWC && p.filter.C * size > 256) return false;
+  if (p.filter.K > kFewOutputs && spec.layouts.x == Layout::kNHWC && p.filter.C * size > 256) return false;
   const auto plan = plan_few_outputs(p, spec.type, device.multiprocessors, half_of_shared(device));
   if (!plan) return false;
   const int64_t tiles =
@@ -51,8 +51,8 @@ bool depthwise_can(const ConvolutionSpec& spec) {
   const Filter& f = spec.problem.filter;
   if (f.op != Operator::kConv || f.groups != f.C || f.groups != f.K) return false;
   // How many multiprocessors there are decides how small the parts are, not whether they fit.
-  return by_planes(f, spec.layout) ? plan_planes(spec.problem, spec.type, 1).has_value()
-                                   : depthwise_chunks_can(spec.problem, spec.type);
+  if (by_planes(f, spec.layouts)) return plan_planes(spec.problem, spec.type, 1).has_value();
+  return spec.layouts == Layout::kNHWC && depthwise_chunks_can(spec.problem, spec.type);
 }
 
 bool few_outputs_can(const ConvolutionSpec& spec, const Device& device) {
@@ -72,8 +72,8 @@ Choice choose_family(const ConvolutionSpec& spec, const Device& device) {
   if (is_direct(f)) return {depthwise_can(spec) ? Family::kDepthwise : Family::kDirect};
   const bool few = few_inputs_pays(f, spec.type);
   if (few || whole_steps_may_pay(spec)) {
-    auto plan = plan_few_inputs(spec.problem, spec.type, spec.layout, device);
-    if (plan && (few || spec.layout == Layout::kNCHW || plan->shape.loop == FewInputsLoop::kWgmma))
+    auto plan = plan_few_inputs(spec.problem, spec.type, spec.layouts, device);
+    if (plan && (few || spec.layouts == Layout::kNCHW || plan->shape.loop == FewInputsLoop::kWgmma))
       return {Family::kFewInputs, std::move(plan)};
   }
   if (has_tensor_cores(spec.type, device) && few_outputs_pays(spec, device)) return {Family::kFewOutputs};
@@ -83,7 +83,8 @@ Choice choose_family(const ConvolutionSpec& spec, const Device& device) {
 bool reads_x2(const Choice& choice, const ConvolutionSpec& spec, const Device& device) {
   const Problem& p = spec.problem;
   const int64_t chunk = 16 / int64_t(size_of(spec.type)), x_channels = p.filter.C - p.x2_channels;
-  if (spec.layout != Layout::kNHWC || p.filter.groups > 1 || x_channels % chunk || p.x2_channels % chunk) return false;
+  if (spec.layouts.x != Layout::kNHWC || p.filter.groups > 1 || x_channels % chunk || p.x2_channels % chunk)
+    return false;
   switch (choice.family) {
     case Family::kFewInputs:
       return choice.few_inputs->shape.loop != FewInputsLoop::kWords &&

@@ -38,7 +38,7 @@ class PortableConv : public ConvolutionKernel {
  public:
   PortableConv(const ConvolutionSpec& spec, const Device& device)
       : groups_(gemm_groups(spec.problem.filter)),
-        input_{spec.problem.N, volume(spec.problem.input), groups_.count, groups_.c, spec.type, spec.layout},
+        input_{spec.problem.N, volume(spec.problem.input), groups_.count, groups_.c, spec.type, spec.layouts.x},
         epilogue_(spec) {
     const Problem& p = spec.problem;
     const Filter& f = p.filter;
@@ -52,7 +52,7 @@ class PortableConv : public ConvolutionKernel {
     // The start and the epilogue of a tile cost about four k-blocks of 64 bytes, in taps:
     const double overhead = 4.0 * 64 / double(input_.group_pitch() * int64_t(size_of(spec.type)));
     const int64_t pixels = volume(p.output);
-    const bool channels_first = spec.layout == Layout::kNCHW && pixels > 1;
+    const bool channels_first = spec.layouts.y == Layout::kNCHW && pixels > 1;
     plan_ = std::make_unique<DevicePlan>(plan_tiles(p, tile.m, overhead, channels_first));
 
     args_.tiles = plan_->tiles(), args_.taps = plan_->taps();

@@ -19,6 +19,8 @@ const char* type_text(const ConvolutionSpec& spec) {
   return "";
 }
 
+const char* name_of(Layout layout) { return layout == Layout::kNHWC ? "NHWC" : "NCHW"; }
+
 }  // namespace
 
 std::string problem_text(const ConvolutionSpec& spec, bool has_residual) {
@@ -26,7 +28,8 @@ std::string problem_text(const ConvolutionSpec& spec, bool has_residual) {
   const Filter& f = p.filter;
   std::string text = f.op == Operator::kConv ? "Conv " : "ConvTranspose ";
   text += type_text(spec);
-  text += spec.layout == Layout::kNHWC ? " NHWC" : " NCHW";
+  text += std::string(" ") + name_of(spec.layouts.x);
+  if (spec.layouts.y != spec.layouts.x) text += std::string(" to ") + name_of(spec.layouts.y);
   text += ", N " + std::to_string(p.N) + " C " + std::to_string(f.C - p.x2_channels);
   if (p.x2_channels > 0) text += " + " + std::to_string(p.x2_channels);
   text += " K " + std::to_string(f.K) + " groups " + std::to_string(f.groups);

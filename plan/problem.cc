@@ -198,11 +198,11 @@ Problem make_problem(const Attributes& a, const Filter& f, std::span<const int64
   return p;
 }
 
-Problem joined_pixels(const Problem& p, Layout layout) {
+Problem joined_pixels(const Problem& p, Layouts layouts) {
   constexpr Dims kOnes{1, 1, 1}, kZeros{0, 0, 0};
   const Filter& f = p.filter;
   if (f.taps() != 1 || p.stride != kOnes || p.pad != kZeros || p.input != p.output) return p;
-  const bool all_images = layout == Layout::kNHWC;
+  const bool all_images = layouts == Layout::kNHWC;
   const int64_t row = volume(p.output) * (all_images ? p.N : 1);
   if (row * std::max(f.C, f.K) > kMost) return p;
   Problem joined = p;
@@ -220,23 +220,23 @@ std::vector<int64_t> output_shape(const Problem& p, size_t rank, Layout layout) 
 }
 
 std::vector<int64_t> infer_output_shape(const Attributes& a, std::span<const int64_t> x_shape,
-                                        std::span<const int64_t> w_shape, Layout layout) {
+                                        std::span<const int64_t> w_shape, Layouts layouts) {
   try {
     const size_t rank = spatial_rank(x_shape, "X");
     if (w_shape.size() != x_shape.size() || a.group < 1 || a.group > kMost) return {};
-    const bool nchw = layout == Layout::kNCHW;
+    const bool x_nchw = layouts.x == Layout::kNCHW, y_nchw = layouts.y == Layout::kNCHW;
     const int64_t w_k = w_shape[a.op == Operator::kConv ? 0 : 1];
     std::vector<int64_t> y(x_shape.size(), -1);
     y[0] = x_shape[0];
-    y[nchw ? 1 : rank + 1] = w_k < 0 ? -1 : a.op == Operator::kConv ? w_k : w_k * a.group;
+    y[y_nchw ? 1 : rank + 1] = w_k < 0 ? -1 : a.op == Operator::kConv ? w_k : w_k * a.group;
     for (size_t i = 0; i < rank; ++i) {
-      const int64_t input = x_shape[nchw ? 2 + i : 1 + i];
+      const int64_t input = x_shape[x_nchw ? 2 + i : 1 + i];
       const int64_t filter = a.kernel_shape.empty() ? w_shape[2 + i] : a.kernel_shape.at(i);
       const size_t slot = 3 - rank + i;
       Dims extent{1, 1, 1};
       extent[slot] = std::max<int64_t>(filter, 1);
       const Axis x = make_axes(a, extent, rank).axis[slot];
-      int64_t& output = y[nchw ? 2 + i : 1 + i];
+      int64_t& output = y[y_nchw ? 2 + i : 1 + i];
       if (x.requested >= 0) {
         output = x.requested;
       } else if (input > 0 && filter > 0) {

@@ -26,9 +26,17 @@ constexpr int64_t round_up(int64_t a, int64_t multiple) { return ceil_div(a, mul
 
 enum class Operator { kConv, kConvTranspose };
 enum class DataType { kFloat, kHalf, kBFloat16 };
-enum class Layout { kNCHW, kNHWC };     // of X, Z and Y; weights always come in their ONNX layout
+enum class Layout { kNCHW, kNHWC };     // of a tensor of pixels; weights always come in their ONNX layout
 enum class Precision { kTF32, kFP32 };  // of float convolutions on a GPU; other data types and the CPU ignore it
 inline size_t size_of(DataType t) { return t == DataType::kFloat ? 4 : 2; }
+
+// Of what a convolution reads (X and X2) and of what it writes (Y, and Z, which is added to it).
+struct Layouts {
+  Layout x, y;
+  Layouts(Layout both) : x(both), y(both) {}
+  Layouts(Layout of_x, Layout of_y) : x(of_x), y(of_y) {}
+  bool operator==(const Layouts&) const = default;
+};
 
 // y = activation(convolution + bias + residual); the residual may be a LeakyRelu's output, which is undone before it is
 // added: x = y < 0 ? y / alpha : y. Parameters as in the ONNX operator of the same name:
@@ -77,7 +85,7 @@ struct FilterUse {
   Filter filter;
   Dims stride{1, 1, 1};
   DataType type = DataType::kFloat;
-  Layout layout = Layout::kNCHW;
+  Layouts layouts = Layout::kNCHW;
   Precision precision = Precision::kTF32;
 };
 
@@ -116,22 +124,22 @@ Dims make_stride(const Attributes&, size_t rank);  // rank: of X
 // apart. Throws Error where kernel_shape is absent or does not fit.
 Filter make_window(const Attributes&, std::span<const int64_t> x_shape);
 
-// The problem for an input of this shape (in `layout`). Follows ONNX Runtime's CPU provider for auto_pad,
+// The problem for an input of this shape, in this layout. Follows ONNX Runtime's CPU provider for auto_pad,
 // output_padding and output_shape. Throws Error, in words, for what ONNX forbids (channels that do not fit, an output
 // extent that is not positive, output_padding >= max(stride, dilation), ...).
 Problem make_problem(const Attributes&, const Filter&, std::span<const int64_t> x_shape, Layout);
 
 // The same sums over one axis, where each output pixel reads the one at its own place: with one tap, no stride and no
-// padding, pixels have no neighbours, and lie in memory as one row, of each image (NCHW) or of all of them (NHWC). A
-// row divides into tiles better than a map does. Any other problem, and one whose row 32 bits do not count, is returned
-// as it is.
-Problem joined_pixels(const Problem&, Layout);
+// padding, pixels have no neighbours, and lie in memory as one row, of each image or, with both tensors in NHWC, of all
+// of them. A row divides into tiles better than a map does. Any other problem, and one whose row 32 bits do not count,
+// is returned as it is.
+Problem joined_pixels(const Problem&, Layouts);
 
-// Y's shape in `layout`, with the rank of X.
+// Y's shape in its layout, with the rank of X.
 std::vector<int64_t> output_shape(const Problem&, size_t rank, Layout);
 
 // As output_shape, for shape inference: an unknown extent is -1, in and out. Empty where nothing can be said.
 std::vector<int64_t> infer_output_shape(const Attributes&, std::span<const int64_t> x_shape,
-                                        std::span<const int64_t> w_shape, Layout);
+                                        std::span<const int64_t> w_shape, Layouts);
 
 }  // namespace cks

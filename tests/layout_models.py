@@ -1,8 +1,11 @@
 """What the tests of the NHWC pass share: a convolution to stand beside, and the check of a whole rewrite."""
 
 import onnx
+import onnx_ir as ir
 from onnx import helper
 from rewrite_models import assert_same_answers, random_feeds, rewrite, run
+
+from ort_cks.graph_rewrite.operators import layouts
 
 
 def conv(net, x, channels, filters, rank=2):
@@ -21,7 +24,7 @@ def check(net, *outputs, transposes, fuse=False, **dims):
     assert [output.name for output in graph.output] == list(outputs)
     for node in graph.node:
         if node.domain == "ort_cks" and node.op_type != "MaxPoolNhwc":  # which knows no other layout
-            assert helper.get_node_attr_value(node, "layout") == b"NHWC"
+            assert "NHWC" in layouts(ir.from_proto(node))
     feeds = random_feeds(original, dims=dims)
     # As it is saved, without ONNX Runtime's optimiser: what that would tidy up does not count.
     assert_same_answers(original, rewritten, feeds)

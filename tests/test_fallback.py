@@ -26,6 +26,7 @@ class Case:
         *,
         activation="",
         nhwc=False,
+        y_layout="",
         residual=False,
         bias=True,
         opset=18,
@@ -60,10 +61,13 @@ class Case:
         _, activate = ACTIVATIONS[activation]
         self.dtype, self.largest = dtype, np.abs(before).max()
         self.expected = activate(before)
-        if nhwc:
+        layout = "NHWC" if nhwc else "NCHW"
+        layouts = {"X": layout, "Z": y_layout or layout}
+        inputs |= {name: to_nhwc(inputs[name]) for name in inputs if layouts.get(name) == "NHWC"}
+        if layouts["Z"] == "NHWC":
             self.expected = to_nhwc(self.expected)
-            inputs |= {name: to_nhwc(inputs[name]) for name in ("X", "Z") if name in inputs}
-        attributes = geometry.attributes() | {"layout": "NHWC" if nhwc else "NCHW"}
+        attributes = geometry.attributes() | {"layout": layout}
+        attributes |= {"y_layout": y_layout} if y_layout else {}
         attributes |= activation_attributes(activation, filters)
         if residual_alpha != 1:
             attributes["residual_alpha"] = residual_alpha
@@ -93,6 +97,16 @@ class Case:
 @pytest.mark.parametrize("op", ["ConvV2", "SkDilated", "KSDeconv"])
 def test_float(op, activation, rank, nhwc, residual):
     Case(op, rank, activation=activation, nhwc=nhwc, residual=residual).check()
+
+
+@pytest.mark.parametrize("activation", ["", "PRelu"])
+@pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
+@pytest.mark.parametrize("nhwc", [False, True], ids=["of NCHW", "of NHWC"])
+@pytest.mark.parametrize("y_layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("op", ["ConvV2", "SkDilated", "KSDeconv"])
+def test_a_layout_of_y_alone(op, rank, y_layout, nhwc, residual, activation):
+    Case(op, rank, nhwc=nhwc, y_layout=y_layout, residual=residual, activation=activation).check()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

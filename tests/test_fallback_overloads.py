@@ -108,9 +108,14 @@ def test_every_rank_and_layout(opset, change):
     if change in ("onnxsim", "onnxslim") and opset == 9:
         pytest.skip("these tools write newer operators")
     cases = [
-        Case("KSDeconv", rank, nhwc=nhwc, activation=activation, opset=opset)
+        Case("KSDeconv", rank, nhwc=nhwc, y_layout=y_layout, activation=activation, opset=opset)
         for rank in (1, 2, 3)
-        for nhwc, activation in ((True, "Relu"), (False, "Relu"), (True, "Clip"), (False, ""))
+        for nhwc, y_layout, activation in (
+            (True, "", "Relu"),
+            (False, "", "Relu"),
+            (True, "NCHW", "Clip"),
+            (False, "NHWC", ""),
+        )
     ]
     check(CHANGES[change](with_fallback(side_by_side(cases))), cases)
 

@@ -132,6 +132,8 @@ BAD_ATTRIBUTES = [
     ({"residual_alpha": 0.0}, "attribute residual_alpha is 0.000000; it must be positive"),
     ({"residual_alpha": 1}, "attribute residual_alpha must be a float"),
     ({"layout": "NCWH"}, 'attribute layout is "NCWH"; it must be "NCHW" or "NHWC"'),
+    ({"y_layout": "NWHC"}, 'attribute y_layout is "NWHC"; it must be "NCHW" or "NHWC"'),
+    ({"y_layout": 1}, "attribute y_layout must be a string"),
     ({"precision": "fp16"}, 'attribute precision is "fp16"; it must be "tf32" or "fp32"'),
     ({"strides": 2}, "attribute strides must be a list of integers"),
     ({"group": "one"}, "attribute group must be an integer"),
@@ -358,5 +360,19 @@ def test_shape_inference_reaches_the_model_outputs():
         "ConvV2", {"X": x, "W": w}, attributes, constants=("W",), shapes={"X": ("batch", 6, 7, "w")}
     )
     assert session(model).get_outputs()[0].shape[:3] == ["batch", 5, 4]
+
+
+def test_shape_inference_knows_the_layout_of_y():
+    x, w = operands()
+    attributes = {"pads": (1, 1, 1, 1), "strides": (2, 2), "kernel_shape": (3, 3)}
+    for of_x, of_y, shape, inferred in (
+        ("NCHW", "NHWC", ("batch", 6, 7, 9), ["batch", 4, 5, 5]),
+        ("NHWC", "NCHW", ("batch", 7, 9, 6), ["batch", 5, 4, 5]),
+    ):
+        layouts = {"layout": of_x, "y_layout": of_y}
+        model = node_model(
+            "ConvV2", {"X": x, "W": w}, attributes | layouts, constants=("W",), shapes={"X": shape}
+        )
+        assert session(model).get_outputs()[0].shape == inferred
     model = node_model("ConvV2", {"X": x, "W": w}, attributes, constants=("W",), shapes={"X": None})
     check(Geometry((3, 3), (2, 2), pads=(1, 1, 1, 1)), x, w, session(model).run(None, {"X": x})[0])

@@ -11,6 +11,7 @@ from reference import ACTIVATIONS, Geometry, activation_attributes, assert_close
 
 DTYPES = ("float", "float16", "bfloat16")
 LAYOUTS = ("NCHW", "NHWC")
+MIXED = (("NCHW", "NHWC"), ("NHWC", "NCHW"))  # of X, of Y
 
 # name: (operator, input extents, geometry), one for each rank
 CASES = {
@@ -56,27 +57,31 @@ class Node:
         names="XWBZ",
         activation="",
         layout="NCHW",
+        y_layout="",
         constants="WB",
         precision="fp32",
         residual_alpha=1.0,
         split=0,
     ):
-        """split: the channels of X, the others of the input being X2's; 0 where X is all of it."""
+        """y_layout: "" for layout's. split: the channels of X, the others of the input being X2's; 0 where X
+        is all of it.
+        """
         _, apply = ACTIVATIONS[activation]
         want, magnitude = self._sums(names, residual_alpha)
         attributes = self.geometry.attributes() | {"layout": layout, "precision": precision}
+        attributes |= {"y_layout": y_layout} if y_layout else {}
         attributes |= {"residual_alpha": residual_alpha} if residual_alpha != 1 else {}
         attributes |= activation_attributes(activation, len(self.inputs["B"]))
         inputs = {name: self.inputs[name] for name in names}
-        if layout == "NHWC":
-            inputs = {n: to_nhwc(v) if n in "XZ" else v for n, v in inputs.items()}
+        layouts = {"X": layout, "Z": y_layout or layout}
+        inputs = {n: to_nhwc(v) if layouts.get(n) == "NHWC" else v for n, v in inputs.items()}
         constants = tuple(c for c in constants if c in names)
         if split:
             attributes["concat"] = 1
             x = inputs["X"]
             inputs |= {"X": x[..., :split].copy(), "X2": x[..., split:].copy()}
         got = run_node(self.op, inputs, attributes, self.dtype, constants, provider)
-        if layout == "NHWC":
+        if layouts["Z"] == "NHWC":
             got = to_nchw(got)
         tf32 = provider == "cuda" and self.dtype == "float" and precision == "tf32"
         borders = self.geometry.borders(self.extents)
@@ -101,6 +106,14 @@ class Node:
 @pytest.mark.parametrize("case", CASES)
 def test_every_rank_type_and_layout(provider, case, dtype, layout):
     Node(*CASES[case], dtype).check(provider, layout=layout, activation="Relu")
+
+
+@pytest.mark.parametrize("layouts", MIXED)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES)
+def test_a_layout_of_x_and_one_of_y(provider, case, dtype, layouts):
+    layout, y_layout = layouts
+    Node(*CASES[case], dtype, seed=9).check(provider, layout=layout, y_layout=y_layout, activation="Relu")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -175,6 +188,18 @@ def test_groups_and_channels(provider, case, C, K, group, dtype, layout):
     )
 
 
+@pytest.mark.parametrize("names", ["XWB", "XWBZ"])
+@pytest.mark.parametrize("layouts", MIXED)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layout_of_x_and_one_of_y_in_each_family(provider, family, dtype, layouts, names):
+    C, K, group, _ = FAMILIES[family]
+    layout, y_layout = layouts
+    geometry = Geometry((3, 3), pads=(1, 1, 1, 1), group=group)
+    node = Node("ConvV2", (9, 20), geometry, dtype, C, K, seed=10)
+    node.check(provider, names, layout=layout, y_layout=y_layout, activation="PRelu")
+
+
 # (channels, those of X, output channels, groups): what the kernels of a GPU read in place, by blocks or by
 # chunks of channels, and what they copy first
 SPLITS = [
@@ -200,6 +225,13 @@ def test_an_input_in_two_tensors(provider, case, split, dtype):
     C, of_x, K, group = split
     node = Node(op, extents, replace(geometry, group=group), dtype, C, K, seed=6)
     node.check(provider, layout="NHWC", activation="Relu", split=of_x)
+
+
+@pytest.mark.parametrize("of_x", [64, 11])
+def test_an_input_in_two_tensors_and_an_output_of_planes(provider, of_x):
+    op, extents, geometry = CASES["KSDeconv-2d"]
+    node = Node(op, extents, geometry, "float16", 2 * of_x, 3, seed=11)
+    node.check(provider, layout="NHWC", y_layout="NCHW", split=of_x)
 
 
 @pytest.mark.parametrize("names", ["XW", "XWB", "XWBZ"])
@@ -237,7 +269,8 @@ def test_random_problems(provider, seed):
     names = ("XW", "XWB", "XWBZ")[seed % 3]
     activation = list(ACTIVATIONS)[seed % len(ACTIVATIONS)]
     constants = "WB" if seed % 4 else ""
-    random_node(seed).check(provider, names, activation, LAYOUTS[seed // 3 % 2], constants)
+    layout, y_layout = LAYOUTS[seed // 3 % 2], ("", "NCHW", "NHWC")[seed // 6 % 3]
+    random_node(seed).check(provider, names, activation, layout, y_layout, constants)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

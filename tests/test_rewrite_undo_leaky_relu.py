@@ -52,10 +52,11 @@ def test_a_chain_of_blocks(dtype, rtol, layout):
     result = rewrite(model, layout=layout)
     assert [n for n in op_types(result) if n != "Transpose"] == ["ConvV2"] * 6
     assert [alpha for alpha in attributes(result, "residual_alpha") if alpha] == [0.125] * 2
+    transpose = ["Transpose"] if layout == "nhwc" else []
     assert [record.fused for record in result.nodes] == [
-        ["LeakyRelu"],
+        [*transpose, "LeakyRelu"],
         *[["LeakyRelu"], ["residual Add", "LeakyRelu"]] * 2,
-        [],
+        transpose,
     ]
     assert_same_answers(model, result.model, rtol=rtol)
 

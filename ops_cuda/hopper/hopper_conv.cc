@@ -57,7 +57,7 @@ struct RunTensor {
 };
 
 PixelMajor packed_input(const ConvolutionSpec& spec) {
-  return {spec.problem.N, volume(spec.problem.input), 1, spec.problem.filter.C, spec.type, spec.layout};
+  return {spec.problem.N, volume(spec.problem.input), 1, spec.problem.filter.C, spec.type, spec.layouts.x};
 }
 
 int products_of(const FilterUse& use) {

@@ -159,7 +159,7 @@ struct Sum {
 struct Case {
   Problem problem;
   DataType type;
-  Layout layout;
+  Layouts layouts;
   Activation activation;
   bool bias, residual;
   float residual_alpha = 1;
@@ -170,9 +170,9 @@ void describe(const Case& c) {
     std::printf(" %s %ld,%ld,%ld", name, long(d[0]), long(d[1]), long(d[2]));
   };
   const Problem& p = c.problem;
-  std::printf("[%s] %s type %d layout %d N %ld C %ld K %ld groups %ld activation %d bias %d residual %d alpha %g",
+  std::printf("[%s] %s type %d layouts %d %d N %ld C %ld K %ld groups %ld activation %d bias %d residual %d alpha %g",
               cpu::kernels().name, p.filter.op == Operator::kConv ? "Conv" : "ConvTranspose", int(c.type),
-              int(c.layout), long(p.N), long(p.filter.C), long(p.filter.K), long(p.filter.groups),
+              int(c.layouts.x), int(c.layouts.y), long(p.N), long(p.filter.C), long(p.filter.K), long(p.filter.groups),
               int(c.activation.kind), c.bias, c.residual, double(c.residual_alpha));
   print("input", p.input), print("filter", p.filter.extent), print("output", p.output), print("stride", p.stride);
   print("dilation", p.dilation), print("pad", p.pad);
@@ -208,19 +208,19 @@ void check_convolution(const Case& c) {
     for (int64_t n = 0; n < p.N; ++n)
       for (int64_t k = 0; k < f.K; ++k)
         for (int64_t channel = k / Kg * Cg; channel < (k / Kg + 1) * Cg; ++channel)
-          sums[index(c.layout, n, k, f.K, o, out)].add(x[index(c.layout, n, channel, f.C, i, in)] *
-                                                       w[f.onnx_offset(k, channel, tap)]);
+          sums[index(c.layouts.y, n, k, f.K, o, out)].add(x[index(c.layouts.x, n, channel, f.C, i, in)] *
+                                                          w[f.onnx_offset(k, channel, tap)]);
   });
   std::vector<double> want(sums.size());
   for (int64_t i = 0; i < int64_t(sums.size()); ++i) {
-    const int64_t k = c.layout == Layout::kNCHW ? i / out % f.K : i % f.K;
+    const int64_t k = c.layouts.y == Layout::kNCHW ? i / out % f.K : i % f.K;
     if (c.bias) sums[i].add(bias[k]);
     if (c.residual) sums[i].add(residual[i] < 0 ? residual[i] / c.residual_alpha : residual[i]);
     want[i] = activate(c.activation, sums[i].value, k);
   }
 
   const cpu::PackedFilter packed(f, c.type, w.bytes.data(), parallel_for);
-  const cpu::Convolution convolution(p, c.type, c.layout, c.activation, c.residual_alpha);
+  const cpu::Convolution convolution(p, c.type, c.layouts, c.activation, c.residual_alpha);
   Tensor y = poisoned(c.type, p.N * f.K * out);
   Bytes workspace(convolution.workspace_bytes() + 64, std::byte{0xff});
   void* aligned = workspace.data() + (64 - reinterpret_cast<uintptr_t>(workspace.data()) % 64);
@@ -231,6 +231,7 @@ void check_convolution(const Case& c) {
 
 void check_weight_gradient(const Case& c) {
   const Problem& p = c.problem;
+  const Layout layout = c.layouts.x;
   const Filter& f = p.filter;
   const int64_t Cg = f.C / f.groups, Kg = f.K / f.groups, in = volume(p.input), out = volume(p.output);
   const Tensor x = random_tensor(c.type, p.N * f.C * in), dy = random_tensor(c.type, p.N * f.K * out);
@@ -239,13 +240,13 @@ void check_weight_gradient(const Case& c) {
     for (int64_t n = 0; n < p.N; ++n)
       for (int64_t k = 0; k < f.K; ++k)
         for (int64_t channel = k / Kg * Cg; channel < (k / Kg + 1) * Cg; ++channel)
-          sums[f.onnx_offset(k, channel, tap)].add(x[index(c.layout, n, channel, f.C, i, in)] *
-                                                   dy[index(c.layout, n, k, f.K, o, out)]);
+          sums[f.onnx_offset(k, channel, tap)].add(x[index(layout, n, channel, f.C, i, in)] *
+                                                   dy[index(layout, n, k, f.K, o, out)]);
   });
   std::vector<double> want;
   for (const Sum& s : sums) want.push_back(s.value);
 
-  const cpu::WeightGradient gradient(p, c.type, c.layout);
+  const cpu::WeightGradient gradient(p, c.type, layout);
   Tensor dw = poisoned(c.type, f.elements()), again = dw;
   Bytes workspace(gradient.workspace_bytes() + 64, std::byte{0xff});
   void* aligned = workspace.data() + (64 - reinterpret_cast<uintptr_t>(workspace.data()) % 64);
@@ -288,7 +289,7 @@ Case random_case(int64_t i) {
   Attributes a;
   a.op = pick(0, 1) ? Operator::kConv : Operator::kConvTranspose;
   a.group = channels.groups;
-  const Layout layout = one_of({Layout::kNCHW, Layout::kNHWC});
+  const Layouts layouts{one_of({Layout::kNCHW, Layout::kNHWC}), one_of({Layout::kNCHW, Layout::kNHWC})};
   const int64_t N = pick(0, 15) ? pick(1, 5) : 0;
   const int64_t widest = channels.C > 1000 ? 4 : rank == 1 ? 40 : rank == 2 ? 11 : 5;
   std::vector<int64_t> x_shape{N}, w_shape{channels.K * channels.groups, channels.C};
@@ -310,11 +311,11 @@ Case random_case(int64_t i) {
     a.strides.push_back(stride), a.dilations.push_back(dilation);
     a.pads.insert(a.pads.begin() + long(j), before), a.pads.push_back(after);
   }
-  x_shape.insert(layout == Layout::kNCHW ? x_shape.begin() + 1 : x_shape.end(), channels.C * channels.groups);
+  x_shape.insert(layouts.x == Layout::kNCHW ? x_shape.begin() + 1 : x_shape.end(), channels.C * channels.groups);
   const Filter filter = make_filter(a, w_shape);
-  Case c{.problem = make_problem(a, filter, x_shape, layout),
+  Case c{.problem = make_problem(a, filter, x_shape, layouts.x),
          .type = one_of({DataType::kFloat, DataType::kFloat, DataType::kHalf, DataType::kBFloat16}),
-         .layout = layout,
+         .layouts = layouts,
          .activation = {ActivationKind(i / 6 % 13), 0.2f, 0.4f},
          .bias = pick(0, 2) > 0,
          .residual = pick(0, 1) > 0,
@@ -338,7 +339,7 @@ void check_activations() {
     const Activation activation{ActivationKind(kind), kind == 3 ? -1.0f : 0.2f, 0.4f, {0.3f}};
     const Case c{p, DataType::kFloat, Layout::kNCHW, activation, false, false};
     const cpu::PackedFilter packed(p.filter, c.type, &one, parallel_for);
-    const cpu::Convolution convolution(p, c.type, c.layout, c.activation, 1);
+    const cpu::Convolution convolution(p, c.type, c.layouts, c.activation, 1);
     std::vector<float> y(values.size());
     std::vector<double> workspace(convolution.workspace_bytes() / 8 + 16);
     void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(workspace.data()) + 63) / 64 * 64);

@@ -99,15 +99,15 @@ void fill(const Buffer& buffer, bool coarse, std::mt19937& random) {
   must(cudaMemcpy(buffer.data(), v.data(), buffer.bytes(), cudaMemcpyHostToDevice));
 }
 
-inline void describe(const Problem& p, Layout layout, Precision precision, const char* type, const char* what,
+inline void describe(const Problem& p, Layouts layouts, Precision precision, const char* type, const char* what,
                      const char* kernel) {
   const auto dims = [](const char* name, const Dims& v) {
     std::printf(" %s %lldx%lldx%lld", name, (long long)v[0], (long long)v[1], (long long)v[2]);
   };
-  std::printf("%s %s [%s] %s %s: N %lld C %lld K %lld groups %lld x2 %lld", what, type, kernel,
-              layout == Layout::kNHWC ? "NHWC" : "NCHW", precision == Precision::kTF32 ? "tf32" : "fp32",
-              (long long)p.N, (long long)p.filter.C, (long long)p.filter.K, (long long)p.filter.groups,
-              (long long)p.x2_channels);
+  const auto name_of = [](Layout layout) { return layout == Layout::kNHWC ? "NHWC" : "NCHW"; };
+  std::printf("%s %s [%s] %s to %s %s: N %lld C %lld K %lld groups %lld x2 %lld", what, type, kernel,
+              name_of(layouts.x), name_of(layouts.y), precision == Precision::kTF32 ? "tf32" : "fp32", (long long)p.N,
+              (long long)p.filter.C, (long long)p.filter.K, (long long)p.filter.groups, (long long)p.x2_channels);
   dims("filter", p.filter.extent), dims("input", p.input), dims("output", p.output), dims("stride", p.stride);
   dims("dilation", p.dilation), dims("pad", p.pad);
 }

@@ -41,8 +41,8 @@ __global__ void check_convolution(Shapes s, Ending ending, Tolerance tolerance, 
                                   const T* residual, const T* y, int64_t count, Report* report) {
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
     const int64_t pixels = s.output.d * s.output.h * s.output.w;
-    const int64_t k = s.channels_last ? i % s.K : i / pixels % s.K;
-    const int64_t pixel = s.channels_last ? i / s.K % pixels : i % pixels;
+    const int64_t k = s.y_channels_last ? i % s.K : i / pixels % s.K;
+    const int64_t pixel = s.y_channels_last ? i / s.K % pixels : i % pixels;
     const Size o{pixel / s.output.w / s.output.h, pixel / s.output.w % s.output.h, pixel % s.output.w};
     Sum sum = convolution_at(s, x, w, i / pixels / s.K, k, o);
     if (bias) sum.add(value(bias[k]));
@@ -71,7 +71,7 @@ void make_uneven(const Buffer& floats, std::mt19937& random) {
 
 struct Case {
   Problem problem;
-  Layout layout;
+  Layouts layouts = Layout::kNCHW;
   Precision precision;
   Activation activation;
   bool bias, residual, coarse, uneven;
@@ -83,7 +83,7 @@ struct Case {
 
 void describe(const Case& c, const char* type, const char* kernel) {
   const char* const what = c.problem.filter.op == Operator::kConv ? "Conv" : "ConvTranspose";
-  test::describe(c.problem, c.layout, c.precision, type, what, kernel);
+  test::describe(c.problem, c.layouts, c.precision, type, what, kernel);
   std::printf(" activation %d bias %d residual %d alpha %g coarse %d multiprocessors %d shared %d KB\n",
               int(c.activation.kind), c.bias, c.residual, double(c.residual_alpha), c.coarse, c.multiprocessors,
               c.shared_kb);
@@ -92,7 +92,7 @@ void describe(const Case& c, const char* type, const char* kernel) {
 enum class Forced { kDepthwise, kDirect, kFewInputs, kFewOutputs, kHopper, kPortable };
 
 std::optional<cuda::FewInputsPlan> plan_few_inputs(const cuda::ConvolutionSpec& spec, const Case& c) {
-  return cuda::plan_few_inputs(spec.problem, spec.type, spec.layout, pretended(c.multiprocessors, c.shared_kb));
+  return cuda::plan_few_inputs(spec.problem, spec.type, spec.layouts, pretended(c.multiprocessors, c.shared_kb));
 }
 
 // A family that the dispatch might not choose, but which can.
@@ -268,7 +268,7 @@ bool check_strict_accuracy(std::mt19937& random) {
         kernel->run(x.data(), packed.data(), nullptr, nullptr, y.data(), workspace.data(), nullptr);
         Buffer found(sizeof(Errors));
         must(cudaMemset(found.data(), 0, sizeof(Errors)));
-        measure_errors<<<256, 128>>>(to_shapes(p, spec.layout), reinterpret_cast<const float*>(x.data()),
+        measure_errors<<<256, 128>>>(to_shapes(p, spec.layouts), reinterpret_cast<const float*>(x.data()),
                                      reinterpret_cast<const float*>(w.data()), reinterpret_cast<const float*>(y.data()),
                                      outputs, reinterpret_cast<Errors*>(found.data()));
         Errors errors;
@@ -355,7 +355,7 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   const Filter& f = p.filter;
   const DataType type = data_type(static_cast<T*>(nullptr));
   const int64_t outputs = p.N * f.K * volume(p.output);
-  const cuda::ConvolutionSpec spec{p, type, c.layout, c.precision, c.activation, c.constant, c.residual_alpha};
+  const cuda::ConvolutionSpec spec{p, type, c.layouts, c.precision, c.activation, c.constant, c.residual_alpha};
   const bool as_chosen = outputs == 0 || (c.multiprocessors == 0 && as_capability == 0);
   const Forced family = forced_family(spec, c);
   const Packing packing = packing_of(as_chosen, family);
@@ -396,7 +396,7 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
 
   const DeviceReport report;
   if (outputs > 0)
-    check_convolution<<<1024, 128>>>(to_shapes(p, c.layout), ending, tolerance_of<T>(c.precision, c.coarse),
+    check_convolution<<<1024, 128>>>(to_shapes(p, c.layouts), ending, tolerance_of<T>(c.precision, c.coarse),
                                      reinterpret_cast<const T*>(x.data()), reinterpret_cast<const T*>(w.data()), b, z,
                                      reinterpret_cast<const T*>(y.data()), outputs, report.device());
   const bool guards = y.guards_intact() && workspace.guards_intact() && packed.guards_intact();
@@ -410,8 +410,9 @@ Case random_case(std::mt19937& random, Operator op) {
   Kind kind = Kind(pick(random, {0, 0, 1, 2}));
   if (kind == Kind::kNarrow && op == Operator::kConvTranspose) kind = Kind::kAny;
   c.problem = random_problem(random, op, kind);
-  c.layout = kind == Kind::kTwoInputs || pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW;
-  if (kind == Kind::kNarrow && c.layout == Layout::kNHWC)
+  c.layouts.x = kind == Kind::kTwoInputs || pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW;
+  c.layouts.y = pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW;
+  if (kind == Kind::kNarrow && c.layouts.x == Layout::kNHWC)
     c.problem.x2_channels = pick(random, {0, c.problem.filter.C / 2});
   c.precision = pick(random, {0, 1}) ? Precision::kTF32 : Precision::kFP32;
   c.activation.kind = ActivationKind(pick(random, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 12}));

@@ -16,13 +16,14 @@ inline Size to_size(const Dims& v) { return {v[0], v[1], v[2]}; }
 
 // A Problem without std::array, for the device.
 struct Shapes {
-  bool transposed, channels_last;
+  bool transposed, x_channels_last, y_channels_last;
   int64_t N, C, K, groups;
   Size filter, input, output, stride, dilation, pad;
 };
-inline Shapes to_shapes(const Problem& p, Layout layout) {
+inline Shapes to_shapes(const Problem& p, Layouts layouts) {
   return {p.filter.op == Operator::kConvTranspose,
-          layout == Layout::kNHWC,
+          layouts.x == Layout::kNHWC,
+          layouts.y == Layout::kNHWC,
           p.N,
           p.filter.C,
           p.filter.K,
@@ -39,10 +40,10 @@ __device__ inline double value(float v) { return v; }
 __device__ inline double value(__half v) { return __half2float(v); }
 __device__ inline double value(__nv_bfloat16 v) { return __bfloat162float(v); }
 
-__device__ inline int64_t offset(const Shapes& s, const Size& size, int64_t channels, int64_t n, int64_t c, int64_t d,
-                                 int64_t h, int64_t w) {
-  return s.channels_last ? (((n * size.d + d) * size.h + h) * size.w + w) * channels + c
-                         : (((n * channels + c) * size.d + d) * size.h + h) * size.w + w;
+__device__ inline int64_t offset(bool channels_last, const Size& size, int64_t channels, int64_t n, int64_t c,
+                                 int64_t d, int64_t h, int64_t w) {
+  return channels_last ? (((n * size.d + d) * size.h + h) * size.w + w) * channels + c
+                       : (((n * channels + c) * size.d + d) * size.h + h) * size.w + w;
 }
 
 // The input position that output position o meets through tap t on one axis, or -1.
@@ -76,7 +77,7 @@ __device__ Sum convolution_at(const Shapes& s, const T* x, const T* w, int64_t n
           const int64_t channel = group * group_c + c;
           const int64_t weight = s.transposed ? channel * group_k + k % group_k : k * group_c + c;
           const int64_t tap = (t * s.filter.h + r) * s.filter.w + q;
-          sum.add(value(x[offset(s, s.input, s.C, n, channel, d, h, v)]) *
+          sum.add(value(x[offset(s.x_channels_last, s.input, s.C, n, channel, d, h, v)]) *
                   value(w[weight * s.filter.d * s.filter.h * s.filter.w + tap]));
         }
       }
@@ -97,8 +98,8 @@ __device__ Sum weight_gradient_at(const Shapes& s, const T* x, const T* dy, int6
         for (int64_t ow = 0; h >= 0 && ow < s.output.w; ++ow) {
           const int64_t w = meets(false, ow, tap.w, s.stride.w, s.dilation.w, s.pad.w, s.input.w);
           if (w >= 0)
-            sum.add(value(x[offset(s, s.input, s.C, n, channel, d, h, w)]) *
-                    value(dy[offset(s, s.output, s.K, n, k, od, oh, ow)]));
+            sum.add(value(x[offset(s.x_channels_last, s.input, s.C, n, channel, d, h, w)]) *
+                    value(dy[offset(s.y_channels_last, s.output, s.K, n, k, od, oh, ow)]));
         }
       }
     }

@@ -27,6 +27,11 @@ int64_t pick(std::mt19937& random, std::initializer_list<int64_t> from) {
   return from.begin()[std::uniform_int_distribution<size_t>(0, from.size() - 1)(random)];
 }
 
+Layouts random_layouts(std::mt19937& random) {
+  const auto layout = [&] { return pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW; };
+  return {layout(), layout()};
+}
+
 Problem random_problem(std::mt19937& random, Operator op, int64_t groups, int64_t group_c, int64_t group_k) {
   for (;;) {
     Problem p;
@@ -68,8 +73,8 @@ void check_matrices(const Problem& p, const FewInputsPlan& plan) {
 }
 
 // Every weight of a slice meets its element of the patch, once; what else fills the words counts nothing.
-void check_few_inputs(const Problem& p, DataType type, Layout layout) {
-  const auto plan = plan_few_inputs(p, type, layout, kH200);
+void check_few_inputs(const Problem& p, DataType type, Layouts layouts) {
+  const auto plan = plan_few_inputs(p, type, layouts, kH200);
   if (!plan) return;
   const Filter& f = p.filter;
   const int64_t per_word = 4 / int64_t(size_of(type)), chunk = 4 * per_word, row = plan->row_pitch;
@@ -106,6 +111,7 @@ void check_few_inputs(const Problem& p, DataType type, Layout layout) {
                        (box.w - 1) * p.stride[2] * plan->pixel_pitch;
   expect(plan->origin + base + last < plan->patch_words * per_word, "all inside the patch");
   if (plan->shape.loop == FewInputsLoop::kWgmma) check_matrices(p, *plan);
+  expect(plan->shape.loop != FewInputsLoop::kWgmma || layouts == Layout::kNHWC, "wgmma knows one layout");
   expect(plan->teams >= 1 && plan->teams <= (plan->shape == kFewInputsWgmma ? kFewInputsMostTeams : 1), "some teams");
   expect(plan->shifted || per_word == 1 || (plan->origin % 2 == 0 && plan->pixel_pitch * p.stride[2] % 2 == 0),
          "without a second patch no pair begins at an odd element");
@@ -194,15 +200,15 @@ void test_random_plans() {
     const DataType type = pick(random, {0, 1}) ? DataType::kHalf : DataType::kFloat;
     const int64_t groups = pick(random, {1, 1, 2, 8, 32}), c = pick(random, {1, 2, 3, 4, 8, 12, 16, 24, 32, 56, 64}),
                   k = pick(random, {1, 2, 3, 4, 12, 17, 64, 100});
-    check_few_inputs(random_problem(random, Operator::kConv, groups, c, k), type,
-                     pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW);
+    check_few_inputs(random_problem(random, Operator::kConv, groups, c, k), type, random_layouts(random));
     check_few_outputs(random_problem(random, i % 2 ? Operator::kConv : Operator::kConvTranspose, 1, c, k), type);
     check_planes(random_problem(random, Operator::kConv, groups, 1, 1), type);
   }
 }
 
 Family family_of(Operator op, int64_t C, int64_t K, int64_t groups, Dims kernel, int64_t size, int64_t stride = 1,
-                 int64_t dilation = 1, DataType type = DataType::kHalf, const Device& device = kH200) {
+                 int64_t dilation = 1, DataType type = DataType::kHalf, const Device& device = kH200,
+                 Layouts layouts = Layout::kNHWC) {
   Problem p;
   p.filter = {op, C, K, groups, kernel};
   for (size_t i = 0; i < 3; ++i) {
@@ -212,7 +218,7 @@ Family family_of(Operator op, int64_t C, int64_t K, int64_t groups, Dims kernel,
   p.input = {1, size, size};
   p.output = {1, op == Operator::kConv ? size / p.stride[1] : size * p.stride[1],
               op == Operator::kConv ? size / p.stride[2] : size * p.stride[2]};
-  return choose_family({p, type, Layout::kNHWC, Precision::kTF32, {}}, device).family;
+  return choose_family({p, type, layouts, Precision::kTF32, {}}, device).family;
 }
 
 void test_choice() {
@@ -239,6 +245,26 @@ void test_choice() {
   expect(family_of(kC, 256, 17, 1, {1, 1, 1}, 64) == Family::kMatrixProduct, "but not of many");
   expect(family_of(kC, 64, 1, 1, {1, 3, 3}, 64, 1, 12) == Family::kMatrixProduct, "unless patches overlap too much");
   expect(family_of(kC, 256, 256, 1, {1, 3, 3}, 14) == Family::kMatrixProduct, "many of both");
+}
+
+// X in one layout and Y in the other.
+void test_choice_of_mixed_layouts() {
+  constexpr Operator kC = Operator::kConv, kT = Operator::kConvTranspose;
+  constexpr DataType kHalf = DataType::kHalf;
+  const Layouts in{Layout::kNCHW, Layout::kNHWC}, out{Layout::kNHWC, Layout::kNCHW};
+  const auto family = [](Operator op, int64_t C, int64_t K, int64_t groups, int64_t kernel, Layouts layouts) {
+    return family_of(op, C, K, groups, {1, kernel, kernel}, 64, op == kT ? 2 : 1, 1, kHalf, kH200, layouts);
+  };
+  expect(family(kC, 3, 64, 1, 7, in) == Family::kFewInputs, "an image is read as planes");
+  expect(family(kT, 64, 3, 1, 4, out) == Family::kFewOutputs, "and written so");
+  expect(
+      family(kC, 32, 32, 1, 3, in) == Family::kMatrixProduct && family(kC, 64, 32, 1, 3, out) == Family::kMatrixProduct,
+      "whole steps in one layout only");
+  expect(family(kC, 64, 64, 64, 3, in) == Family::kDirect && family(kC, 64, 64, 64, 3, out) == Family::kDirect,
+         "nor is there a depthwise kernel");
+  Filter f{kC, 256, 256, 1, {1, 3, 3}};
+  const auto hopper = [&](Layouts layouts) { return hopper_takes({f, {1, 1, 1}, kHalf, layouts}, kH200); };
+  expect(hopper(in) && !hopper(out), "the Hopper kernel copies X, but writes NHWC only");
 }
 
 // Of a 3x3 with these channels of X and X2 in NHWC.
@@ -322,7 +348,7 @@ void test_forms() {
     }
     if (p.output[1] < 1 || p.output[2] < 1) continue;
     const Precision precision = random() % 2 ? Precision::kTF32 : Precision::kFP32;
-    const ConvolutionSpec spec{p, DataType::kFloat, random() % 4 ? Layout::kNHWC : Layout::kNCHW, precision, {}};
+    const ConvolutionSpec spec{p, DataType::kFloat, random_layouts(random), precision, {}};
     if (choose_form(spec.use(), kHopper) == FilterForm::kPortable) continue;
     ++hopper;
     expect(choose_family(spec, kHopper).family == Family::kMatrixProduct,
@@ -338,6 +364,7 @@ int main() {
   test_measured_plans();
   test_forms();
   test_choice();
+  test_choice_of_mixed_layouts();
   test_what_reads_x2();
   std::printf(failed ? "%d failed\n" : "passed\n", failed);
   return failed ? 1 : 0;

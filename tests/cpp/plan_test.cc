@@ -170,9 +170,11 @@ void check_weight_gradient(const Problem& p, const std::vector<int64_t>& referen
 void check_joined(const Problem& p, const std::vector<int64_t>& reference) {
   const auto every = [](const Dims& d, int64_t value) { return d == Dims{value, value, value}; };
   const bool own_place = every(p.filter.extent, 1) && every(p.stride, 1) && every(p.pad, 0) && p.input == p.output;
-  for (const cks::Layout layout : {cks::Layout::kNCHW, cks::Layout::kNHWC}) {
-    const Problem joined = cks::joined_pixels(p, layout);
-    const bool all_images = layout == cks::Layout::kNHWC;
+  using enum cks::Layout;
+  using cks::Layouts;
+  for (const Layouts layouts : {Layouts(kNCHW), Layouts(kNHWC), Layouts(kNCHW, kNHWC), Layouts(kNHWC, kNCHW)}) {
+    const Problem joined = cks::joined_pixels(p, layouts);
+    const bool all_images = layouts == kNHWC;
     const Dims row{1, 1, volume(p.output) * (all_images ? p.N : 1)};
     if (joined.output != (own_place ? row : p.output) || joined.N != (own_place && all_images ? 1 : p.N))
       fail(p, {}, "pixels are joined that have neighbours, or are not though they have none");
