@@ -225,14 +225,15 @@ int teams_of(const FewInputsPlan& plan, const Problem& p, const Device& device) 
   return int(std::min({fit, have_tiles, int64_t(kFewInputsMostTeams)}));
 }
 
-// Roughly what a plan of whole steps takes, in cycles of a multiprocessor, which reads 128 bytes of shared memory in
-// one and moves some 40 to or from the L2 cache. A product of 16 x 8 pixels and channels by 32 bytes takes mma.sync two
-// and a half, one of 64 x 32 wgmma 46, and of 64 x 64 some 80 (measured).
+// Roughly what a plan of steps takes, in cycles of a multiprocessor, which reads 128 bytes of shared memory in one and
+// moves some 40 to or from the L2 cache. A product of 16 x 8 pixels and channels by 32 bytes takes mma.sync two and a
+// half, or as long as its operands are read, one of 64 x 32 wgmma 46, and of 64 x 64 some 80 (measured).
 double cycles_of(const FewInputsPlan& plan, const Problem& p, DataType type, const Device& device) {
   const FewInputsShape& shape = plan.shape;
   const bool wgmma = shape.loop == FewInputsLoop::kWgmma;
   const double size = double(size_of(type)), tiles = plan.steps() * shape.warps * shape.row_tiles;
-  const double products = wgmma ? tiles * (3 + plan.columns * 0.265) : tiles * (plan.columns / 8) * 2.5;
+  const double products = wgmma ? tiles * (3 + plan.columns * 0.265)
+                                : tiles * std::max(plan.columns / 8 * 2.5, 4 + plan.columns / 4. / shape.row_tiles);
   const double loads = double(plan.patch.d) * plan.patch.h * plan.patch.w * plan.slice_c * size / 40;
   const double moved = loads + shape.pixels() * std::min(plan.slice_k, plan.columns) * size / 40;
   const int64_t blocks = blocks_of(plan, p);
@@ -243,13 +244,13 @@ double cycles_of(const FewInputsPlan& plan, const Problem& p, DataType type, con
     return plan.filter_bytes() / 40. + copy +
            std::max(double(each) * std::max(products, moved) + store, double(turns) * alone);
   }
-  // Alone a tile takes that long at least: some thousands of cycles from a launch to the last store, 60 a step.
+  // A tile takes some thousands of cycles from its block's launch to the last store, and 60 a step, if it is alone.
   const int64_t fit = std::min(device.shared_bytes / (plan.shared_bytes() + 1024),
                                by_parts(plan.source) || shape.warps == 4 ? few_inputs_resident(shape.warps) : 1);
   const int64_t together = std::min<int64_t>(fit, ceil_div(blocks, device.multiprocessors));
   const double rounds = double(ceil_div(blocks, device.multiprocessors * together));
   const bool overlap = together > 1 || (plan.patches == 2 && rounds > 1);
-  const double busy = overlap ? std::max(products, moved) : products + moved;
+  const double busy = std::max(products, moved) + (overlap ? 0 : 0.75 * std::min(products, moved));
   return double(together) * plan.filter_bytes() / 40. + loads +
          rounds * std::max(double(together) * busy + 1000, 3000 + 60. * plan.steps());
 }
