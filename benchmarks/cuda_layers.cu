@@ -133,8 +133,10 @@ void time_models(const Parts& parts, cudaStream_t stream) {
     const std::string name = std::string(m.model) + " " + m.layer.name;
     if (!wanted(name, parts)) continue;
     const Problem p = problem_of(m.layer);
+    Activation activation{m.activation, 0.1f};
+    if (m.activation == ActivationKind::kPRelu) activation.slopes.assign(size_t(p.filter.K), 0.1f);
     const Time half =
-        time_layer<__half>(p, DataType::kHalf, Layout::kNHWC, Precision::kTF32, false, stream, {m.activation, 0.1f});
+        time_layer<__half>(p, DataType::kHalf, Layout::kNHWC, Precision::kTF32, false, stream, activation);
     const double floor = floor_us(p);
     std::printf("%-34s %5d %8.2f %8.2f %8.1f  %s\n", name.c_str(), m.times, floor, half.conv,
                 m.times * (half.conv - floor), half.kernel.c_str());

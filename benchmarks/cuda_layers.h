@@ -165,8 +165,8 @@ struct ModelLayer {
   Layer layer;
 };
 
-// All convolutions of U-Net in 3-D on 96^3 and of HiFi-GAN on 200 frames, then the stems and heads of the pose net and
-// DeepLabV3.
+// All convolutions of U-Net in 3-D on 96^3, of HiFi-GAN on 200 frames and of FSRCNN, then the stems and heads of the
+// pose net and DeepLabV3.
 inline std::vector<ModelLayer> model_layers() {
   std::vector<ModelLayer> layers;
   const auto add = [&](const char* model, int times, ActivationKind activation, Layer layer) {
@@ -201,6 +201,12 @@ inline std::vector<ModelLayer> model_layers() {
              (k - 1) / 2 * d, d, 0, 1, 1});
   }
   add("hifigan", 1, ActivationKind::kTanh, {"last_32_1", kC, 1, 32, 1, 1, 51200, 7, 1, 3, 1, 0, 1, 1});
+
+  add("fsrcnn", 1, ActivationKind::kPRelu, {"first_1_56", kC, 1, 1, 56, 270, 480, 5, 1, 2, 1, 0, 1});
+  add("fsrcnn", 1, ActivationKind::kPRelu, {"shrink_56_12", kC, 1, 56, 12, 270, 480, 1, 1, 0, 1, 0, 1});
+  add("fsrcnn", 4, ActivationKind::kPRelu, {"map_12_12", kC, 1, 12, 12, 270, 480, 3, 1, 1, 1, 0, 1});
+  add("fsrcnn", 1, ActivationKind::kPRelu, {"expand_12_56", kC, 1, 12, 56, 270, 480, 1, 1, 0, 1, 0, 1});
+  add("fsrcnn", 1, ActivationKind::kNone, {"enlarge_56_1", kT, 1, 56, 1, 270, 480, 9, 4, 4, 1, 3, 1});
 
   add("pose_b1", 1, ActivationKind::kRelu, {"stem7", kC, 1, 3, 64, 256, 192, 7, 2, 3, 1, 0, 1});
   add("pose_b1", 1, ActivationKind::kNone, {"head_256_17", kC, 1, 256, 17, 64, 48, 1, 1, 0, 1, 0, 1});

@@ -58,8 +58,8 @@ class ConcatenatedConv : public ConvolutionKernel {
     const unsigned across = std::min(std::bit_ceil(unsigned(units)), unsigned(kThreads)), down = kThreads / across;
     const int64_t blocks = std::clamp<int64_t>(ceil_div(pixels_, down), 1, 1 << 20);
     launch_dependent("launching the kernel that concatenates X and X2", concatenate<Unit>, dim3(unsigned(blocks)),
-                     dim3(across, down), stream, static_cast<const Unit*>(input.x),
-                     static_cast<const Unit*>(input.x2), static_cast<Unit*>(to), pixels_, units - x2_units, units);
+                     dim3(across, down), stream, static_cast<const Unit*>(input.x), static_cast<const Unit*>(input.x2),
+                     static_cast<Unit*>(to), pixels_, units - x2_units, units);
   }
 
   std::unique_ptr<ConvolutionKernel> convolution_;

@@ -6,6 +6,7 @@
 
 #include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/error.h"
+#include "ops_cuda/launch.cuh"
 #include "ops_cuda/pack.h"
 #include "ops_cuda/shared_memory.h"
 
@@ -34,38 +35,47 @@ int32_t log2_of(int32_t power) { return int32_t(std::countr_zero(unsigned(power)
 
 bool by_chunks(PatchSource source) { return source != PatchSource::kElements && source != PatchSource::kPlanes; }
 
+template <class T>
+size_t bytes_of(const std::vector<T>& v) {
+  return v.size() * sizeof(T);
+}
+
 class FewInputsConv : public ConvolutionKernel {
  public:
   FewInputsConv(const ConvolutionSpec& spec, const FewInputsPlan& plan, const Device& device)
-      : words_(plan.words.data(), in_steps(plan) ? 0 : plan.words.size() * sizeof(FewInputsWord)),
+      : words_(plan.words.data(), in_steps(plan) ? 0 : bytes_of(plan.words)),
+        cell_columns_(plan.cell_columns.data(), bytes_of(plan.cell_columns)),
+        met_by_(plan.met_by.data(), bytes_of(plan.met_by)),
         epilogue_(spec),
         function_(find_kernel(spec, plan.shape, plan.columns)),
         threads_(32 * plan.shape.warps * plan.teams),
-        shared_bytes_(plan.shared_bytes()),
-        dependent_(device.capability >= 90) {
-    const Problem& p = spec.problem;
+        shared_bytes_(plan.shared_bytes()) {
+    const Problem& p = plan.problem;
     const Filter& f = p.filter;
-    const int chunk = 16 / int(size_of(spec.type));
+    const int chunk = 16 / int(size_of(spec.type)), part = plan.source == PatchSource::kHalves ? chunk / 2 : chunk;
     const GemmGroups gemm = gemm_groups(f);
     args_.words = reinterpret_cast<const FewInputsWord*>(words_.data());
     args_.steps = plan.steps(), args_.patches = plan.patches;
     args_.filter_is_constant = spec.filter_is_constant;
-    args_.channels_first = spec.layouts.y == Layout::kNCHW;
     args_.source = plan.source;
     const bool planes = plan.source == PatchSource::kPlanes || plan.source == PatchSource::kPlaneRuns;
-    const int parts = plan.source == PatchSource::kChunks ? plan.slice_c / chunk : plan.slice_c;
+    const int parts = by_parts(plan.source) ? plan.slice_c / part : plan.slice_c;
     const int row = plan.lead + plan.patch.w * (planes ? 1 : plan.slice_c);  // elements of x
     args_.row_units = Divider(by_chunks(plan.source) ? ceil_div(row, chunk) : row);
     args_.parts = Divider(parts), args_.patch_w = Divider(plan.patch.w), args_.patch_h = Divider(plan.patch.h);
     args_.patch_pixels = plan.patch.d * plan.patch.h * plan.patch.w;
-    if (plan.source == PatchSource::kChunks) {
+    if (by_parts(plan.source)) {
       args_.copy_pixels = 32 * plan.shape.warps / parts;
       const int lines = args_.copy_pixels / plan.patch.w;
       args_.copy_step = {lines / plan.patch.h, lines % plan.patch.h, args_.copy_pixels % plan.patch.w};
     }
     if (in_steps(plan)) {
-      for (int i = 0; i < args_.steps; ++i)
-        args_.step[i] = {plan.words[size_t(i) * 8].patch * 4, plan.words[size_t(i) * 8].weight[0]};
+      for (int i = 0; i < args_.steps; ++i) {
+        const FewInputsWord &first = plan.words[size_t(i) * 8], &second = plan.words[size_t(i) * 8 + 4];
+        args_.step[i] = {uint32_t(first.patch / 4) | uint32_t(second.patch / 4) << 16,
+                         {first.weight[0], second.weight[0]}};
+      }
+      args_.padded = plan.slice_c % chunk != 0;
     }
     args_.input = to_int3(p.input), args_.output = to_int3(p.output);
     args_.stride = to_int3(p.stride), args_.pad = to_int3(p.pad);
@@ -75,7 +85,7 @@ class FewInputsConv : public ConvolutionKernel {
     args_.matrix_pitch = plan.matrix_pitch * int(size_of(spec.type));
     args_.lead = plan.lead, args_.origin = plan.origin;
     args_.patch_words = plan.patch_words, args_.shifted = plan.shifted;
-    args_.C = int(f.C), args_.x_chunks = int(f.C - p.x2_channels) / chunk, args_.K = int(f.K),
+    args_.C = int(f.C), args_.x_parts = int(f.C - spec.problem.x2_channels) / part;
     args_.slice_c = plan.slice_c, args_.slice_k = plan.slice_k;
     args_.column_blocks = int(ceil_div(plan.slice_k, plan.columns));
     args_.slices_together = int(plan.slices / gemm.count);
@@ -86,8 +96,8 @@ class FewInputsConv : public ConvolutionKernel {
     const int64_t tiles = p.N * args_.tiles.d * args_.tiles.h * args_.tiles.w;
     if (tiles > INT32_MAX) throw Error("the convolution is too large: its output has more than 2^31 tiles");
     args_.num_tiles = uint32_t(tiles);
-    const int vector = std::min(plan.columns / 4, chunk);  // a thread's channels, of which it stores a chunk at most
-    args_.neighbours = args_.channels_first ? p.output[2] % 4 == 0 : f.K % vector == 0 && plan.slice_k % vector == 0;
+    lay_out_y(spec, plan, std::min(plan.columns / 4, chunk));
+    args_.columns_at = shared_bytes_ - plan.columns_bytes();
 
     allow_all_shared_memory(function_);
     int resident = 0;
@@ -109,23 +119,36 @@ class FewInputsConv : public ConvolutionKernel {
     FewInputsArgs args = args_;
     args.x = input.x, args.x2 = input.x2, args.filter = filter;
     args.epilogue = epilogue_.of(bias, residual, y);
-    cudaLaunchAttribute attribute;
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t launch{};
-    launch.gridDim = grid_, launch.blockDim = dim3(unsigned(threads_));
-    launch.dynamicSmemBytes = size_t(shared_bytes_), launch.stream = stream;
-    launch.attrs = &attribute, launch.numAttrs = dependent_ ? 1 : 0;
     void* parameters[] = {&args};
-    check(cudaLaunchKernelExC(&launch, function_, parameters), "launching the convolution of few inputs");
+    launch_dependent("launching the convolution of few inputs", function_, grid_, dim3(unsigned(threads_)),
+                     shared_bytes_, stream, parameters);
   }
 
  private:
-  DeviceCopy words_;
+  // vector: columns that a thread stores at once, those that it has or a chunk of them.
+  void lay_out_y(const ConvolutionSpec& spec, const FewInputsPlan& plan, int vector) {
+    const Dims& output = spec.problem.output;
+    const int64_t K = spec.problem.filter.K, outputs = volume(output);
+    const bool cells = !plan.cell_columns.empty(), planes = spec.layouts.y == Layout::kNCHW;
+    const int64_t pixel = planes ? 1 : K, row = output[2] * pixel, plane = output[1] * row;
+    args_.y_image = K * outputs, args_.y_column = planes ? outputs : 1;
+    args_.y_d = output[0] > 1 ? int32_t(plane) * plan.cell.d : 0, args_.y_h = int32_t(row) * plan.cell.h,
+    args_.y_w = int32_t(pixel) * plan.cell.w;
+    args_.cell = plan.cell, args_.outputs = to_int3(output);
+    args_.ragged = output[0] % plan.cell.d != 0 || output[1] % plan.cell.h != 0 || output[2] % plan.cell.w != 0;
+    args_.cell_columns = cells ? reinterpret_cast<const FewInputsColumn*>(cell_columns_.data()) : nullptr;
+    args_.met_by = reinterpret_cast<const uint64_t*>(met_by_.data());
+    args_.channels_first = planes && !cells;
+    if (args_.channels_first)
+      args_.neighbours = output[2] % 4 == 0;
+    else
+      args_.neighbours = !args_.ragged && plan.cell.w * pixel % vector == 0 && plan.slice_k % vector == 0;
+  }
+
+  DeviceCopy words_, cell_columns_, met_by_;
   DeviceEpilogue epilogue_;
   const void* function_;
   int threads_, shared_bytes_;
-  bool dependent_;  // launched before the kernel ahead of it has ended, for which it waits itself
   dim3 grid_;
   FewInputsArgs args_{};
 };

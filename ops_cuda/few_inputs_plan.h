@@ -2,10 +2,12 @@
 //
 // A tile of output pixels reads a patch of the input, kept in shared memory as [d][h][w][c]. The kernels read it in
 // words of 32 bits, one float or two 16-bit elements, and eight words are a step of the tensor cores. Where a tap's
-// channels are whole steps, a step is one place in the patch for all pixels (few_inputs_steps.cuh). Elsewhere
-// (few_inputs_words.cuh) words are listed one by one: one row of the filter meets neighbouring elements of a patch row,
-// so taps and channels are summed as one index without gaps, S * C elements a run, or C where pixels of the patch lie
-// apart (dilation).
+// channels fill whole chunks of four words, or nearly, a step is two places in the patch for all pixels
+// (few_inputs_steps.cuh). Elsewhere (few_inputs_words.cuh) words are listed one by one: one row of the filter meets
+// neighbouring elements of a patch row, so taps and channels are summed as one index without gaps, S * C elements a
+// run, or C where pixels of the patch lie apart (dilation).
+//
+// Transposed convolutions of few outputs are ordinary ones of cells of outputs (output_cells.h).
 #pragma once
 #include <optional>
 #include <vector>
@@ -30,9 +32,12 @@ inline constexpr FewInputsShape kFewInputsWords{FewInputsLoop::kWords, 4, 2},
     kFewInputsWgmma{FewInputsLoop::kWgmma, 4, 2}, kFewInputsSmall{FewInputsLoop::kSteps, 4, 2};
 // More pixels for each weight read, and less patch around them, as far as registers hold the sums.
 constexpr FewInputsShape few_inputs_large(int columns) { return {FewInputsLoop::kSteps, 8, columns == 64 ? 2 : 4}; }
+// Thread blocks of a multiprocessor, but of wgmma: 16 warps, with 128 registers a thread.
+constexpr int few_inputs_resident(int warps) { return 16 / warps; }
 
-inline constexpr int kFewInputsMostSteps = 256;  // of whole steps
+inline constexpr int kFewInputsMostSteps = 256;  // of kSteps and kWgmma
 inline constexpr int kFewInputsMostTeams = 4;
+inline constexpr int kFewInputsMostColumns = 64;
 
 // A word of the summed index: where it lies in the patch, relative to the tap at offset 0 (in words), which bits of it
 // count, and which weights meet its elements: offset of [tap][c] in a filter [taps][k][pitch] at k = 0, or -1.
@@ -42,14 +47,26 @@ struct FewInputsWord {
   int32_t weight[2];
 };
 
+// A column of output cells: its weights' offset to those of a word, in elements of the filter, its channel, and which
+// output of the cell it is: where that lies, and how far from the cell's first one in y.
+struct FewInputsColumn {
+  int32_t filter, k;
+  Int3 in_cell;
+  int32_t in_y;
+};
+
 // How the patch is copied from x.
 enum class PatchSource {
   kChunks,     // parts of pixels that are whole chunks of 16 bytes
+  kHalves,     // parts of pixels that are halves of chunks
   kRuns,       // rows of whole pixels, by chunks, wherever in them pixels begin
   kPlaneRuns,  // rows of planes (channels first), by chunks
   kElements,   // parts of pixels, by elements
   kPlanes,     // rows of planes, by elements
 };
+
+// Each thread copies the same part of some pixels, while it may do something else.
+constexpr bool by_parts(PatchSource source) { return source == PatchSource::kChunks || source == PatchSource::kHalves; }
 
 struct FewInputsPlan {
   FewInputsShape shape;
@@ -68,14 +85,19 @@ struct FewInputsPlan {
   int32_t patch_words;       // of the whole patch
   int32_t patches;           // 2: one is copied while the other is read
   bool shifted;              // a second patch follows, an element further left: pairs may begin at odd elements
-  std::vector<FewInputsWord> words;  // a multiple of eight
+  std::vector<FewInputsWord> words;           // a multiple of eight
+  Problem problem;                            // what is computed: the problem itself, or that of its output cells
+  Int3 cell{1, 1, 1};                         // outputs of one
+  std::vector<FewInputsColumn> cell_columns;  // of output cells, else none
+  std::vector<uint64_t> met_by;               // of each four words, the columns that have weights for them (as bits)
 
   int steps() const { return int(words.size()) / 8; }
-  // Shared memory: the filter, the words' places (but those of whole steps), each team's patch or two.
+  // Shared memory: the filter, the words' places (of kWords), each team's patch or two, what the columns' epilogue is.
   int filter_bytes() const { return int(words.size()) * columns * 4; }
   int table_bytes() const { return shape.loop != FewInputsLoop::kWords ? 0 : int(words.size()) * 8; }
   int patches_bytes() const { return patch_words * 4 * (shifted ? 2 : patches); }  // of a team
-  int shared_bytes() const { return filter_bytes() + table_bytes() + teams * patches_bytes(); }
+  int columns_bytes() const { return columns * int(sizeof(int32_t)) * 4; }
+  int shared_bytes() const { return filter_bytes() + table_bytes() + teams * patches_bytes() + columns_bytes(); }
 };
 
 // None where the kernels cannot serve the problem on such a device.

@@ -9,17 +9,20 @@ template <class Block>
 __device__ void run_few_inputs(Block& block, const FewInputsArgs& args) {
   if (!args.filter_is_constant) ptx::wait_for_previous_grid();
   block.start_filter();
-  ptx::wait_for_previous_grid();
+  block.clear_padding();
   const unsigned teams = blockDim.x / Block::kThreads, together = gridDim.x * teams;
   unsigned i = threadIdx.x / Block::kThreads * gridDim.x + blockIdx.x;
   const bool ahead = args.patches == 2;
   int which = 0;
   auto tile = block.tile_at(i);
+  ptx::wait_for_previous_grid();
   if (i < args.num_tiles) block.start_patch(which, tile);
+  block.put_column(block.column_of_thread());
   block.wait_for_copies();
-  __syncthreads();  // all of the filter is there
+  __syncthreads();  // all of the filter is there, and the columns
   for (; i < args.num_tiles; i += together) {
     block.wait_for_copies();
+    block.prepare_patch(which);
     block.synchronize();  // this tile's patch is there, and all have left the one before
     const bool more = i + together < args.num_tiles;
     auto next = tile;

@@ -20,7 +20,7 @@ class FewInputsWgmma : public FewInputsBlock<Math, kColumns, kFewInputsWgmma.war
   using typename Base::Tile;
 
   __device__ FewInputsWgmma(const FewInputsArgs& args, char* shared)
-      : Base(args),
+      : Base(args, shared),
         filter_(ptx::shared_address(shared)),
         patch_(filter_ + args.steps * kColumns * 32 + team() * args.patches * args.patch_words * 4) {
 #pragma unroll
@@ -30,24 +30,29 @@ class FewInputsWgmma : public FewInputsBlock<Math, kColumns, kFewInputsWgmma.war
   __device__ void start_filter() {
     Base::start_filter(filter_, [](int row, int chunk) { return chunk_by_row<32>(row, chunk); });
   }
+  __device__ static void clear_padding() {}  // whole steps have none
   // Of a team.
   __device__ static void synchronize() { hopper::named_barrier(1 + team(), kThreads); }
 
   // Starts to copy one of two patches.
-  __device__ void start_patch(int which, const Tile& tile) { this->template start_chunks<true>(patch(which), tile); }
+  __device__ void start_patch(int which, const Tile& tile) {
+    this->template start_parts<kChunkBytes, true>(patch(which), tile);
+  }
   __device__ static void wait_for_copies() {
     ptx::wait_for_all_copies();
     hopper::fence_async_proxy();
   }
 
+  __device__ static void prepare_patch(int) {}
+
   __device__ void multiply(int which) {
-    uint32_t a[kRowTiles], b = known(hopper::descriptor_low(filter_));
+    uint32_t a[kRowTiles], b = this->known(hopper::descriptor_low(filter_));
 #pragma unroll
-    for (int i = 0; i < kRowTiles; ++i) a[i] = known(hopper::descriptor_low(patch(which) + base_[i]));
+    for (int i = 0; i < kRowTiles; ++i) a[i] = this->known(hopper::descriptor_low(patch(which) + base_[i]));
 #pragma unroll 2
     for (int step = 0; step < args_.steps; ++step) {
       hopper::wgmma_fence();
-      const uint32_t tap = uint32_t(args_.step[step].patch) >> 4;
+      const uint32_t tap = args_.step[step].patch & 0xffff;
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i)
         hopper::wgmma<T, kColumns>(sums(i), hopper::descriptor<32>(a[i] + tap, uint32_t(args_.matrix_pitch)),
@@ -63,11 +68,6 @@ class FewInputsWgmma : public FewInputsBlock<Math, kColumns, kFewInputsWgmma.war
  private:
   __device__ static int team() { return threadIdx.x / kThreads; }
 
-  // Keeps the compiler from computing what is known anew for each product.
-  __device__ static uint32_t known(uint32_t v) {
-    asm volatile("" : "+r"(v));
-    return v;
-  }
   __device__ uint32_t patch(int which) const { return patch_ + which * args_.patch_words * 4; }
   using Sums = float[kColumns / 2];
   __device__ Sums& sums(int i) { return reinterpret_cast<Sums&>(sum_[i]); }

@@ -17,7 +17,7 @@ class FewInputsWords : public FewInputsBlock<Math, kColumns, kFewInputsWords.war
   using typename Base::Tile;
 
   __device__ FewInputsWords(const FewInputsArgs& args, char* shared)
-      : Base(args), filter_(reinterpret_cast<uint32_t*>(shared)) {
+      : Base(args, shared), filter_(reinterpret_cast<uint32_t*>(shared)) {
     table_ = reinterpret_cast<int4*>(filter_ + args.steps * 8 * kColumns);
     patch_ = reinterpret_cast<uint32_t*>(table_ + args.steps * 4);
 #pragma unroll
@@ -119,16 +119,17 @@ class FewInputsWords : public FewInputsBlock<Math, kColumns, kFewInputsWords.war
 
   // A row of the patch as pixels, `C` channels apart in x.
   __device__ RowPlace line_at(const Tile& tile, int line) const {
-    const int d = args_.patch_h.quotient(line), h = tile.corner.h + line - d * args_.patch.h;
-    const bool valid = unsigned(tile.corner.d + d) < unsigned(args_.input.d) && unsigned(h) < unsigned(args_.input.h);
-    return {this->image(tile) + int64_t((tile.corner.d + d) * args_.input.h + h) * (args_.input.w * args_.C) +
+    const int d = args_.patch_h.quotient(line), h = this->corner(tile).h + line - d * args_.patch.h;
+    const bool valid =
+        unsigned(this->corner(tile).d + d) < unsigned(args_.input.d) && unsigned(h) < unsigned(args_.input.h);
+    return {this->image(tile) + int64_t((this->corner(tile).d + d) * args_.input.h + h) * (args_.input.w * args_.C) +
                 this->slice_ * args_.slice_c,
             args_.origin + line * args_.row_pitch, valid};
   }
   // Parts of pixels, of 1 element each or a chunk, `size`. A chunk's pitch is its size, but read from the arguments:
   // where the compiler knows it, it takes chunks and runs for one and stores both word by word.
   __device__ UnitPlace part_at(const Tile& tile, int i, int size) const {
-    const int pixel = args_.parts.quotient(i), part = i - pixel * args_.parts.divisor, w = tile.corner.w + pixel;
+    const int pixel = args_.parts.quotient(i), part = i - pixel * args_.parts.divisor, w = this->corner(tile).w + pixel;
     return {w * args_.C + part * size, pixel * args_.pixel_pitch + part * (size == 1 ? 1 : args_.chunk_pitch),
             unsigned(w) < unsigned(args_.input.w)};
   }
@@ -144,7 +145,7 @@ class FewInputsWords : public FewInputsBlock<Math, kColumns, kFewInputsWords.war
     } else if (args_.source == PatchSource::kRuns) {
       this->template load_rows<uint4>(
           this->lines(), line,
-          [&](int i) { return this->chunk_at(i, tile.corner.w * args_.C, args_.input.w * args_.C, 1); },
+          [&](int i) { return this->chunk_at(i, this->corner(tile).w * args_.C, args_.input.w * args_.C, 1); },
           [&](int at, uint4 v) {
             put_run(patch, at, v);
             if constexpr (kShifted) put_run(patch + args_.patch_words, at - 1, v);
@@ -189,6 +190,7 @@ __global__ void __launch_bounds__(32 * kFewInputsWords.warps, 4)
   if (!args.filter_is_constant) ptx::wait_for_previous_grid();
   block.load_filter();
   ptx::wait_for_previous_grid();
+  block.put_column(block.column_of_thread());
   for (unsigned i = blockIdx.x; i < args.num_tiles; i += gridDim.x) {
     const auto tile = block.tile_at(i);
     __syncthreads();  // all have left the patch of the tile before

@@ -6,6 +6,7 @@
 #include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel.h"
+#include "ops_cuda/launch.cuh"
 #include "ops_cuda/pack.h"
 #include "ops_cuda/shared_memory.h"
 
@@ -40,9 +41,8 @@ class FewOutputsConv : public ConvolutionKernel {
     args.x = input.x, args.filter = filter;
     args.epilogue = epilogue_.of(bias, residual, y);
     void* parameters[] = {&args};
-    check(cudaLaunchKernel(function_, dim3(unsigned(blocks_)), dim3(kFewOutputsThreads), parameters,
-                           size_t(shared_bytes_), stream),
-          "launching the convolution of few outputs");
+    launch_dependent("launching the convolution of few outputs", function_, dim3(unsigned(blocks_)), kFewOutputsThreads,
+                     shared_bytes_, stream, parameters);
   }
 
  private:
@@ -73,6 +73,7 @@ class FewOutputsConv : public ConvolutionKernel {
     args_.num_tiles = uint32_t(tiles);
     args_.patch_w = Divider(plan.patch.w), args_.patch_h = Divider(plan.patch.h), args_.box_h = Divider(plan.box.h);
     args_.C = int(f.C), args_.K = int(f.K), args_.lines = int(f.extent[0] * f.extent[1]);
+    args_.filter_is_constant = spec.filter_is_constant;
     args_.turn_lines = plan.turn_lines, args_.turns = plan.turns;
     args_.packed_pitch = int(padded_channels(f.C, spec.type));
     args_.channel_blocks = plan.channel_blocks, args_.filter_pitch = plan.filter_pitch;

@@ -11,6 +11,7 @@ struct FewOutputsArgs {
   const Reach* reaches;
   Int3 input, output, box, patch, patch_first, patch_step, tap_step, pixel_step, filter_extent, tiles;
   uint32_t num_tiles;
+  bool filter_is_constant;
   int32_t C, K, lines, turn_lines, turns, packed_pitch;  // a line: the taps of one (t, r)
   int32_t channel_blocks, filter_pitch, product_pitch, product_rows, patch_pixels, num_reaches;
   Divider patch_w, patch_h, box_h;

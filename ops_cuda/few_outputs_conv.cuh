@@ -216,8 +216,11 @@ class FewOutputsBlock {
 template <class Math, int kColumns, bool kChunks>
 __global__ void __launch_bounds__(kFewOutputsThreads, 2) few_outputs_conv(const __grid_constant__ FewOutputsArgs args) {
   extern __shared__ __align__(16) char shared[];
+  ptx::launch_dependents();
+  if (!args.filter_is_constant) ptx::wait_for_previous_grid();
   FewOutputsBlock<Math, kColumns, kChunks> block(args, shared);
   if (args.turns == 1) block.load_filter(0);
+  ptx::wait_for_previous_grid();
   for (unsigned tile = blockIdx.x; tile < args.num_tiles; tile += gridDim.x) {
     unsigned rest = tile;
     Int3 at;

@@ -18,17 +18,31 @@ bool few_inputs_pays(const Filter& f, DataType type) {
 
 // Channels that fill whole steps of the tensor cores, in and out not more than a patch and a filter in shared memory
 // suit. Channels first they save the matrix product's copy of X, as long as few taps read the patch (measured: up to 11
-// win, 27 lose). Channels last they win where half of what the matrix product multiplies at a time is empty, 64
-// channels in or 64 out, and all taps but one are read from shared memory; with wgmma, as the plan must tell.
+// win, 27 lose). Channels last they win where half of what the matrix product multiplies at a time is empty, and
+// all taps but one are read from shared memory; with wgmma, as the plan must tell.
 bool whole_steps_may_pay(const ConvolutionSpec& spec) {
   const Filter& f = spec.problem.filter;
   const int64_t bytes = f.C * int64_t(size_of(spec.type));
   if (f.op != Operator::kConv || f.groups > 1 || bytes % 32 != 0 || f.K > 64) return false;
   if (spec.layouts == Layout::kNCHW) return bytes <= 256 && f.taps() <= 11;
-  return spec.layouts == Layout::kNHWC && bytes <= (f.K <= 32 ? 128 : 64) && f.taps() > 1 && size_of(spec.type) == 2;
+  return spec.layouts == Layout::kNHWC && bytes <= 64 && f.taps() > 1 && size_of(spec.type) == 2;
 }
 
 constexpr int64_t kFewOutputs = 8;
+
+// Few channels on both sides, which fill a tile of 16 outputs at least by half: tiles of the matrix product are wider.
+bool few_of_both(const FilterUse& use) {
+  const Filter& f = use.filter;
+  const int64_t bytes = f.C * int64_t(size_of(use.type));
+  return f.op == Operator::kConv && f.groups == 1 && use.layouts == Layout::kNHWC && f.K > kFewOutputs && f.K <= 16 &&
+         bytes % 16 == 0 && bytes <= 256 && f.taps() * f.C <= 1024;
+}
+
+// Transposed, to few outputs: where their products would have to be made in turns, cells of outputs are multiplied as
+// one convolution's.
+bool cells_may_pay(const Filter& f) {
+  return f.op == Operator::kConvTranspose && f.K <= kFewOutputs && f.taps() * f.K > kFewOutputsColumns;
+}
 
 // Few or odd channels, whose tile of the matrix product would be mostly empty or stored by single elements. Not where
 // the products of many inputs bound it, which the matrix product is better at (channels last: else it copies X first);
@@ -62,7 +76,7 @@ bool few_outputs_can(const ConvolutionSpec& spec, const Device& device) {
 
 FilterForm choose_form(const FilterUse& use, const Device& device) {
   const Filter& f = use.filter;
-  const bool may_have_few_channels = few_inputs_pays(f, use.type) || f.K <= kFewOutputs;
+  const bool may_have_few_channels = few_inputs_pays(f, use.type) || few_of_both(use) || f.K <= kFewOutputs;
   if (is_direct(f) || (use.type == DataType::kFloat && may_have_few_channels)) return FilterForm::kPortable;
   return hopper_takes(use, device) ? FilterForm::kHopper : FilterForm::kPortable;
 }
@@ -70,7 +84,7 @@ FilterForm choose_form(const FilterUse& use, const Device& device) {
 Choice choose_family(const ConvolutionSpec& spec, const Device& device) {
   const Filter& f = spec.problem.filter;
   if (is_direct(f)) return {depthwise_can(spec) ? Family::kDepthwise : Family::kDirect};
-  const bool few = few_inputs_pays(f, spec.type);
+  const bool few = few_inputs_pays(f, spec.type) || few_of_both(spec.use()) || cells_may_pay(f);
   if (few || whole_steps_may_pay(spec)) {
     auto plan = plan_few_inputs(spec.problem, spec.type, spec.layouts, device);
     if (plan && (few || spec.layouts == Layout::kNCHW || plan->shape.loop == FewInputsLoop::kWgmma))

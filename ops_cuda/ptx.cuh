@@ -43,12 +43,26 @@ __device__ inline void store_words(uint32_t address, uint4 v) {
                : "memory");
 }
 
+__device__ inline void store_words(uint32_t address, uint2 v) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(v.x), "r"(v.y) : "memory");
+}
+
 #if __CUDA_ARCH__ >= 800
 #define CKS_HAS_ASYNC_COPY 1
 // 16 bytes from global to shared memory, or 16 zero bytes; arrives at a later wait_for_copies.
 __device__ inline void copy_chunk_async(uint32_t shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0)
                : "memory");
+}
+// The same of 8 or 16 bytes.
+template <int kBytes>
+__device__ void copy_async(uint32_t shared, const void* global, bool valid) {
+  static_assert(kBytes == 8 || kBytes == 16);
+  if constexpr (kBytes == 16)
+    copy_chunk_async(shared, global, valid);
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared), "l"(global), "r"(valid ? 8 : 0)
+                 : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>

@@ -317,7 +317,8 @@ hopper::Machine hopper::current_machine() {
       attribute.id = cudaLaunchAttributeClusterDimension;
       attribute.val.clusterDim = {1u << i, 1, 1};
       cudaLaunchConfig_t launch{};
-      launch.gridDim = dim3(unsigned(m.multiprocessors) << i), launch.blockDim = dim3(unsigned(solo->threads(int(sizeof(uint16_t)))));
+      launch.gridDim = dim3(unsigned(m.multiprocessors) << i),
+      launch.blockDim = dim3(unsigned(solo->threads(int(sizeof(uint16_t)))));
       launch.dynamicSmemBytes = size_t(m.shared_bytes / blocks - kFixedSharedBytes);
       launch.attrs = &attribute, launch.numAttrs = 1;
       check(cudaOccupancyMaxActiveClusters(&m.clusters[blocks - 1][i], function, &launch),

@@ -85,9 +85,9 @@ struct MathWarps {
 };
 
 template <class Math, Team kTeam, int kRowBlocks, int BN, Curve kCurve, Source kSource>
-__global__ void __launch_bounds__(TileShape{kTeam, kRowBlocks, BN, kCurve, kSource}.threads(sizeof(typename Math::Element)),
-                                  TileShape{kTeam, kRowBlocks, BN}.max_blocks_per_sm(Math::kProducts))
-    hopper_conv(const __grid_constant__ Params p) {
+__global__ void __launch_bounds__(
+    TileShape{kTeam, kRowBlocks, BN, kCurve, kSource}.threads(sizeof(typename Math::Element)),
+    TileShape{kTeam, kRowBlocks, BN}.max_blocks_per_sm(Math::kProducts)) hopper_conv(const __grid_constant__ Params p) {
   using Tile = TileTraits<Math, kTeam, kRowBlocks, BN, kCurve, kSource>;
   extern __shared__ uint8_t dynamic[];
   __shared__ __align__(8) typename Tile::Barriers bars;

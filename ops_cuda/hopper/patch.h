@@ -29,7 +29,8 @@ struct PatchPlan {
 };
 
 // With the box of exactly `rows` pixels that multiplies and loads least, counting `tile_overhead` taps for each tile
-// beside its own. None where no box of a patch does: input pixels that a stride lies between, or taps that are too far apart.
+// beside its own. None where no box of a patch does: input pixels that a stride lies between, or taps that are too far
+// apart.
 std::optional<PatchPlan> plan_patches(const Problem&, int rows, double tile_overhead);
 
 }  // namespace cks::cuda::hopper

@@ -56,36 +56,40 @@ class PatchConverter {
   // Whether the patch's values suit the scale. What is infinite never does, and stays what it is.
   __device__ bool convert(uint32_t patch, bool may_be_too_small) {
     float largest = 0;
-    for_batches(patch, [&](const bool(&exists)[kBatches], const uint32_t(&row)[kBatches], const float4(&v)[kBatches][2]) {
-      __syncwarp();  // the lanes of a row write where others have read
+    for_batches(patch,
+                [&](const bool (&exists)[kBatches], const uint32_t (&row)[kBatches], const float4(&v)[kBatches][2]) {
+                  __syncwarp();  // the lanes of a row write where others have read
 #pragma unroll
-      for (int b = 0; b < kBatches; ++b) {
-        if (!exists[b]) continue;
+                  for (int b = 0; b < kBatches; ++b) {
+                    if (!exists[b]) continue;
 #pragma unroll
-        for (int step = 0; step < 2; ++step) {
-          const float4 x = v[b][step];
-          for (const float value : {x.x, x.y, x.z, x.w}) largest = fmaxf(largest, fabsf(value));
-          // A lane's channels lie in the order in which pack_halves.cu has the filter's: a pair in each chunk.
-          store_half(row[b], step * 2, x.x, x.y);
-          store_half(row[b], step * 2 + 1, x.z, x.w);
-        }
-      }
-    });
+                    for (int step = 0; step < 2; ++step) {
+                      const float4 x = v[b][step];
+                      for (const float value : {x.x, x.y, x.z, x.w}) largest = fmaxf(largest, fabsf(value));
+                      // A lane's channels lie in the order in which pack_halves.cu has the filter's: a pair in each
+                      // chunk.
+                      store_half(row[b], step * 2, x.x, x.y);
+                      store_half(row[b], step * 2 + 1, x.z, x.w);
+                    }
+                  }
+                });
     fence_async_proxy();  // the tensor cores read this, or a copy overwrites it
     const float all = largest_of_all(largest);
-    return all * scale_ < kTooLarge && !(may_be_too_small && all > 0 && all * scale_ < kTooSmall && scale_ < kMostScale);
+    return all * scale_ < kTooLarge &&
+           !(may_be_too_small && all > 0 && all * scale_ < kTooSmall && scale_ < kMostScale);
   }
 
   __device__ void choose_scale(uint32_t patch) {
     float largest = 0;  // that is finite
-    for_batches(patch, [&](const bool(&exists)[kBatches], const uint32_t(&)[kBatches], const float4(&v)[kBatches][2]) {
+    for_batches(patch,
+                [&](const bool (&exists)[kBatches], const uint32_t (&)[kBatches], const float4(&v)[kBatches][2]) {
 #pragma unroll
-      for (int b = 0; b < kBatches; ++b)
+                  for (int b = 0; b < kBatches; ++b)
 #pragma unroll
-        for (int step = 0; step < 2; ++step)
-          for (const float value : {v[b][step].x, v[b][step].y, v[b][step].z, v[b][step].w})
-            if (exists[b] && fabsf(value) < INFINITY) largest = fmaxf(largest, fabsf(value));
-    });
+                    for (int step = 0; step < 2; ++step)
+                      for (const float value : {v[b][step].x, v[b][step].y, v[b][step].z, v[b][step].w})
+                        if (exists[b] && fabsf(value) < INFINITY) largest = fmaxf(largest, fabsf(value));
+                });
     const int exponent = int(__float_as_uint(largest_of_all(largest)) >> 23) - 127;
     scale_ = __uint_as_float(uint32_t(127 + min(kTarget - exponent, kMostExponent)) << 23);
   }

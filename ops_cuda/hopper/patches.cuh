@@ -189,8 +189,10 @@ class PatchRing {
     }
   };
   __device__ Operands operands() const {
-    Operands r{a_ + ((patch_.stage * pitch_ + tap_.pixel * 128) >> 4), b_ + filter_stage() * (Tile::kBBytes >> 4),
-               uint32_t(group_pitch_), {}};
+    Operands r{a_ + ((patch_.stage * pitch_ + tap_.pixel * 128) >> 4),
+               b_ + filter_stage() * (Tile::kBBytes >> 4),
+               uint32_t(group_pitch_),
+               {}};
 #pragma unroll
     for (int m = 0; m < kRowBlocks; ++m) r.block[m] = block_[m];
     return r;

@@ -52,7 +52,8 @@ struct TileShape {
   constexpr int threads(int element_bytes) const {
     return math_warpgroups() * 128 + (team == Team::kSolo ? 64 : 128) + (converts(element_bytes) ? 128 : 0);
   }
-  // Where products are split, a thread keeps two sets of accumulators; those that convert leave the others 128 registers.
+  // Where products are split, a thread keeps two sets of accumulators; those that convert leave the others 128
+  // registers.
   constexpr bool serves(int element_bytes, int products) const {
     if (source == Source::kPatches && (products > 1 || (converts(element_bytes) && row_blocks > 2))) return false;
     return row_blocks * bn <= (products > 1 ? 128 : 256);
@@ -129,8 +130,8 @@ struct alignas(16) WorkItem {
 };
 static_assert(sizeof(WorkItem) == 80);
 
-inline constexpr int kMaxStages = 12;           // of a ring of k-blocks
-inline constexpr int kMaxFilterStages = 32;     // of a filter that stays
+inline constexpr int kMaxStages = 12;                              // of a ring of k-blocks
+inline constexpr int kMaxFilterStages = 32;                        // of a filter that stays
 inline constexpr int kLeastPatchStages = 2, kMostPatchStages = 4;  // of the ring of patches
 inline constexpr int kFewParts = 3;             // of a tile: so few are added up fastest by one block
 inline constexpr int kFixedSharedBytes = 2048;  // beside the tiles: barriers, and what aligning the tiles costs

@@ -31,7 +31,8 @@ struct TileTraits {
   static constexpr Source kSource = kSourceOfTile;
   using T = typename Math::Element;
   static constexpr TileShape kShape{kTeam, kRowBlocks, BN, kCurve, kSource};
-  static constexpr int BM = kShape.bm(), kMathWarps = kShape.math_warpgroups() * 4, kThreads = kShape.threads(int(sizeof(T)));
+  static constexpr int BM = kShape.bm(), kMathWarps = kShape.math_warpgroups() * 4,
+                       kThreads = kShape.threads(int(sizeof(T)));
   static constexpr int kTeamThreads = kTeam == Team::kShared ? 256 : 128;  // that work on one tile
   static constexpr bool kAlternate = kTeam == Team::kAlternate;
   static constexpr int kTeams = kAlternate ? 2 : 1;
@@ -64,7 +65,7 @@ struct TileTraits {
     // Where patches are converted (patch_converter.cuh).
     uint64_t patch_ready[kMostPatchStages], patch_again;
     float patch_scale[kMostPatchStages];
-    unsigned largest[2][kConverterWarps];  // of each warp: what it has seen last
+    unsigned largest[2][kConverterWarps];                      // of each warp: what it has seen last
     uint64_t ready[kTeams][kStaged], staged[kTeams][kStaged];  // of the rings of slabs
     uint64_t turn[2], inbox_full, inbox_read;
   };

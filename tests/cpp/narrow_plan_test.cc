@@ -72,10 +72,67 @@ void check_matrices(const Problem& p, const FewInputsPlan& plan) {
   expect(plan.patch_words * 4 % 32 == 0, "and the next patch begins at a row");
 }
 
+// By the definition in plan/problem.h: the input that output o meets through tap t on an axis, if any.
+bool meets(const Problem& p, int axis, int64_t o, int64_t t, int64_t& input) {
+  const int64_t s = p.stride[axis], reach = t * p.dilation[axis];
+  if (p.filter.op == Operator::kConv) {
+    input = o * s - p.pad[axis] + reach;
+    return true;
+  }
+  const int64_t at = o + p.pad[axis] - reach;
+  input = at / s;
+  return at % s == 0;
+}
+
+// Each output of a cell meets what it does by definition, through the weights that its column finds.
+void check_cells(const Problem& p, const FewInputsPlan& plan, DataType type, Layout layout) {
+  const Dims &taps = p.filter.extent, &of_cell = plan.problem.filter.extent, &output = p.output;
+  const int64_t K = p.filter.K, pitch = padded_channels(p.filter.C, type), chunk = 16 / int64_t(size_of(type));
+  const size_t tap_words = size_t(round_up(p.filter.C, chunk) * int64_t(size_of(type)) / 4);
+  const Dims cell{plan.cell.d, plan.cell.h, plan.cell.w};
+  expect(int64_t(plan.cell_columns.size()) == volume(cell) * K && plan.cell_columns.size() <= size_t(plan.columns),
+         "a column for each output of a cell");
+  expect(plan.met_by.size() * 4 == plan.words.size(), "all chunks tell what they meet");
+  for (size_t i = 0; i < plan.cell_columns.size(); ++i) {
+    const FewInputsColumn& column = plan.cell_columns[i];
+    const Dims in_cell{column.in_cell.d, column.in_cell.h, column.in_cell.w};
+    const int64_t pixel = (in_cell[0] * output[1] + in_cell[1]) * output[2] + in_cell[2];
+    expect(column.in_y == (layout == Layout::kNHWC ? pixel * K + column.k : column.k * volume(output) + pixel),
+           "a column knows its place in y");
+    int64_t met = 0, by_definition = 0;
+    for (int64_t tap = 0; tap < volume(of_cell); ++tap) {
+      const size_t word = size_t(tap) * tap_words;
+      if ((plan.met_by[word / 4] >> i & 1) == 0) continue;
+      ++met;
+      const int64_t weight = plan.words[word].weight[0] + column.filter, own = weight / (K * pitch);
+      expect(weight % (K * pitch) == column.k * pitch && own >= 0 && own < volume(taps), "its own weights");
+      const Dims at{tap / of_cell[2] / of_cell[1], tap / of_cell[2] % of_cell[1], tap % of_cell[2]},
+          through{own / taps[2] / taps[1], own / taps[2] % taps[1], own % taps[2]};
+      for (int axis = 0; axis < 3; ++axis)
+        for (int64_t q : {0, 1, 7}) {
+          int64_t input = 0;
+          expect(meets(p, axis, q * cell[size_t(axis)] + in_cell[size_t(axis)], through[size_t(axis)], input) &&
+                     input == q - plan.problem.pad[size_t(axis)] + at[size_t(axis)],
+                 "and the inputs that they meet");
+        }
+    }
+    for (int64_t tap = 0; tap < volume(taps); ++tap) {
+      const Dims through{tap / taps[2] / taps[1], tap / taps[2] % taps[1], tap % taps[2]};
+      int64_t input = 0;
+      by_definition += meets(p, 0, in_cell[0], through[0], input) && meets(p, 1, in_cell[1], through[1], input) &&
+                       meets(p, 2, in_cell[2], through[2], input);
+    }
+    expect(met == by_definition, "and no others");
+  }
+}
+
 // Every weight of a slice meets its element of the patch, once; what else fills the words counts nothing.
-void check_few_inputs(const Problem& p, DataType type, Layouts layouts) {
-  const auto plan = plan_few_inputs(p, type, layouts, kH200);
+void check_few_inputs(const Problem& source, DataType type, Layouts layouts) {
+  const auto plan = plan_few_inputs(source, type, layouts, kH200);
   if (!plan) return;
+  const bool in_cells = !plan->cell_columns.empty();
+  if (in_cells) check_cells(source, *plan, type, layouts.y);
+  const Problem& p = plan->problem;
   const Filter& f = p.filter;
   const int64_t per_word = 4 / int64_t(size_of(type)), chunk = 4 * per_word, row = plan->row_pitch;
   const int64_t together = plan->shape == kFewInputsWgmma ? 2 * chunk : chunk;  // of a pixel's elements, in the patch
@@ -91,7 +148,7 @@ void check_few_inputs(const Problem& p, DataType type, Layouts layouts) {
       expect((word.mask & bits) == (word.weight[j] >= 0 ? bits : 0), "a mask is what has a weight");
       if (word.weight[j] < 0) continue;
       const auto [at, fresh] = element_of.insert({word.weight[j], word.patch * per_word + j});
-      expect(fresh, "no weight twice");
+      expect(fresh || in_cells, "no weight twice");  // columns of cells have their own for it
     }
   const GemmGroups gemm = gemm_groups(f);
   int64_t count = 0, last = 0;
@@ -100,11 +157,16 @@ void check_few_inputs(const Problem& p, DataType type, Layouts layouts) {
       const int64_t s = tap % f.extent[2], r = tap / f.extent[2] % f.extent[1], t = tap / f.extent[2] / f.extent[1];
       const int64_t element = (t * p.dilation[0] * plan->patch.h + r * p.dilation[1]) * row +
                               s * p.dilation[2] * plan->pixel_pitch + c / together * plan->chunk_pitch + c % together;
+      last = std::max(last, element);
+      if (in_cells) {
+        const size_t word = size_t((tap * round_up(f.C, chunk) + c) / per_word);
+        expect(plan->words[word].patch * per_word + c % per_word == element, "a weight meets its element");
+        continue;
+      }
       const auto found = element_of.find(tap * gemm.k * padded_channels(gemm.c, type) + c);
       expect(found != element_of.end() && found->second == element, "a weight meets its element");
-      last = std::max(last, element);
     }
-  expect(int64_t(element_of.size()) == count, "and no other");
+  expect(in_cells || int64_t(element_of.size()) == count, "and no other");
   // The patch begins at `origin`, rows by chunks a little earlier, at a chunk of x in every tile.
   const Int3 box = plan->box, patch = plan->patch;
   const int64_t base = ((box.d - 1) * p.stride[0] * patch.h + (box.h - 1) * p.stride[1]) * row +
@@ -126,18 +188,6 @@ void check_few_inputs(const Problem& p, DataType type, Layouts layouts) {
   expect(begin >= (plan->shifted ? 1 : 0), "and are put inside the patch,");
   expect(end - row <= begin, "none into the next row,");
   expect((int64_t(patch.d) * patch.h - 1) * row + end <= plan->patch_words * per_word, "nor past the last");
-}
-
-// By the definition in plan/problem.h: the input that output o meets through tap t on an axis, if any.
-bool meets(const Problem& p, int axis, int64_t o, int64_t t, int64_t& input) {
-  const int64_t s = p.stride[axis], reach = t * p.dilation[axis];
-  if (p.filter.op == Operator::kConv) {
-    input = o * s - p.pad[axis] + reach;
-    return true;
-  }
-  const int64_t at = o + p.pad[axis] - reach;
-  input = at / s;
-  return at % s == 0;
 }
 
 void check_few_outputs(const Problem& p, DataType type) {
@@ -200,7 +250,10 @@ void test_random_plans() {
     const DataType type = pick(random, {0, 1}) ? DataType::kHalf : DataType::kFloat;
     const int64_t groups = pick(random, {1, 1, 2, 8, 32}), c = pick(random, {1, 2, 3, 4, 8, 12, 16, 24, 32, 56, 64}),
                   k = pick(random, {1, 2, 3, 4, 12, 17, 64, 100});
-    check_few_inputs(random_problem(random, Operator::kConv, groups, c, k), type, random_layouts(random));
+    const Layouts layouts = random_layouts(random);
+    check_few_inputs(random_problem(random, Operator::kConv, groups, c, k), type, layouts);
+    check_few_inputs(random_problem(random, Operator::kConvTranspose, 1, c, pick(random, {1, 2, 3, 4, 12})), type,
+                     layouts);
     check_few_outputs(random_problem(random, i % 2 ? Operator::kConv : Operator::kConvTranspose, 1, c, k), type);
     check_planes(random_problem(random, Operator::kConv, groups, 1, 1), type);
   }
@@ -241,7 +294,9 @@ void test_choice() {
   expect(family_of(kC, 64, 32, 1, {1, 3, 3}, 256) == Family::kFewInputs,
          "half of the outputs of its narrowest patches");
   expect(family_of(kC, 64, 64, 1, {1, 3, 3}, 256) == Family::kMatrixProduct, "not all of them");
-  expect(family_of(kC, 56, 12, 1, {1, 1, 1}, 64) == Family::kFewOutputs, "odd channels of not too many");
+  expect(family_of(kC, 56, 12, 1, {1, 1, 1}, 64) == Family::kFewInputs, "few channels of both");
+  expect(family_of(kC, 100, 20, 1, {1, 1, 1}, 64) == Family::kFewOutputs, "odd channels of not too many");
+  expect(family_of(kT, 56, 1, 1, {1, 9, 9}, 64, 4) == Family::kFewInputs, "cells of outputs, instead of turns");
   expect(family_of(kC, 256, 17, 1, {1, 1, 1}, 64) == Family::kMatrixProduct, "but not of many");
   expect(family_of(kC, 64, 1, 1, {1, 3, 3}, 64, 1, 12) == Family::kMatrixProduct, "unless patches overlap too much");
   expect(family_of(kC, 256, 256, 1, {1, 3, 3}, 14) == Family::kMatrixProduct, "many of both");

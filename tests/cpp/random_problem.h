@@ -12,10 +12,15 @@ inline int64_t pick(std::mt19937& random, std::initializer_list<int64_t> from) {
   return from.begin()[std::uniform_int_distribution<size_t>(0, from.size() - 1)(random)];
 }
 
-// Few channels in and out, such as fill whole steps of the tensor cores.
+// Few channels in and out, such as fill whole steps of the tensor cores, or chunks of them; transposed, few outputs.
 inline void make_narrow(Filter& f, std::mt19937& random) {
+  if (f.op == Operator::kConvTranspose) {
+    f.groups = 1, f.C = pick(random, {2, 4, 8, 12, 16, 24, 56, 64}), f.K = pick(random, {1, 1, 2, 3, 4, 7});
+    return;
+  }
   f.groups = pick(random, {1, 1, 1, 2});
-  f.C = f.groups * pick(random, {8, 16, 32, 48, 64}), f.K = f.groups * pick(random, {8, 12, 16, 24, 32, 64, 72});
+  f.C = f.groups * pick(random, {4, 8, 12, 16, 32, 48, 56, 64}),
+  f.K = f.groups * pick(random, {8, 12, 16, 24, 32, 64, 72});
 }
 
 // Channels of X: whole blocks of the Hopper kernel, in most cases, or whole chunks, or neither; of X2 likewise.
