@@ -291,8 +291,7 @@ void test_choice() {
   expect(family_of(kC, 32, 32, 1, {1, 1, 1}, 256) == Family::kMatrixProduct, "nor of a single tap");
   expect(family_of(kC, 32, 32, 1, {1, 3, 3}, 256, 2) == Family::kMatrixProduct, "nor where pixels are skipped");
   expect(family_of(kC, 32, 128, 1, {1, 3, 3}, 256) == Family::kMatrixProduct, "nor with many outputs");
-  expect(family_of(kC, 64, 32, 1, {1, 3, 3}, 256) == Family::kFewInputs,
-         "half of the outputs of its narrowest patches");
+  expect(family_of(kC, 64, 32, 1, {1, 3, 3}, 256) == Family::kMatrixProduct, "nor of whole k-blocks");
   expect(family_of(kC, 64, 64, 1, {1, 3, 3}, 256) == Family::kMatrixProduct, "not all of them");
   expect(family_of(kC, 56, 12, 1, {1, 1, 1}, 64) == Family::kFewInputs, "few channels of both");
   expect(family_of(kC, 100, 20, 1, {1, 1, 1}, 64) == Family::kFewOutputs, "odd channels of not too many");
