@@ -20,9 +20,11 @@ Latency latency_of(const Operands& o, Source source) {
 Cost cost_of(const Config& c, const Operands& o, double loaded_bytes, int stages, int busy_blocks, const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
-  // Through patches, fewer columns than 64 save nothing, nor do the floats' shorter k-blocks (measured).
-  const double columns =
-      s.source == Source::kPatches ? std::max(s.bn, 64) : s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1);
+  // Through patches the tensor cores wait for operands: fewer columns than 64 save nothing where both warpgroups
+  // multiply, the floats' shorter k-blocks nowhere (measured).
+  const double columns = s.source == Source::kBoxes   ? s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1)
+                         : s.team == Team::kAlternate ? 1.6 * s.bn
+                                                      : std::max(s.bn, 64);
   const double multiply = 1.066 * s.bm() / 64 * 2.0 * columns * share;
   // All SMs together are bound by L2, one alone by what it can have in flight. The blocks of a cluster read different
   // k-blocks, so that no two of them share a line.
