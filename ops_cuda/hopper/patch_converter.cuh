@@ -33,11 +33,11 @@ class PatchConverter {
       for (int c = sum.lo / taps; sum.lo < sum.hi && c * taps < sum.hi; ++c, first = false) {
         const uint32_t patch = patches + at.stage * p.patch_pitch;
         barrier_wait(shared_address(&bars.patch_full[at.stage]), at.parity);
-        if (!any_scale) converter.choose_scale(patch), any_scale = true;
+        if (!any_scale) converter.choose_scale(patch, true), any_scale = true;
         // Within a tile scales only shrink: its sums could outgrow a larger one.
         if (!converter.convert(patch, first)) {
           converter.copy_again(patch, c, work.input());
-          converter.choose_scale(patch);
+          converter.choose_scale(patch, first);
           converter.convert(patch, false);
         }
         if (threadIdx.x % 32 == 0) {
@@ -79,7 +79,7 @@ class PatchConverter {
            !(may_be_too_small && all > 0 && all * scale_ < kTooSmall && scale_ < kMostScale);
   }
 
-  __device__ void choose_scale(uint32_t patch) {
+  __device__ void choose_scale(uint32_t patch, bool may_grow) {
     float largest = 0;  // that is finite
     for_batches(patch,
                 [&](const bool (&exists)[kBatches], const uint32_t (&)[kBatches], const float4(&v)[kBatches][2]) {
@@ -91,7 +91,8 @@ class PatchConverter {
                         if (exists[b] && fabsf(value) < INFINITY) largest = fmaxf(largest, fabsf(value));
                 });
     const int exponent = int(__float_as_uint(largest_of_all(largest)) >> 23) - 127;
-    scale_ = __uint_as_float(uint32_t(127 + min(kTarget - exponent, kMostExponent)) << 23);
+    const float scale = __uint_as_float(uint32_t(127 + min(kTarget - exponent, kMostExponent)) << 23);
+    scale_ = may_grow ? scale : fminf(scale, scale_);  // a patch of small values and an infinity does not fit either
   }
 
   __device__ void copy_again(uint32_t patch, int c, const WorkItem::Input& at) {
