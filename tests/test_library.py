@@ -40,6 +40,11 @@ def test_library_path_is_a_file():
     assert Path(ort_cks.get_library_path()).is_file()
 
 
+def test_library_is_small():
+    """With the kernels for every GPU, where there is nvcc."""
+    assert Path(ort_cks.get_library_path()).stat().st_size < 40e6
+
+
 def test_library_exports_one_symbol_and_needs_only_the_system():
     path = ort_cks.get_library_path()
     symbols = subprocess.run(["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True)
