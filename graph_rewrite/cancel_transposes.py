@@ -6,10 +6,11 @@ import onnx_ir as ir
 def cancel_transposes(graph: ir.Graph) -> None:
     """Lets a Transpose of a Transpose read what that one reads, and drops it where that changes nothing."""
     for node in graph:
-        before = node.inputs[0].producer() if _is_transpose(node) else None
-        if before is None or not _is_transpose(before) or before.graph is not graph:
+        second = permutation_of(node)
+        before = node.inputs[0].producer() if second else None
+        first = permutation_of(before)
+        if first is None or before.graph is not graph:
             continue
-        first, second = (list(n.attributes["perm"].as_ints()) for n in (before, node))
         together = [first[axis] for axis in second]
         source, result = before.inputs[0], node.outputs[0]
         if together != sorted(together):
@@ -21,12 +22,15 @@ def cancel_transposes(graph: ir.Graph) -> None:
             source.name = result.name
             result.replace_all_uses_with(source, replace_graph_outputs=True)
     for node in reversed(graph):
-        if _is_transpose(node) and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+        if permutation_of(node) and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
             graph.remove(node, safe=True)
 
 
-def _is_transpose(node: ir.Node) -> bool:
-    return node.op_type == "Transpose" and node.domain == "" and "perm" in node.attributes
+def permutation_of(node: ir.Node | None) -> tuple[int, ...] | None:
+    """Of a Transpose that says it; of anything else none."""
+    if node is None or (node.op_type, node.domain) != ("Transpose", "") or "perm" not in node.attributes:
+        return None
+    return tuple(node.attributes["perm"].as_ints())
 
 
 def _is_own(value: ir.Value, graph: ir.Graph) -> bool:

@@ -1,10 +1,11 @@
 """A Transpose to or from NHWC goes where few channels pass: the convolution reads or writes NCHW itself."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
 from ort_cks.graph_rewrite.absorb import absorb, only_consumer
+from ort_cks.graph_rewrite.cancel_transposes import permutation_of
 from ort_cks.graph_rewrite.function_body import to_channels_first, to_channels_last
 from ort_cks.graph_rewrite.operators import CONVOLUTIONS, DOMAIN, layouts, reads_two, residual, set_layouts
 from ort_cks.graph_rewrite.records import NodeRecord
@@ -15,10 +16,11 @@ _FEW, _CHUNK_BYTES = 4, 16
 class FuseTransposePass(ir.passes.InPlacePass):
     """A Transpose in front of swapped convolutions, which alone read it, as X, or behind one.
 
-    The kernels of a GPU for few channels step through X and through Y in either layout, so that no time is
-    lost there. For X that is up to four channels, of a Conv of one group. For Y it is up to four channels, or
-    such as do not fill whole chunks of 16 bytes, of one group and without a residual. With more channels the
-    fastest kernels know NHWC only. Of a single channel the Transpose is a Reshape, which costs nothing.
+    The kernels of a GPU for few channels step through X and through Y in either layout, which takes less
+    than a Transpose. For X that is up to four channels, of a Conv of one group. For Y it is up to four
+    channels, or such as do not fill whole chunks of 16 bytes, of one group and without a residual. With more
+    channels the fastest kernels know NHWC only. Of a single channel the Transpose is a Reshape, which costs
+    nothing.
     """
 
     def __init__(self, records: Mapping[ir.Node, NodeRecord]):
@@ -78,12 +80,10 @@ def _is_ours(node: ir.Node) -> bool:
     return node.domain == DOMAIN and node.op_type in CONVOLUTIONS
 
 
-def _is_transpose(node: ir.Node | None, permutation) -> bool:
+def _is_transpose(node: ir.Node | None, permutation: Callable[[int], list[int]]) -> bool:
     """permutation: what gives it for a number of spatial axes."""
-    if node is None or (node.op_type, node.domain) != ("Transpose", "") or "perm" not in node.attributes:
-        return False
-    perm = node.attributes["perm"].as_ints()
-    return list(perm) == permutation(len(perm) - 2)
+    perm = permutation_of(node)
+    return perm is not None and list(perm) == permutation(len(perm) - 2)
 
 
 def _channels(value: ir.Value) -> float:

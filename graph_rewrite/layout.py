@@ -13,7 +13,7 @@ import networkx as nx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from ort_cks.graph_rewrite.cancel_transposes import cancel_transposes
+from ort_cks.graph_rewrite.cancel_transposes import cancel_transposes, permutation_of
 from ort_cks.graph_rewrite.constants import ConstantFactory, derived
 from ort_cks.graph_rewrite.function_body import to_channels_first, to_channels_last
 from ort_cks.graph_rewrite.layout_rule import LayoutRule, elements
@@ -114,8 +114,8 @@ def _choose(edges: list[_Edge], rules: dict[ir.Node, LayoutRule]) -> set[ir.Node
         ends = {end(node) for node, _ in edge.readers}
         # Transposes of the model's own, from NHWC or to it, go where the other side is in NHWC.
         from_nhwc, to_nhwc = to_channels_first(edge.rank), to_channels_last(edge.rank)
-        ends.update(_NHWC if _is_transpose(node, to_nhwc) else _NCHW for node, _ in edge.others)
-        ends.add(_NHWC if _is_transpose(edge.value.producer(), from_nhwc) else end(edge.producer))
+        ends.update(_NHWC if permutation_of(node) == tuple(to_nhwc) else _NCHW for node, _ in edge.others)
+        ends.add(_NHWC if permutation_of(edge.value.producer()) == tuple(from_nhwc) else end(edge.producer))
         if edge.is_output:
             ends.add(_NCHW)
         if len(ends) == 1:
@@ -172,14 +172,6 @@ def _lay_out(graph: ir.Graph, value: ir.Value, rank: int, constants: ConstantFac
     shape = [extents[axis] for axis in to_channels_last(rank)]
     laid_out = derived(tensor, lambda array: lay_out_constant(array, rank), shape)
     return constants.add(graph, f"{value.name}_nhwc", laid_out)
-
-
-def _is_transpose(node: ir.Node | None, permutation: list[int]) -> bool:
-    return (
-        node is not None
-        and node.op_type == "Transpose"
-        and node.attributes.get_ints("perm") == tuple(permutation)
-    )
 
 
 def _permuted(shape: ir.Shape | None, permutation: list[int]) -> ir.Shape | None:

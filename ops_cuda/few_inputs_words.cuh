@@ -119,10 +119,10 @@ class FewInputsWords : public FewInputsBlock<Math, kColumns, kFewInputsWords.war
 
   // A row of the patch as pixels, `C` channels apart in x.
   __device__ RowPlace line_at(const Tile& tile, int line) const {
-    const int d = args_.patch_h.quotient(line), h = this->corner(tile).h + line - d * args_.patch.h;
-    const bool valid =
-        unsigned(this->corner(tile).d + d) < unsigned(args_.input.d) && unsigned(h) < unsigned(args_.input.h);
-    return {this->image(tile) + int64_t((this->corner(tile).d + d) * args_.input.h + h) * (args_.input.w * args_.C) +
+    const Int3 corner = this->corner(tile);
+    const int d = args_.patch_h.quotient(line), h = corner.h + line - d * args_.patch.h;
+    const bool valid = unsigned(corner.d + d) < unsigned(args_.input.d) && unsigned(h) < unsigned(args_.input.h);
+    return {this->image(tile) + int64_t((corner.d + d) * args_.input.h + h) * (args_.input.w * args_.C) +
                 this->slice_ * args_.slice_c,
             args_.origin + line * args_.row_pitch, valid};
   }

@@ -18,9 +18,13 @@ void launch_with_shared(const char* doing, void (*kernel)(Parameters...), dim3 g
 
 // Whether a grid may begin while the one before it in its stream ends (compute capability 9.0).
 inline bool has_dependent_launch() {
-  int device = 0, major = 0;
+  thread_local int known = -1, major = 0;  // every launch asks
+  int device = 0;
   check(cudaGetDevice(&device), "asking for the current device");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking what the device can do");
+  if (device != known) {
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking what the device can do");
+    known = device;
+  }
   return major >= 9;
 }
 

@@ -16,6 +16,11 @@ struct HalfRows {
   uint32_t low[kSplit ? kRowBlocks : 1][2][4];
 };
 
+// Of a scale, whose inverse is a number too.
+inline constexpr int kLargestExponent = 126;
+__device__ inline float power_of_two(int exponent) { return __uint_as_float(uint32_t(exponent + 127) << 23); }
+// That of a float, rounded down.
+__device__ inline int exponent_of(float v) { return int(__float_as_uint(v) >> 23) - 127; }
 __device__ inline float inverse_of(float power_of_two) {
   return __uint_as_float((254u << 23) - __float_as_uint(power_of_two));
 }
@@ -85,9 +90,8 @@ class RowScales {
 #pragma unroll
         for (int lanes = 1; lanes < 4; lanes *= 2)  // the row's other lanes
           largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, lanes));
-        const int exponent = int(__float_as_uint(largest) >> 23) - 127;
         const bool fits = largest * scale_[m][row] < 0x1p15f;
-        const float scale = fits ? scale_[m][row] : power_of_two(min(kTarget - exponent, kLargestExponent));
+        const float scale = fits ? scale_[m][row] : power_of_two(min(kTarget - exponent_of(largest), kLargestExponent));
         grow(m, row, scale * inverse(m, row));
         scale_[m][row] = scale;
       }
@@ -95,9 +99,8 @@ class RowScales {
   }
 
  private:
-  static constexpr int kLargestExponent = 126, kTarget = 9;
+  static constexpr int kTarget = 9;
   static __device__ uint32_t bits(__half2 v) { return *reinterpret_cast<uint32_t*>(&v); }
-  static __device__ float power_of_two(int exponent) { return __uint_as_float(uint32_t(exponent + 127) << 23); }
   static __device__ float4 load(uint32_t rows, int m, int row, int step) {
     const int lane = threadIdx.x % 32, chunk = (lane % 4 * 2 + step) ^ (lane / 4);  // the 128-byte swizzle
     return load_shared(rows + m * (64 * 128) + row * (8 * 128) + chunk * 16);

@@ -24,8 +24,9 @@ struct Params {
   bool runs;                   // x and x2 are maps in im2col mode
   int stages, splits;
   int log_share;  // of the units of a tile that each of a cluster's blocks adds up (cluster_sum.cuh)
-  // Where taps share a patch; bytes.
-  int patch_stages, patch_bytes, patch_pitch;  // copied, and from one to the next
+  // Where taps share a patch: patches in shared memory, and bytes.
+  int patch_stages;
+  int patch_bytes, patch_pitch;  // copied, and from one to the next
   int group_pitch, row_blocks[4];
   bool filter_stays;
   int N, K;

@@ -6,6 +6,7 @@
 // stays from tile to tile as long as it suits. Converting destroys the floats: a patch that turns out not to suit is
 // copied again.
 #pragma once
+#include "ops_cuda/hopper/halves.cuh"
 #include "ops_cuda/hopper/patches.cuh"
 
 namespace cks::cuda::hopper {
@@ -76,7 +77,7 @@ class PatchConverter {
     fence_async_proxy();  // the tensor cores read this, or a copy overwrites it
     const float all = largest_of_all(largest);
     return all * scale_ < kTooLarge &&
-           !(may_be_too_small && all > 0 && all * scale_ < kTooSmall && scale_ < kMostScale);
+           !(may_be_too_small && all > 0 && all * scale_ < kTooSmall && scale_ < power_of_two(kLargestExponent));
   }
 
   __device__ void choose_scale(uint32_t patch, bool may_grow) {
@@ -90,8 +91,7 @@ class PatchConverter {
                       for (const float value : {v[b][step].x, v[b][step].y, v[b][step].z, v[b][step].w})
                         if (exists[b] && fabsf(value) < INFINITY) largest = fmaxf(largest, fabsf(value));
                 });
-    const int exponent = int(__float_as_uint(largest_of_all(largest)) >> 23) - 127;
-    const float scale = __uint_as_float(uint32_t(127 + min(kTarget - exponent, kMostExponent)) << 23);
+    const float scale = power_of_two(min(kTarget - exponent_of(largest_of_all(largest)), kLargestExponent));
     scale_ = may_grow ? scale : fminf(scale, scale_);  // a patch of small values and an infinity does not fit either
   }
 
@@ -142,8 +142,6 @@ class PatchConverter {
     return __uint_as_float(all);
   }
 
-  static constexpr int kMostExponent = 126;
-  static constexpr float kMostScale = 0x1p126f;
   const Params& p_;
   Barriers& bars_;
   int warp_, rows_, turn_ = 0;

@@ -20,10 +20,7 @@ class PatchWalk {
     tap_ = {start.d, start.h, start.w, start.filter}, coming_ = read_plan(list_ + after(t_));
   }
   __device__ int left() const { return left_; }
-  __device__ int taps() const { return taps_; }
-  __device__ int tap() const { return t_; }
   __device__ int c() const { return c_; }
-  __device__ int pixel() const { return tap_.z; }  // of the patch, that the tile's first row reads
   __device__ int filter() const { return tap_.w; }
   __device__ bool begins_patch() const { return first_ || t_ == 0; }
   __device__ void advance() {

@@ -46,9 +46,9 @@ struct TileShape {
   constexpr int teams() const { return team == Team::kAlternate ? 2 : 1; }
   // Of a sum that blocks divide: what a warp adds up at once.
   constexpr int units() const { return bm() / 16 * (bn / 16); }
-  // Beside those that multiply: one solo warp copies and one stores; otherwise a warpgroup does both. Another makes
-  // halves of a patch's floats.
+  // Whether a warpgroup of its own makes halves of a patch's floats.
   constexpr bool converts(int element_bytes) const { return source == Source::kPatches && element_bytes == 4; }
+  // Beside those that multiply and convert: one solo warp copies and one stores; otherwise a warpgroup does both.
   constexpr int threads(int element_bytes) const {
     return math_warpgroups() * 128 + (team == Team::kSolo ? 64 : 128) + (converts(element_bytes) ? 128 : 0);
   }
