@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "ops_cuda/device_epilogue.h"
+#include "ops_cuda/hopper/halve.h"
 #include "ops_cuda/hopper/pack_halves.h"
 #include "ops_cuda/hopper/tensor_map.h"
 #include "ops_cuda/kernel.h"
@@ -66,6 +67,13 @@ int products_of(const FilterUse& use) {
 
 hopper::HalvesFilter halves_filter(const FilterUse& use) { return {use.filter, products_of(use)}; }
 
+hopper::HalvedInput halved_input(const Problem& p) {
+  // All pixels in one line, each read by one output alone (joined_pixels).
+  const bool line = p.N == 1 && p.filter.taps() == 1 && p.input == p.output && p.stride[2] == 1 && p.pad[2] == 0 &&
+                    p.input[0] * p.input[1] == 1;
+  return {p.N, volume(p.input), p.filter.C, p.x2_channels, line, current_device().multiprocessors};
+}
+
 std::array<cuuint64_t, 5> innermost_first(int64_t c, const Dims& d, int64_t n) {
   return {cuuint64_t(c), cuuint64_t(d[2]), cuuint64_t(d[1]), cuuint64_t(d[0]), cuuint64_t(n)};
 }
@@ -101,7 +109,11 @@ class Counters {
 class HopperConv : public ConvolutionKernel {
  public:
   HopperConv(const ConvolutionSpec& spec, const Schedule& s)
-      : element_bytes_(size_of(spec.type)), input_(packed_input(spec)), epilogue_(spec), plan_([&] {
+      : input_bytes_(s.config.halved ? sizeof(uint16_t) : size_of(spec.type)),
+        output_bytes_(size_of(spec.type)),
+        input_(packed_input(spec)),
+        epilogue_(spec),
+        plan_([&] {
           const std::vector<char> bytes = serialize(s);
           return std::make_unique<DeviceCopy>(bytes.data(), bytes.size());
         }()) {
@@ -109,8 +121,9 @@ class HopperConv : public ConvolutionKernel {
     const Filter& f = p.filter;
     const hopper::TileShape& shape = s.config.shape;
     const bool conv = f.op == Operator::kConv;
-    const cuuint32_t bk = cuuint32_t(128 / element_bytes_), bn = cuuint32_t(shape.bn),
-                     slab = cuuint32_t(shape.slab(int(element_bytes_)));
+    if (s.config.halved) halved_ = halved_input(p);
+    const cuuint32_t bk = cuuint32_t(128 / input_bytes_), bn = cuuint32_t(shape.bn),
+                     slab = cuuint32_t(shape.slab(int(output_bytes_)));
     const auto steps = [&](bool strided) -> std::array<cuuint32_t, 5> {
       if (!strided) return {1, 1, 1, 1, 1};
       return {1, cuuint32_t(p.stride[2]), cuuint32_t(p.stride[1]), cuuint32_t(p.stride[0]), 1};
@@ -121,26 +134,28 @@ class HopperConv : public ConvolutionKernel {
     const CUtensorMapDataType type = spec.type == DataType::kFloat  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
                                      : spec.type == DataType::kHalf ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
                                                                     : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-    const int64_t channels = input_.group_pitch();
+    const int64_t channels = halved_ ? halved_->pitch() : input_.group_pitch();
+    const int64_t x2_channels = halved_ ? 0 : p.x2_channels;  // halved they lie beside x
     const auto input_of = [&](int64_t its_channels) -> Input {
       const auto extent = innermost_first(its_channels, p.input, p.N);
       const auto step = steps(conv);
       if (s.runs) {
-        return RunTensor{type,
+        return RunTensor{halved_ ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type,
                          {extent[0], extent[1], extent[2], extent[4]},
                          *s.runs,
                          bk,
                          cuuint32_t(s.box.pixels()),
                          {step[0], step[1], step[2], step[4]}};
       }
-      return BoxedTensor<5>{type, CU_TENSOR_MAP_SWIZZLE_128B, extent, pixels(bk, s.patch ? s.patch->box : s.box), step};
+      return BoxedTensor<5>{halved_ ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type, CU_TENSOR_MAP_SWIZZLE_128B, extent,
+                            pixels(bk, s.patch ? s.patch->box : s.box), step};
     };
-    x_ = input_of(channels - p.x2_channels), x2_ = input_of(p.x2_channels);
+    x_ = input_of(channels - x2_channels), x2_ = input_of(x2_channels);
     // Runs lie in one row of all output pixels.
     const int64_t output_n = s.runs ? 1 : p.N;
     const Dims output = s.runs ? Dims{1, 1, p.N * volume(p.output)} : p.output;
     const bool halves = spec.type == DataType::kFloat;
-    const int row = hopper::filter_row(int(element_bytes_), products_of(spec.use()));
+    const int row = hopper::filter_row(int(input_bytes_), products_of(spec.use()));
     filter_ = {halves ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type,
                row * 2 == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
                {cuuint64_t(halves ? halves_filter(spec.use()).row_elements() : channels), cuuint64_t(f.K),
@@ -148,13 +163,13 @@ class HopperConv : public ConvolutionKernel {
                {cuuint32_t(row), bn, 1},
                {1, 1, 1}};
     if (halves) scales_at_ = halves_filter(spec.use()).scales_at();
-    y_ = {type, slab * element_bytes_ == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
+    y_ = {type, slab * output_bytes_ == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
           innermost_first(f.K, output, output_n), pixels(slab, s.box), steps(!conv)};
 
     params_.taps = reinterpret_cast<const WorkTap*>(plan_->data());
     params_.items = reinterpret_cast<const WorkItem*>(params_.taps + s.taps.size());
     params_.channel_blocks = int((channels + bk - 1) / bk);
-    params_.x_blocks = int((channels - p.x2_channels + bk - 1) / bk);
+    params_.x_blocks = int((channels - x2_channels + bk - 1) / bk);
     params_.box_bytes = int(s.box.pixels() * 128), params_.runs = s.runs.has_value();
     if (s.patch) {
       params_.patch_stages = s.patch_stages;
@@ -170,18 +185,25 @@ class HopperConv : public ConvolutionKernel {
     params_.out_step = conv ? Int3{1, 1, 1} : to_int3(p.stride);
     params_.box = to_int3(s.box.extent), params_.box_n = s.box.n;
 
+    if (halved_) {
+      params_.x_scales_in_line = halved_->pixel_scales || s.runs;
+      params_.rows_of_x_scale = halved_->pixel_scales ? 1 : int(s.runs ? volume(p.output) : s.box.pixels() / s.box.n);
+      params_.x_scales_count = int(halved_->scales());
+    }
     packed_at_ =
         size_t(round_up(int64_t(s.slots) * shape.bm() * shape.bn * int64_t(sizeof(float)), kWorkspaceAlignment));
     params_.filter_is_constant = spec.filter_is_constant;
     if (s.counters > 0) counters_ = std::make_unique<Counters>(s.counters);
-    function_ = find_kernel(spec.use(), shape);
+    function_ = find_kernel(spec.use(), s.config);
     shared_bytes_ = s.shared_bytes;
-    blocks_ = s.blocks(), threads_ = shape.threads(int(element_bytes_));
+    blocks_ = s.blocks(), threads_ = shape.threads(int(input_bytes_));
     allow_all_shared_memory(function_);
   }
 
-  // The parts of cut tiles, and X where it must be packed.
-  size_t workspace_bytes() const override { return packed_at_ + (input_.is_already() ? 0 : input_.bytes()); }
+  // The parts of cut tiles, and X where it must be packed or halved.
+  size_t workspace_bytes() const override {
+    return packed_at_ + (halved_ ? halved_->bytes() : input_.is_already() ? 0 : input_.bytes());
+  }
   const char* name() const override { return "hopper wgmma"; }
 
   void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void* workspace,
@@ -194,19 +216,24 @@ class HopperConv : public ConvolutionKernel {
     }
     require_aligned(x, "X"), require_aligned(input.x2, "X2"), require_aligned(y, "Y"), require_aligned(residual, "Z");
     Params params = params_;
+    if (halved_) {
+      hopper::halve(*halved_, input, scratch + packed_at_, stream);
+      x = scratch + packed_at_;
+      params.x_scales = reinterpret_cast<const float*>(scratch + packed_at_ + halved_->scales_at());
+    }
     if (counters_) {
       params.counters = counters_->of(stream);
       params.partials = reinterpret_cast<float4*>(scratch);
     }
     const auto map_of = [&](const Input& tensor, const void* base) {
-      return std::visit([&](const auto& t) { return t.map(base, element_bytes_); }, tensor);
+      return std::visit([&](const auto& t) { return t.map(base, input_bytes_); }, tensor);
     };
     params.x = map_of(x_, x);
-    if (input.x2) params.x2 = map_of(x2_, input.x2);
+    if (input.x2 && !halved_) params.x2 = map_of(x2_, input.x2);
     params.filter = filter_.map(filter, sizeof(uint16_t));
     params.filter_scales = reinterpret_cast<const float*>(static_cast<const char*>(filter) + scales_at_);
-    params.y = y_.map(y, element_bytes_);
-    if (residual) params.residual = y_.map(residual, element_bytes_);
+    params.y = y_.map(y, output_bytes_);
+    if (residual) params.residual = y_.map(residual, output_bytes_);
     params.epilogue = epilogue_.of(bias, residual, y);
 
     cudaLaunchAttribute attributes[2];
@@ -223,7 +250,8 @@ class HopperConv : public ConvolutionKernel {
   }
 
  private:
-  static const void* find_kernel(const FilterUse& use, const hopper::TileShape& shape) {
+  static const void* find_kernel(const FilterUse& use, const Config& config) {
+    const hopper::TileShape& shape = config.shape;
     const auto same = [&](const hopper::TileShape& s) {
       return s.team == shape.team && s.row_blocks == shape.row_blocks && s.bn == shape.bn && s.curve == shape.curve &&
              s.source == shape.source;
@@ -231,6 +259,7 @@ class HopperConv : public ConvolutionKernel {
     const int index = int(std::ranges::find_if(hopper::kTileShapes, same) - std::begin(hopper::kTileShapes));
     return use.type == DataType::kHalf         ? hopper::half_kernel(index)
            : use.type == DataType::kBFloat16   ? hopper::bfloat16_kernel(index)
+           : config.halved                     ? hopper::halved_kernel(index)
            : use.precision == Precision::kTF32 ? hopper::tf32_kernel(index)
                                                : hopper::fp32_kernel(index);
   }
@@ -247,8 +276,9 @@ class HopperConv : public ConvolutionKernel {
     return bytes;
   }
 
-  size_t element_bytes_;
+  size_t input_bytes_, output_bytes_;  // of an element, as the kernel has it
   PixelMajor input_;
+  std::optional<hopper::HalvedInput> halved_;
   DeviceEpilogue epilogue_;
   std::unique_ptr<DeviceCopy> plan_;
   using Input = std::variant<BoxedTensor<5>, RunTensor>;
@@ -300,8 +330,10 @@ std::vector<std::string> hopper_tile_choices(const ConvolutionSpec& spec, size_t
 }
 
 hopper::Operands hopper::operands_of(const ConvolutionSpec& spec) {
-  return {int(size_of(spec.type)), products_of(spec.use()), packed_input(spec).group_pitch(),
-          curve_of(spec.activation.kind)};
+  const PixelMajor input = packed_input(spec);
+  const int bytes = int(size_of(spec.type)), products = products_of(spec.use());
+  const bool can_be_halved = spec.type == DataType::kFloat && products == 1 && input.is_already();
+  return {bytes, products, input.group_pitch(), curve_of(spec.activation.kind), bytes, can_be_halved};
 }
 
 hopper::Machine hopper::current_machine() {

@@ -16,6 +16,11 @@ struct Params {
   const WorkTap* taps;
   Epilogue epilogue;
   const float* filter_scales;  // of floats: what an output channel's sum is multiplied by
+  // Where X was halved (halve.h): what a row's sum is multiplied by. So many rows of a tile that follow each other have
+  // one, counted from the tile's image or, where tiles are runs of one line, from the line's beginning.
+  const float* x_scales;
+  int x_scales_count, rows_of_x_scale;
+  bool x_scales_in_line;
   float4* partials;            // of cut tiles, in accumulator order
   unsigned* counters;          // of cut tiles
   int channel_blocks;          // k-blocks of a tap
@@ -46,6 +51,7 @@ std::unique_ptr<ConvolutionKernel> make_scheduled_conv(const ConvolutionSpec&, c
 const void* half_kernel(int shape);
 const void* bfloat16_kernel(int shape);
 const void* tf32_kernel(int shape);
+const void* halved_kernel(int shape);
 const void* fp32_kernel(int shape);
 
 }  // namespace cks::cuda::hopper

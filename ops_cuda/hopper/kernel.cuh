@@ -4,7 +4,8 @@
 // A block takes work items in order. For each k-block (128 bytes of channels of one tap) a producer lane copies two
 // boxes to shared memory by TMA: A, the input pixels that the tile's rows read through this tap (what lies outside the
 // input is filled with zeros), and B, the filter's channels; or one A for all taps, a patch, whose floats a warpgroup
-// of its own turns into halves (patch_converter.cuh). Math warpgroups multiply them (wgmma) and leave the tile in
+// of its own turns into halves (patch_converter.cuh); boxes of floats may have become halves before the kernel
+// (halve.h). Math warpgroups multiply them (wgmma) and leave the tile in
 // shared memory, slab by slab of channels, from where a storer lane sends it by TMA while they go on; the store map's
 // element strides interleave the phases of a transposed convolution. With `splits` > 1 the blocks of a cluster share a
 // tile's k-blocks and add up through distributed shared memory (cluster_sum.cuh).
@@ -14,6 +15,7 @@
 #include "ops_cuda/hopper/main_loop.cuh"
 #include "ops_cuda/hopper/patch_converter.cuh"
 #include "ops_cuda/hopper/patches.cuh"
+#include "ops_cuda/hopper/scales_of_x.cuh"
 #include "ops_cuda/hopper/store_warp.cuh"
 #include "ops_cuda/hopper/tile_pieces.cuh"
 
@@ -28,7 +30,7 @@ struct MathWarps {
   using Accumulators = typename Tile::Accumulators;
   using Barriers = typename Tile::Barriers;
   static constexpr int BN = Tile::BN, kRowBlocks = Tile::kRowBlocks, kTeamThreads = Tile::kTeamThreads;
-  static constexpr bool kAlternate = Tile::kAlternate, kHalves = Tile::kHalves, kCanBeCut = Tile::kCanBeCut;
+  static constexpr bool kAlternate = Tile::kAlternate, kCanBeCut = Tile::kCanBeCut;
   static constexpr Team kTeam = Tile::kTeam;
 
   // make_ring(first row block, this lane's first row): of the tile.
@@ -65,10 +67,12 @@ struct MathWarps {
       wait_turn(round / 2);
       if constexpr (Tile::kSource == Source::kPatches) {
         Loop::multiply_patches(ring, count, acc, pass_turn);
-      } else if constexpr (kHalves) {
+      } else if constexpr (Tile::kThroughRegisters) {
         Loop::multiply_floats(ring, count, p.stages, row0 + lane / 4, p.box_bytes / 128, 3 + wg, acc, pass_turn);
       } else {
+        const ScalesOfX<Tile> scales(p, work, row0 + lane / 4);
         Loop::multiply(ring, count, acc, pass_turn);
+        scales.undo(acc);
       }
       if (p.splits == 1 && sum.parts == 1) {
         if (plain) {
@@ -87,7 +91,7 @@ struct MathWarps {
 
 template <class Math, Team kTeam, int kRowBlocks, int BN, Curve kCurve, Source kSource>
 __global__ void __launch_bounds__(
-    TileShape{kTeam, kRowBlocks, BN, kCurve, kSource}.threads(sizeof(typename Math::Element)),
+    TileShape{kTeam, kRowBlocks, BN, kCurve, kSource}.threads(sizeof(typename Math::Input)),
     TileShape{kTeam, kRowBlocks, BN}.max_blocks_per_sm(Math::kProducts)) hopper_conv(const __grid_constant__ Params p) {
   using Tile = TileTraits<Math, kTeam, kRowBlocks, BN, kCurve, kSource>;
   extern __shared__ uint8_t dynamic[];

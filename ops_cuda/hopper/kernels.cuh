@@ -10,7 +10,8 @@ namespace cks::cuda::hopper {
 template <class Math, size_t kIndex>
 const void* kernel_of_shape() {
   constexpr TileShape s = kTileShapes[kIndex];
-  if constexpr (s.serves(int(sizeof(typename Math::Element)), Math::kProducts)) {
+  constexpr bool halved = sizeof(typename Math::Input) < sizeof(typename Math::Element);
+  if constexpr (s.serves(int(sizeof(typename Math::Input)), Math::kProducts) && (!halved || s.serves_halved())) {
     return reinterpret_cast<const void*>(&hopper_conv<Math, s.team, s.row_blocks, s.bn, s.curve, s.source>);
   } else {
     return nullptr;

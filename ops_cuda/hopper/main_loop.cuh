@@ -9,7 +9,6 @@ namespace cks::cuda::hopper {
 // Ring: BoxRing or PatchRing.
 template <class Tile, class Ring>
 struct MainLoop {
-  using T = typename Tile::T;
   using Accumulators = typename Tile::Accumulators;
   static constexpr int BN = Tile::BN, kRowBlocks = Tile::kRowBlocks, kFilterRowBytes = Tile::kFilterRowBytes,
                        kInFlight = Tile::kInFlight;
@@ -106,7 +105,7 @@ struct MainLoop {
   // The products of a k-block.
   template <class Operands>
   static __device__ void issue(const Operands& at, Accumulators& acc) {
-    using Operand = std::conditional_t<Tile::kConverts, __half, T>;
+    using Operand = std::conditional_t<Tile::kConverts, __half, typename Tile::Input>;
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kFilterRowBytes / 32; ++k)

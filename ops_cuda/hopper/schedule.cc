@@ -14,19 +14,22 @@ namespace {
 
 int channel_blocks_of(const Operands& o) { return int(ceil_div(o.channels * o.element_bytes, kBlockBytes)); }
 
-// A plan is the same for all configurations with equally many rows and the same source.
+// A plan is the same for all configurations with equally many rows, the same source, and as many k-blocks a tap.
 struct RowsPlan {
   int rows;
   Source source;
+  bool halved;
   std::optional<Plan> plan;  // none where no patch serves
   std::optional<Patch> patch;
   std::optional<RunCorners> runs;
   std::vector<Index3> corner;  // of each tile's patch, relative to its first input pixel; or where its run starts
 };
 
-RowsPlan plan_rows(const Problem& p, const Operands& o, int rows, Source source) {
-  const double tile_overhead = 2.0 / channel_blocks_of(o);  // about two k-blocks more than its taps (measured)
-  RowsPlan r{rows, source, {}, {}, {}, {}};
+RowsPlan plan_rows(const Problem& p, const Operands& o, const Config& config) {
+  const int rows = config.shape.bm();
+  const Source source = config.shape.source;
+  const double tile_overhead = 2.0 / channel_blocks_of(multiplied(o, config));  // about two k-blocks more than its taps (measured)
+  RowsPlan r{rows, source, config.halved, {}, {}, {}, {}};
   if (source == Source::kPatches) {
     if (std::optional<PatchPlan> found = plan_patches(p, rows, tile_overhead))
       r.plan = std::move(found->plan), r.patch = found->patch, r.corner = std::move(found->corner);
@@ -47,7 +50,7 @@ RowsPlan plan_rows(const Problem& p, const Operands& o, int rows, Source source)
 
 // Of the finished tiles, or of the partial ones that a cluster adds up.
 int out_bytes(const Config& c, const Operands& o) {
-  return c.splits > 1 ? c.shape.bm() * c.shape.bn * 4 : c.shape.staged_bytes(o.element_bytes);
+  return c.splits > 1 ? c.shape.bm() * c.shape.bn * 4 : c.shape.staged_bytes(o.output_bytes);
 }
 
 int filter_bytes(const TileShape& s, const Operands& o) { return s.bn * filter_row(o.element_bytes, o.products) * 2; }
@@ -77,9 +80,10 @@ double taps_of_patch(const Plan& plan) {
   return std::max(taps, 1.0) / std::max(tiles, 1.0);
 }
 
-std::optional<Setting> make_setting(const Problem& p, const Operands& o, const Machine& m, const Config& config,
+std::optional<Setting> make_setting(const Problem& p, const Operands& given, const Machine& m, const Config& config,
                                     const RowsPlan& rows) {
   if (!rows.plan) return {};
+  const Operands o = multiplied(given, config);
   const TileShape& s = config.shape;
   const Plan& plan = *rows.plan;
   const int channel_blocks = channel_blocks_of(o), one_patch = rows.patch ? patch_pitch(*rows.patch) : 0;
@@ -102,8 +106,9 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& o, const M
   r.clusters = config.cut ? at_once : int(std::min<int64_t>(items, at_once));
   const double pixel_bytes =
       kBlockBytes * (rows.patch ? rows.patch->box.pixels() / taps_of_patch(plan) : double(plan.box.pixels()));
-  const Cost cost = cost_of(config, o, pixel_bytes + (r.filter_stays ? 0 : filter_bytes(s, o)),
+  Cost cost = cost_of(config, o, pixel_bytes + (r.filter_stays ? 0 : filter_bytes(s, o)),
                             r.filter_stays ? kMaxStages : r.stages, r.clusters * config.splits, m);
+  if (config.halved) cost.start += cycles_to_halve(p.N * volume(p.input), given.channels);
   return Setting{&plan, &rows.corner, std::move(r), columns, channel_blocks, cost};
 }
 
@@ -252,6 +257,11 @@ Schedule finish(const Setting& s, const Cut& cut) {
 
 }  // namespace
 
+Operands multiplied(const Operands& o, const Config& c) {
+  if (!c.halved) return o;
+  return {sizeof(uint16_t), 1, round_up(o.channels, kHalvedBlock), o.curve, o.output_bytes};
+}
+
 Curve curve_of(ActivationKind kind) {
   switch (kind) {
     case ActivationKind::kNone:
@@ -284,12 +294,16 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
       }
     }
     if (s.can_be_cut()) configs.push_back({s, 1, 1, true});
+    if (o.can_be_halved && s.serves_halved()) {
+      configs.push_back({s, 1, 1, false, true});
+      if (s.can_be_cut()) configs.push_back({s, 1, 1, true, true});
+    }
   }
   return configs;
 }
 
 Schedule make_schedule(const Problem& p, const Operands& o, const Machine& m, const Config& config) {
-  const RowsPlan rows = plan_rows(p, o, config.shape.bm(), config.shape.source);
+  const RowsPlan rows = plan_rows(p, o, config);
   const std::optional<Setting> setting = make_setting(p, o, m, config, rows);
   return setting ? finish(*setting, choose_cut(*setting)) : Schedule{};
 }
@@ -300,11 +314,13 @@ Schedule choose_schedule(const Problem& p, const Operands& o, const Machine& m) 
 
 std::vector<Schedule> best_schedules(const Problem& p, const Operands& o, const Machine& m, size_t most) {
   std::vector<RowsPlan> plans;
-  plans.reserve(std::size(kTileShapes));  // settings point to them
-  const auto plan_of = [&](const TileShape& s) -> const RowsPlan& {
-    const auto same = [&](const RowsPlan& r) { return r.rows == s.bm() && r.source == s.source; };
+  plans.reserve(2 * std::size(kTileShapes));  // settings point to them
+  const auto plan_of = [&](const Config& c) -> const RowsPlan& {
+    const auto same = [&](const RowsPlan& r) {
+      return r.rows == c.shape.bm() && r.source == c.shape.source && r.halved == c.halved;
+    };
     const auto at = std::ranges::find_if(plans, same);
-    return at != plans.end() ? *at : plans.emplace_back(plan_rows(p, o, s.bm(), s.source));
+    return at != plans.end() ? *at : plans.emplace_back(plan_rows(p, o, c));
   };
   struct Candidate {
     Setting setting;
@@ -313,7 +329,7 @@ std::vector<Schedule> best_schedules(const Problem& p, const Operands& o, const 
   };
   std::vector<Candidate> best;  // sorted
   for (const Config& c : all_configs(p, o)) {
-    std::optional<Setting> setting = make_setting(p, o, m, c, plan_of(c.shape));
+    std::optional<Setting> setting = make_setting(p, o, m, c, plan_of(c));
     const bool full = best.size() == most;
     if (!setting || (full && even_share(*setting) >= best.back().cycles())) continue;
     const Cut cut = choose_cut(*setting);
@@ -351,7 +367,7 @@ std::string name_of(const Config& c) {
   };
   return std::string(team(c.shape.team)) + " " + std::to_string(c.shape.bm()) + "x" + std::to_string(c.shape.bn) +
          source(c.shape.source) + (c.splits > 1 ? " splits " + std::to_string(c.splits) : "") +
-         (c.blocks_per_sm > 1 ? " two an SM" : "") + (c.cut ? " cut" : "");
+         (c.blocks_per_sm > 1 ? " two an SM" : "") + (c.cut ? " cut" : "") + (c.halved ? " of halves" : "");
 }
 
 std::optional<Config> config_named(std::string_view name, const Problem& p, const Operands& o) {

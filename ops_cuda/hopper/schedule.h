@@ -28,6 +28,7 @@ Curve curve_of(ActivationKind);
 enum class Source { kBoxes, kPatches };
 
 inline constexpr int kBlockBytes = 128;  // of the channels of X: a k-block
+inline constexpr int kHalvedBlock = 32;  // channels whose order the halves of floats have of their own (halves.cuh)
 
 // Elements of the filter, 16 bits each, for a k-block of an output channel. Floats are multiplied as halves, which take
 // half the bytes, or all where each has a low half too (halves.cuh).
@@ -58,6 +59,8 @@ struct TileShape {
     if (source == Source::kPatches && (products > 1 || (converts(element_bytes) && row_blocks > 2))) return false;
     return row_blocks * bn <= (products > 1 ? 128 : 256);
   }
+  // Whether floats may be made halves of before the kernel (halve.h): where a tile takes so long that this pays.
+  constexpr bool serves_halved() const { return team != Team::kSolo && source == Source::kBoxes; }
   constexpr int max_blocks_per_sm(int products) const {
     return team == Team::kSolo && bn * (products > 1 ? 2 : 1) <= 128 ? 2 : 1;
   }
@@ -138,9 +141,10 @@ inline constexpr int kFixedSharedBytes = 2048;  // beside the tiles: barriers, a
 
 struct Config {
   TileShape shape;
-  int splits;         // blocks of a cluster, each of which sums a share of every tile's k-blocks
-  int blocks_per_sm;  // 1 or 2
-  bool cut;           // long tiles into parts, where that evens out the work
+  int splits;           // blocks of a cluster, each of which sums a share of every tile's k-blocks
+  int blocks_per_sm;    // 1 or 2
+  bool cut;             // long tiles into parts, where that evens out the work
+  bool halved = false;  // floats of X are made halves of first, in the workspace (halve.h)
 };
 
 struct Schedule {
@@ -170,11 +174,16 @@ struct Machine {
 
 // What the schedule needs to know of the tensors beside the problem.
 struct Operands {
-  int element_bytes;
-  int products;      // that a multiply-add takes: 3 for strict float
-  int64_t channels;  // of X as it lies in memory (C, padded to 16 bytes)
+  int element_bytes;  // of X
+  int products;       // that a multiply-add takes: 3 for strict float
+  int64_t channels;   // of X as it lies in memory (C, padded to 16 bytes)
   Curve curve;
+  int output_bytes = element_bytes;  // of an element of Y
+  bool can_be_halved = false;
 };
+
+// What the kernel of a configuration finds: other than what the problem has where X is halved.
+Operands multiplied(const Operands&, const Config&);
 
 // The schedule with the least expected time over all configurations.
 Schedule choose_schedule(const Problem&, const Operands&, const Machine&);

@@ -17,6 +17,11 @@ Latency latency_of(const Operands& o, Source source) {
 
 }  // namespace
 
+// Two launches, each of which waits for the one before it; four bytes read and two written, through L2.
+double cycles_to_halve(int64_t pixels, int64_t channels) {
+  return 3500 + double(pixels * channels * (sizeof(float) + sizeof(uint16_t))) / 2200;
+}
+
 Cost cost_of(const Config& c, const Operands& o, double loaded_bytes, int stages, int busy_blocks, const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
@@ -34,7 +39,7 @@ Cost cost_of(const Config& c, const Operands& o, double loaded_bytes, int stages
   const double latency =
       1539.0 / (stages - 1) + (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
                                                      : least.others * (0.7 + 0.3 * s.row_blocks * s.bn / 128));
-  const double store = 616 + 0.0516 * s.bm() * s.bn * o.element_bytes * share;
+  const double store = 616 + 0.0516 * s.bm() * s.bn * o.output_bytes * share;
   const double split = c.splits > 1 ? 1041 + 13.7 * c.splits + 0.01 * s.bm() * s.bn : 0;
   Cost cost{.k_block = std::max({multiply, load, latency}),
             .tile = store + split,

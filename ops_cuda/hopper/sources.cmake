@@ -8,10 +8,12 @@ add_library(ort_cks_hopper OBJECT
   ops_cuda/hopper/gradient_schedule.cc
   ops_cuda/hopper/gradient_tables.cc
   ops_cuda/hopper/gradient_taps.cc
+  ops_cuda/hopper/halve.cu
   ops_cuda/hopper/hopper_conv.cc
   ops_cuda/hopper/hopper_conv_bfloat16.cu
   ops_cuda/hopper/hopper_conv_fp32.cu
   ops_cuda/hopper/hopper_conv_half.cu
+  ops_cuda/hopper/hopper_conv_halved.cu
   ops_cuda/hopper/hopper_conv_tf32.cu
   ops_cuda/hopper/pack_halves.cu
   ops_cuda/hopper/patch.cc

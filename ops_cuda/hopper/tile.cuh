@@ -9,16 +9,18 @@
 
 namespace cks::cuda::hopper {
 
-// What is multiplied, and how: the type of X and Y, and the products that a multiply-add takes. Floats are multiplied
-// as halves (halves.cuh).
-template <class T, int kCount>
+// What is multiplied, and how: the type of Y, the products that a multiply-add takes, and what the kernel reads X as,
+// which is the same type but where halves were made of floats before it. Floats are multiplied as halves (halves.cuh).
+template <class T, int kCount, class OfX = T>
 struct Multiplication {
   using Element = T;
+  using Input = OfX;
   static constexpr int kProducts = kCount;
 };
 using HalfMath = Multiplication<__half, 1>;
 using BFloat16Math = Multiplication<__nv_bfloat16, 1>;
 using TF32Math = Multiplication<float, 1>;
+using HalvedMath = Multiplication<float, 1, __half>;
 using FP32Math = Multiplication<float, 3>;
 
 template <class MathOfTile, Team kTeamOfTile, int kRowBlocksOfTile, int kColumns, Curve kCurveOfTile,
@@ -30,17 +32,22 @@ struct TileTraits {
   static constexpr Curve kCurve = kCurveOfTile;
   static constexpr Source kSource = kSourceOfTile;
   using T = typename Math::Element;
+  using Input = typename Math::Input;
   static constexpr TileShape kShape{kTeam, kRowBlocks, BN, kCurve, kSource};
   static constexpr int BM = kShape.bm(), kMathWarps = kShape.math_warpgroups() * 4,
-                       kThreads = kShape.threads(int(sizeof(T)));
+                       kThreads = kShape.threads(int(sizeof(Input)));
   static constexpr int kTeamThreads = kTeam == Team::kShared ? 256 : 128;  // that work on one tile
   static constexpr bool kAlternate = kTeam == Team::kAlternate;
   static constexpr int kTeams = kAlternate ? 2 : 1;
-  static constexpr bool kHalves = sizeof(T) == 4, kSplit = Math::kProducts > 1;
-  static constexpr bool kConverts = kShape.converts(sizeof(T));  // in shared memory
+  static constexpr bool kSplit = Math::kProducts > 1;
+  // Of floats, halves are made by the warps that multiply them, in shared memory by warps of their own, or before the
+  // kernel; the filter's have a scale for each output channel in any case.
+  static constexpr bool kFilterHasScales = sizeof(T) == 4, kHalved = kFilterHasScales && sizeof(Input) == 2;
+  static constexpr bool kConverts = kShape.converts(sizeof(Input));
+  static constexpr bool kThroughRegisters = sizeof(Input) == 4 && !kConverts;
   static constexpr int kConverterWarps = 4;
-  static constexpr int BK = 128 / int(sizeof(T));
-  static constexpr int kFilterRow = filter_row(sizeof(T), Math::kProducts), kFilterRowBytes = kFilterRow * 2;
+  static constexpr int BK = 128 / int(sizeof(Input));
+  static constexpr int kFilterRow = filter_row(sizeof(Input), Math::kProducts), kFilterRowBytes = kFilterRow * 2;
   static constexpr int kABytes = kSource == Source::kBoxes ? BM * 128 : 0, kBBytes = BN * kFilterRowBytes,
                        kStageBytes = kABytes + kBBytes;  // of the ring of k-blocks
   // Weights that are older than the previous grid may come while it still runs; but few of them, because the first
@@ -55,7 +62,7 @@ struct TileTraits {
   static constexpr int kInFlight = kRowBlocks * BN >= 128 && kTeam != Team::kSolo ? 1 : 3;
   static constexpr bool kCanBeCut = kShape.can_be_cut();
   // Twelve warps have 168 registers each, unless those that copy give some up.
-  static constexpr bool kTakesRegisters = kHalves && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;
+  static constexpr bool kTakesRegisters = sizeof(T) == 4 && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;
   using Accumulators = float[kRowBlocks][BN / 2];
 
   static constexpr int kRing = kSource == Source::kBoxes ? kMaxStages : kMaxFilterStages;

@@ -13,19 +13,19 @@ struct TileEpilogue {
   using Barriers = typename Tile::Barriers;
   static constexpr int BM = Tile::BM, kRowBlocks = Tile::kRowBlocks, kSlab = Tile::kSlab, kSlabs = Tile::kSlabs,
                        kSlabBytes = Tile::kSlabBytes, kStaged = Tile::kStaged, kStagedBytes = Tile::kStagedBytes;
-  static constexpr bool kHalves = Tile::kHalves;
+  static constexpr bool kFilterHasScales = Tile::kFilterHasScales;
   static constexpr Curve kCurve = Tile::kCurve;
 
   // Eight sums of a thread, accumulator order: channels k, k + 1, k + 8, k + 9 of a row and of the row eight below it,
   // as {row: k, k + 1}, {row + 8: k, k + 1}, {row: k + 8, k + 9}, {row + 8: k + 8, k + 9}.
   // Their scale and bias. What lies beyond the last channel is not stored.
   struct Affine {
-    float scale[kHalves ? 4 : 1], bias[4];
+    float scale[kFilterHasScales ? 4 : 1], bias[4];
     __device__ void apply(float (&v)[8]) const {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int channel = i / 4 * 2 + i % 2;
-        if constexpr (kHalves) v[i] *= scale[channel];
+        if constexpr (kFilterHasScales) v[i] *= scale[channel];
         v[i] += bias[channel];
       }
     }
@@ -41,7 +41,7 @@ struct TileEpilogue {
         for (int i = 0; i < 4; ++i) f(affine[g], i, min(k + g * 16 + i / 2 * 8 + i % 2, p.K - 1));
     };
     const T* const bias = static_cast<const T*>(p.epilogue.bias);
-    if constexpr (kHalves) for_each([&](Affine& a, int i, int at) { a.scale[i] = p.filter_scales[at]; });
+    if constexpr (kFilterHasScales) for_each([&](Affine& a, int i, int at) { a.scale[i] = p.filter_scales[at]; });
     for_each([](Affine& a, int i, int) { a.bias[i] = 0; });
     if (bias) for_each([&](Affine& a, int i, int at) { a.bias[i] = to_float(bias[at]); });
   }

@@ -288,9 +288,9 @@ bool check_strict_accuracy(std::mt19937& random) {
 #endif
 }
 
-// Patches of floats are converted with a scale of their own: images and blocks of channels of very different sizes, and
-// nothing but zeros, in every configuration that has patches.
-bool check_patch_scales(std::mt19937& random) {
+// Floats of patches, and those that are halved before the kernel, are converted with a scale for many of them: images
+// and blocks of channels of very different sizes, and nothing but zeros, in every such configuration.
+bool check_shared_scales(std::mt19937& random) {
 #ifdef ORT_CKS_HOPPER
   namespace hopper = cuda::hopper;
   cuda::ConvolutionSpec spec{{}, DataType::kFloat, Layout::kNHWC, Precision::kTF32, {}};
@@ -301,7 +301,9 @@ bool check_patch_scales(std::mt19937& random) {
   for (const auto& [C, K, extent, dilation] : {std::tuple{96, 64, Dims{1, 3, 3}, Dims{1, 1, 1}},
                                                {32, 24, {3, 3, 3}, {1, 1, 1}},
                                                {200, 32, {1, 3, 5}, {1, 2, 1}},
-                                               {160, 40, {1, 1, 7}, {1, 1, 3}}}) {
+                                               {160, 40, {1, 1, 7}, {1, 1, 3}},
+                                               {416, 264, {1, 3, 3}, {1, 1, 1}},
+                                               {288, 136, {1, 1, 1}, {1, 1, 1}}}) {
     const bool line = extent[1] == 1;
     p.N = 6, p.filter.C = C, p.filter.K = K, p.filter.extent = extent, p.dilation = dilation;
     p.input = p.output = {extent[0] > 1 ? 9 : 1, line ? 1 : 34, line ? 700 : 21};
@@ -320,11 +322,17 @@ bool check_patch_scales(std::mt19937& random) {
     must(cudaMemcpy(x.data(), of_x.data(), x.bytes(), cudaMemcpyHostToDevice));
     fill<float>(w, false, random);
     cuda::pack_hopper_filter(spec.use(), w.data(), packed.data(), nullptr);
-    for (const hopper::Config& config : hopper::all_configs(p, hopper::operands_of(spec))) {
-      if (config.shape.source != hopper::Source::kPatches) continue;
-      const auto schedule = hopper::make_schedule(p, hopper::operands_of(spec), hopper::current_machine(), config);
-      if (schedule.clusters == 0 || schedule.box.n > 1) continue;  // a tile of one image only has one size
-      const auto kernel = hopper::make_scheduled_conv(spec, schedule);
+    cuda::ConvolutionSpec served = spec;
+    served.problem = joined_pixels(p, spec.layouts);
+    const hopper::Operands operands = hopper::operands_of(served);
+    for (const hopper::Config& config : hopper::all_configs(served.problem, operands)) {
+      const bool patches = config.shape.source == hopper::Source::kPatches;
+      if (!patches && !config.halved) continue;
+      const auto schedule =
+          hopper::make_schedule(served.problem, operands, hopper::current_machine(), config);
+      if (schedule.clusters == 0) continue;
+      if (patches && schedule.box.n > 1) continue;  // a tile of one image only has one size
+      const auto kernel = hopper::make_scheduled_conv(served, schedule);
       const Buffer workspace(kernel->workspace_bytes());
       y.poison();
       for (int i = 0; i < 3; ++i)
@@ -342,7 +350,7 @@ bool check_patch_scales(std::mt19937& random) {
       return false;
     }
   }
-  std::printf("%d configurations with patches of floats of all sizes\n", checked);
+  std::printf("%d configurations with floats of all sizes that share scales\n", checked);
   return checked > 0;
 #else
   return true;
@@ -444,7 +452,7 @@ int main(int argc, char** argv) {
   return run_checks([&](int& done, int& failed) {
     failed += as_capability == 0 && !check_planned_together(random);
     failed += as_capability == 0 && !check_strict_accuracy(random);
-    failed += as_capability == 0 && !check_patch_scales(random);
+    failed += as_capability == 0 && !check_shared_scales(random);
     for (int i = 0; i < problems && failed < 10; ++i) {
       const Case c = random_case(random, i % 2 ? Operator::kConvTranspose : Operator::kConv);
       failed += !check_convolution_case<float>(c, random);

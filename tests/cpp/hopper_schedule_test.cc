@@ -23,10 +23,10 @@ void require(bool holds, const char* what, const Problem& p, const Config& c) {
   if (holds) return;
   std::printf(
       "FAIL: %s\n  N %ld C %ld K %ld, input %ld %ld %ld, output %ld %ld %ld, stride %ld; tile %d x %d, patches %d, "
-      "splits %d, cut %d\n",
+      "splits %d, cut %d, halved %d\n",
       what, long(p.N), long(p.filter.C), long(p.filter.K), long(p.input[0]), long(p.input[1]), long(p.input[2]),
       long(p.output[0]), long(p.output[1]), long(p.output[2]), long(p.stride[2]), c.shape.bm(), c.shape.bn,
-      c.shape.source == Source::kPatches, c.splits, c.cut);
+      c.shape.source == Source::kPatches, c.splits, c.cut, c.halved);
   std::exit(1);
 }
 
@@ -119,8 +119,9 @@ struct Tile {
   int expected_parts = 0;
 };
 
-void check(const Problem& p, const Operands& o, const Machine& m, const Schedule& s) {
+void check(const Problem& p, const Operands& given, const Machine& m, const Schedule& s) {
   const Config& c = s.config;
+  const Operands o = multiplied(given, c);
   const auto holds = [&](bool x, const char* what) { require(x, what, p, c); };
   const int step = p.filter.op == Operator::kConv ? 1 : 0;
   holds(s.filter_stays
@@ -223,7 +224,7 @@ void check_best(const Problem& p, const Operands& o, const Machine& m) {
     require(named && named->cut == c.cut && named->splits == c.splits && named->blocks_per_sm == c.blocks_per_sm &&
                 named->shape.bm() == c.shape.bm() && named->shape.bn == c.shape.bn &&
                 named->shape.team == c.shape.team && named->shape.source == c.shape.source &&
-                named->shape.curve == c.shape.curve,
+                named->shape.curve == c.shape.curve && named->halved == c.halved,
             "another configuration under its name", p, c);
   }
   for (const char* name : {"", "solo", "solo 64x64 ", "Solo 64x64", "solo 64x63", "solo 64x64 splits 3"})
@@ -270,7 +271,8 @@ int main() {
     const Problem p = make_problem(a, filter, x, Layout::kNHWC);
     for (const auto& [element_bytes, products] : {std::pair{2, 1}, {4, 1}, {4, 3}}) {
       for (const Curve curve : {Curve::kPiecewiseLinear, Curve::kAny}) {
-        const Operands o{element_bytes, products, filter.C, curve};
+        const bool can_be_halved = element_bytes == 4 && products == 1;
+        const Operands o{element_bytes, products, filter.C, curve, element_bytes, can_be_halved};
         const DataType type = element_bytes == 2 ? DataType::kHalf : DataType::kFloat;
         require(
             cks::cuda::hopper_takes({filter, p.stride, type, Layout::kNHWC, Precision::kTF32}, {90, 132, 228 << 10}),
