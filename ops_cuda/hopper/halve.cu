@@ -1,8 +1,7 @@
-#include "ops_cuda/hopper/halve.h"
-
 #include <algorithm>
 #include <bit>
 
+#include "ops_cuda/hopper/halve.h"
 #include "ops_cuda/hopper/halves.cuh"
 #include "ops_cuda/hopper/schedule.h"
 #include "ops_cuda/launch.cuh"
@@ -184,7 +183,8 @@ void halve(const HalvedInput& in, InputTensors input, void* halves, Stream strea
   }
   const dim3 grid(unsigned(in.images * args.blocks)), threads(across, kThreads / across);
   launch_dependent("launching the kernel that makes halves of images", halve_images, grid, threads, stream, args);
-  launch_dependent("launching the kernel that makes halves of images again", halve_misfits, grid, threads, stream, args);
+  launch_dependent("launching the kernel that makes halves of images again", halve_misfits, grid, threads, stream,
+                   args);
 }
 
 }  // namespace cks::cuda::hopper

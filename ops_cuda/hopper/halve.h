@@ -1,4 +1,4 @@
-// Floats of X as halves, in global memory, before the kernel: half the bytes for each time that a tile reads them, and
+// Floats of X as halves, in the workspace, before the kernel: half the bytes for each time that a tile reads them, and
 // nothing to convert on the way. A power of two, a scale, makes up for the range that a half lacks (halves.cuh).
 #pragma once
 #include "ops_cuda/convolution.h"
@@ -8,10 +8,10 @@ namespace cks::cuda::hopper {
 // X, or X and X2 side by side, as NHWC. Halves [images][pixels][pitch], then floats: what undoes each scale.
 //
 // An image has one scale. Its values keep a half's eleven digits down to 2^-15 of the largest, and below that are no
-// further off than 2^-26 of it: less than the last digit of a float of its size. Where each output pixel reads one input
-// pixel only, every pixel has a scale of its own.
+// further off than 2^-26 of it: less than the last digit of a float of its size. Where each output pixel reads one
+// input pixel only, every pixel has a scale of its own.
 struct HalvedInput {
-  int64_t images, pixels;  // of an image
+  int64_t images, pixels;         // of an image
   int64_t channels, x2_channels;  // together a multiple of 4; x2's, which are among them, of 32
   bool pixel_scales;
   int multiprocessors;
@@ -23,6 +23,7 @@ struct HalvedInput {
   int blocks_of_image() const;  // that share the work
 };
 
+// Two launches; one where pixels have scales of their own.
 void halve(const HalvedInput&, InputTensors, void* halves, Stream);
 
 }  // namespace cks::cuda::hopper

@@ -21,12 +21,12 @@ struct Params {
   const float* x_scales;
   int x_scales_count, rows_of_x_scale;
   bool x_scales_in_line;
-  float4* partials;            // of cut tiles, in accumulator order
-  unsigned* counters;          // of cut tiles
-  int channel_blocks;          // k-blocks of a tap
-  int x_blocks;                // of them, those in x; the others are in x2
-  int box_bytes;               // of the tile's pixels, 128 each: the box may have fewer than the tile has rows
-  bool runs;                   // x and x2 are maps in im2col mode
+  float4* partials;    // of cut tiles, in accumulator order
+  unsigned* counters;  // of cut tiles
+  int channel_blocks;  // k-blocks of a tap
+  int x_blocks;        // of them, those in x; the others are in x2
+  int box_bytes;       // of the tile's pixels, 128 each: the box may have fewer than the tile has rows
+  bool runs;           // x and x2 are maps in im2col mode
   int stages, splits;
   int log_share;  // of the units of a tile that each of a cluster's blocks adds up (cluster_sum.cuh)
   // Where taps share a patch: patches in shared memory, and bytes.

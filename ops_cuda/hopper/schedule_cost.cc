@@ -19,7 +19,7 @@ Latency latency_of(const Operands& o, Source source) {
 
 // Two launches, each of which waits for the one before it; four bytes read and two written, through L2.
 double cycles_to_halve(int64_t pixels, int64_t channels) {
-  return 3500 + double(pixels * channels * (sizeof(float) + sizeof(uint16_t))) / 2200;
+  return 3000 + double(pixels * channels * int64_t(sizeof(float) + sizeof(uint16_t))) / 1300;
 }
 
 Cost cost_of(const Config& c, const Operands& o, double loaded_bytes, int stages, int busy_blocks, const Machine& m) {

@@ -62,7 +62,8 @@ struct TileTraits {
   static constexpr int kInFlight = kRowBlocks * BN >= 128 && kTeam != Team::kSolo ? 1 : 3;
   static constexpr bool kCanBeCut = kShape.can_be_cut();
   // Twelve warps have 168 registers each, unless those that copy give some up.
-  static constexpr bool kTakesRegisters = sizeof(T) == 4 && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;
+  static constexpr bool kTakesRegisters =
+      sizeof(T) == 4 && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;
   using Accumulators = float[kRowBlocks][BN / 2];
 
   static constexpr int kRing = kSource == Source::kBoxes ? kMaxStages : kMaxFilterStages;

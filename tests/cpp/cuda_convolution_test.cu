@@ -328,8 +328,7 @@ bool check_shared_scales(std::mt19937& random) {
     for (const hopper::Config& config : hopper::all_configs(served.problem, operands)) {
       const bool patches = config.shape.source == hopper::Source::kPatches;
       if (!patches && !config.halved) continue;
-      const auto schedule =
-          hopper::make_schedule(served.problem, operands, hopper::current_machine(), config);
+      const auto schedule = hopper::make_schedule(served.problem, operands, hopper::current_machine(), config);
       if (schedule.clusters == 0) continue;
       if (patches && schedule.box.n > 1) continue;  // a tile of one image only has one size
       const auto kernel = hopper::make_scheduled_conv(served, schedule);
