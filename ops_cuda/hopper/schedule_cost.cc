@@ -22,23 +22,25 @@ double cycles_to_halve(int64_t pixels, int64_t channels) {
   return 3000 + double(pixels * channels * int64_t(sizeof(float) + sizeof(uint16_t))) / 1300;
 }
 
-Cost cost_of(const Config& c, const Operands& o, double loaded_bytes, int stages, int busy_blocks, const Machine& m) {
+Cost cost_of(const Config& c, const Operands& o, double loaded_bytes, std::optional<int> stages, int busy_blocks,
+             const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
   // Through patches the tensor cores wait for operands: fewer columns than 64 save nothing where both warpgroups
-  // multiply, the floats' shorter k-blocks nowhere (measured).
-  const double columns = s.source == Source::kBoxes   ? s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1)
-                         : s.team == Team::kAlternate ? 1.6 * s.bn
-                                                      : std::max(s.bn, 64);
+  // multiply or the filter comes again and again, the floats' shorter k-blocks nowhere (measured).
+  const double columns = s.source == Source::kBoxes ? s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1)
+                         : s.team == Team::kShared  ? std::max(s.bn, 64)
+                         : stages                   ? std::max(1.65 * s.bn, 70.0)
+                                                    : 1.35 * s.bn;
   const double multiply = 1.066 * s.bm() / 64 * 2.0 * columns * share;
   // All SMs together are bound by L2, one alone by what it can have in flight. The blocks of a cluster read different
   // k-blocks, so that no two of them share a line.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
   const double load = loaded_bytes / (118.3 - 60.6 * busy) * share * (c.splits > 1 ? 1 + 0.896 * busy : 1);
   const Latency least = latency_of(o, s.source);
-  const double latency =
-      1539.0 / (stages - 1) + (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
-                                                     : least.others * (0.7 + 0.3 * s.row_blocks * s.bn / 128));
+  const double latency = 1539.0 / (stages.value_or(kMaxStages) - 1) +
+                         (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
+                                                : least.others * (0.7 + 0.3 * s.row_blocks * s.bn / 128));
   const double store = 616 + 0.0516 * s.bm() * s.bn * o.output_bytes * share;
   const double split = c.splits > 1 ? 1041 + 13.7 * c.splits + 0.01 * s.bm() * s.bn : 0;
   Cost cost{.k_block = std::max({multiply, load, latency}),
