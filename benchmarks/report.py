@@ -56,7 +56,7 @@ def times(rows: Rows) -> str:
         facts = [fact for fact in ("name", "shape") if fact in of_type[0]]
         lines = []
         for row in of_type:
-            cells = [f"{row[column]:.2f}" if column in row else "failed" for column in columns]
+            cells = [_time(row, column, 2) for column in columns]
             cells += _quotients(row, ("torch_us", "ours_us"), ("ours_us", "floor_us"))
             lines.append([*(row[fact] for fact in facts), *cells])
         headings = [*facts, *(HEADINGS[column] for column in columns), "over PyTorch", "floors"]
@@ -71,7 +71,7 @@ def models(rows: Rows) -> str:
         columns = [column for column in HEADINGS if any(column in row for row in of_type)]
         lines = []
         for row in of_type:
-            cells = [f"{row[column]:.1f}" if column in row else "failed" for column in columns]
+            cells = [_time(row, column, 1) for column in columns]
             cells += _quotients(row, *OVER)
             for column in ("start_s", "memory_mb"):
                 cells.append(" / ".join(str(row.get(side + column, "-")) for side in ("", "ort_")))
@@ -83,6 +83,13 @@ def models(rows: Rows) -> str:
         parts.append(f"{TYPE_NAMES[dtype]}, µs:\n\n{_table(headings, lines)}")
         parts.append(f"{TYPE_NAMES[dtype]}, µs of kernels, ort_cks / ONNX Runtime:\n\n{_kinds(of_type)}")
     return "\n\n".join(parts)
+
+
+def _time(row: dict, column: str, digits: int) -> str:
+    if column in row:
+        return f"{row[column]:.{digits}f}"
+    failures = row.get("failures", {})
+    return "failed" if "failure" in row or "layer" in failures or column in failures else "not timed"
 
 
 def _quotients(row: dict, *pairs: tuple[str, str]) -> list[str]:

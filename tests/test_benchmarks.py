@@ -332,14 +332,15 @@ class TestReport:
                 for kind, us in row.get("kernels_us", {}).items():
                     assert float(line[kind].split(" / ")[0]) == pytest.approx(us, abs=0.501)
 
-    def test_a_model_that_ours_does_not_run(self):
+    def test_a_model_that_ours_does_not_run_or_that_a_side_was_not_asked_to(self):
         rows = [
-            {"name": "runs", "dtype": "fp16", "ours_us": 10.0, "ort_us": 20.0},
-            {"name": "fails", "dtype": "fp16", "ort_us": 20.0},
+            {"name": "runs", "dtype": "fp16", "ours_us": 10.0, "ort_us": 20.0, "compile_us": 15.0},
+            {"name": "fails", "dtype": "fp16", "ort_us": 20.0, "failures": {"ours_us": "no such kernel"}},
         ]
         times = report.models(rows).split("µs")[-2]
         line = dict(zip(cells(times, "name"), cells(times, "fails"), strict=True))
         assert (line["ort_cks"], line["ONNX Runtime"], line["over ONNX Runtime"]) == ("failed", "20.0", "")
+        assert line["torch.compile"] == "not timed"
 
     def test_a_summary(self):
         rows = [
