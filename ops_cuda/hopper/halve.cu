@@ -31,13 +31,13 @@ struct Chunk {
 
 __device__ Chunk load_chunk(const Args& p, int64_t pixel, int chunk) {
   const int block = chunk / 4 * kHalvedBlock, first = chunk % 4 / 2 * 4 + chunk % 2 * 2;
-  const bool in_x = block < p.x_channels || p.x2_channels == 0;
+  const bool in_x = block < p.x_channels;
   const int channels = in_x ? p.x_channels : p.x2_channels, c = (in_x ? block : block - p.x_channels) + first;
   const float* const from = (in_x ? p.x : p.x2) + pixel * channels + c;
   Chunk v;
 #pragma unroll
   for (int i = 0; i < kChunk / 2; ++i)
-    v.pairs[i] = c + i * 8 < channels ? __ldg(reinterpret_cast<const float2*>(from + i * 8)) : float2{};
+    v.pairs[i] = c + i * 8 < channels ? *reinterpret_cast<const float2*>(from + i * 8) : float2{};
   return v;
 }
 
@@ -169,7 +169,7 @@ void halve(const HalvedInput& in, InputTensors input, void* halves, Stream strea
                   static_cast<__half*>(halves),
                   inverse,
                   inverse + in.scales(),
-                  in.pixel_scales ? in.images * in.pixels : in.pixels,
+                  in.pixels,
                   int(in.channels - in.x2_channels),
                   int(in.x2_channels),
                   chunks,

@@ -13,11 +13,11 @@ namespace cks::cuda::hopper {
 struct HalvedInput {
   int64_t images, pixels;         // of an image
   int64_t channels, x2_channels;  // together a multiple of 4; x2's, which are among them, of 32
-  bool pixel_scales;
+  bool pixel_scales;              // of the one image that there is
   int multiprocessors;
 
   int64_t pitch() const;  // of a pixel, in halves
-  int64_t scales() const { return pixel_scales ? images * pixels : images; }
+  int64_t scales() const { return pixel_scales ? pixels : images; }
   size_t scales_at() const;  // bytes from the beginning
   size_t bytes() const;
   int blocks_of_image() const;  // that share the work

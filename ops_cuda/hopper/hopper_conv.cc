@@ -136,19 +136,20 @@ class HopperConv : public ConvolutionKernel {
                                                                     : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
     const int64_t channels = halved_ ? halved_->pitch() : input_.group_pitch();
     const int64_t x2_channels = halved_ ? 0 : p.x2_channels;  // halved they lie beside x
+    const CUtensorMapDataType x_type = halved_ ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type;
     const auto input_of = [&](int64_t its_channels) -> Input {
       const auto extent = innermost_first(its_channels, p.input, p.N);
       const auto step = steps(conv);
       if (s.runs) {
-        return RunTensor{halved_ ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type,
+        return RunTensor{x_type,
                          {extent[0], extent[1], extent[2], extent[4]},
                          *s.runs,
                          bk,
                          cuuint32_t(s.box.pixels()),
                          {step[0], step[1], step[2], step[4]}};
       }
-      return BoxedTensor<5>{halved_ ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type, CU_TENSOR_MAP_SWIZZLE_128B, extent,
-                            pixels(bk, s.patch ? s.patch->box : s.box), step};
+      return BoxedTensor<5>{x_type, CU_TENSOR_MAP_SWIZZLE_128B, extent, pixels(bk, s.patch ? s.patch->box : s.box),
+                            step};
     };
     x_ = input_of(channels - x2_channels), x2_ = input_of(x2_channels);
     // Runs lie in one row of all output pixels.
