@@ -13,7 +13,7 @@ constexpr int kThreads = 256, kChunk = 8;  // halves that a thread writes at onc
 constexpr int kBatch = 4;                  // of chunks whose loads are under way together
 constexpr int kTarget = 14;                // exponent of the largest value where a scale is chosen
 // What is tried before anything is known of an image: it suits those whose largest value is from 2^-5 to 2^10.
-constexpr float kTried = 0x1p6f, kTooLarge = 0x1.ffep15f, kTooSmall = 0x1p1f;
+constexpr float kTried = 0x1p6f, kTooSmall = 0x1p1f;
 
 struct Args {
   const float *x, *x2;
@@ -58,10 +58,6 @@ __device__ float largest_finite(const Chunk& v) {
     for (const float x : {v.pairs[i].x, v.pairs[i].y})
       if (fabsf(x) < INFINITY) largest = fmaxf(largest, fabsf(x));
   return largest;
-}
-
-__device__ float suitable_scale(float largest) {
-  return power_of_two(min(kTarget - exponent_of(largest), kLargestExponent));
 }
 
 // Of all threads of a block, none negative.
@@ -120,7 +116,7 @@ __global__ void __launch_bounds__(kThreads) halve_misfits(const __grid_constant_
     mine = fmaxf(mine, p.largest[image * p.blocks + i]);
   const float largest = largest_of_block(mine);
   const bool fits = largest == 0 || (largest * kTried < kTooLarge && largest * kTried >= kTooSmall);
-  const float scale = fits ? kTried : suitable_scale(largest);
+  const float scale = fits ? kTried : scale_to(kTarget, largest);
   if (share == 0 && threadIdx.x + threadIdx.y == 0) p.inverse[image] = inverse_of(scale);
   if (!fits) halve_share(p, image, share, scale);
 }
@@ -138,7 +134,7 @@ __global__ void __launch_bounds__(kThreads) halve_pixels(const __grid_constant__
   for (int other = lanes / 2; other > 0; other /= 2)
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, other));
   if (!exists) return;
-  const float scale = suitable_scale(largest);
+  const float scale = scale_to(kTarget, largest);
   if (lane == 0) p.inverse[pixel] = inverse_of(scale);
   for (int chunk = lane; chunk < p.chunks; chunk += lanes)
     store_chunk(p, pixel, chunk, load_chunk(p, pixel, chunk), scale);

@@ -21,6 +21,11 @@ inline constexpr int kLargestExponent = 126;
 __device__ inline float power_of_two(int exponent) { return __uint_as_float(uint32_t(exponent + 127) << 23); }
 // That of a float, rounded down.
 __device__ inline int exponent_of(float v) { return int(__float_as_uint(v) >> 23) - 127; }
+// The scale that brings a value to an exponent, as far as there is one.
+__device__ inline float scale_to(int exponent, float v) {
+  return power_of_two(min(exponent - exponent_of(v), kLargestExponent));
+}
+inline constexpr float kTooLarge = 0x1.ffep15f;  // the least that a half cannot hold
 __device__ inline float inverse_of(float power_of_two) {
   return __uint_as_float((254u << 23) - __float_as_uint(power_of_two));
 }
@@ -91,7 +96,7 @@ class RowScales {
         for (int lanes = 1; lanes < 4; lanes *= 2)  // the row's other lanes
           largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, lanes));
         const bool fits = largest * scale_[m][row] < 0x1p15f;
-        const float scale = fits ? scale_[m][row] : power_of_two(min(kTarget - exponent_of(largest), kLargestExponent));
+        const float scale = fits ? scale_[m][row] : scale_to(kTarget, largest);
         grow(m, row, scale * inverse(m, row));
         scale_[m][row] = scale;
       }

@@ -18,7 +18,7 @@ class PatchConverter {
   static constexpr int kRows = 8, kLanes = 4;  // rows that a warp converts at once, lanes of a row: eight channels each
   static constexpr int kBatches = 4;           // of rows whose loads are under way together
   static constexpr int kTarget = 13;           // exponent of the largest value where a scale is chosen
-  static constexpr float kTooLarge = 0x1.ffep15f, kTooSmall = 0x1p9f;  // the least that a half cannot hold; see above
+  static constexpr float kTooSmall = 0x1p9f;   // of what has been brought to scale: see above
 
  public:
   // warp: of the converters.
@@ -91,7 +91,7 @@ class PatchConverter {
                       for (const float value : {v[b][step].x, v[b][step].y, v[b][step].z, v[b][step].w})
                         if (exists[b] && fabsf(value) < INFINITY) largest = fmaxf(largest, fabsf(value));
                 });
-    const float scale = power_of_two(min(kTarget - exponent_of(largest_of_all(largest)), kLargestExponent));
+    const float scale = scale_to(kTarget, largest_of_all(largest));
     scale_ = may_grow ? scale : fminf(scale, scale_);  // a patch of small values and an infinity does not fit either
   }
 
