@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "ops_cuda/error.h"
+#include "ops_cuda/kernel.h"
 
 namespace cks::cuda {
 
@@ -16,20 +17,8 @@ void launch_with_shared(const char* doing, void (*kernel)(Parameters...), dim3 g
   check(cudaLaunchKernelEx(&config, kernel, arguments...), doing);
 }
 
-// Whether a grid may begin while the one before it in its stream ends (compute capability 9.0).
-inline bool has_dependent_launch() {
-  thread_local int known = -1, major = 0;  // every launch asks
-  int device = 0;
-  check(cudaGetDevice(&device), "asking for the current device");
-  if (device != known) {
-    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking what the device can do");
-    known = device;
-  }
-  return major >= 9;
-}
-
 // Of a kernel that calls launch_dependents, and wait_for_previous_grid before it reads or writes what others may write
-// or read: what a launch and a start take disappears behind the kernel before it.
+// or read: what a launch and a start take disappears behind the kernel before it, where the device knows how.
 inline void launch_dependent(const char* doing, const void* kernel, dim3 grid, dim3 threads, int shared_bytes,
                              cudaStream_t stream, void** parameters) {
   cudaLaunchAttribute attribute;
@@ -38,7 +27,7 @@ inline void launch_dependent(const char* doing, const void* kernel, dim3 grid, d
   cudaLaunchConfig_t config{};
   config.gridDim = grid, config.blockDim = threads, config.stream = stream;
   config.dynamicSmemBytes = size_t(shared_bytes);
-  config.attrs = &attribute, config.numAttrs = has_dependent_launch() ? 1 : 0;
+  config.attrs = &attribute, config.numAttrs = current_device().capability >= 90 ? 1 : 0;
   check(cudaLaunchKernelExC(&config, kernel, parameters), doing);
 }
 

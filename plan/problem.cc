@@ -198,13 +198,16 @@ Problem make_problem(const Attributes& a, const Filter& f, std::span<const int64
   return p;
 }
 
-Problem joined_pixels(const Problem& p, Layouts layouts) {
+bool is_pointwise(const Problem& p) {
   constexpr Dims kOnes{1, 1, 1}, kZeros{0, 0, 0};
-  const Filter& f = p.filter;
-  if (f.taps() != 1 || p.stride != kOnes || p.pad != kZeros || p.input != p.output) return p;
+  return p.filter.taps() == 1 && p.stride == kOnes && p.pad == kZeros && p.input == p.output;
+}
+
+Problem joined_pixels(const Problem& p, Layouts layouts) {
+  if (!is_pointwise(p)) return p;
   const bool all_images = layouts == Layout::kNHWC;
   const int64_t row = volume(p.output) * (all_images ? p.N : 1);
-  if (row * std::max(f.C, f.K) > kMost) return p;
+  if (row * std::max(p.filter.C, p.filter.K) > kMost) return p;
   Problem joined = p;
   joined.N = all_images ? 1 : p.N;
   joined.input = joined.output = {1, 1, row};

@@ -129,10 +129,12 @@ Filter make_window(const Attributes&, std::span<const int64_t> x_shape);
 // extent that is not positive, output_padding >= max(stride, dilation), ...).
 Problem make_problem(const Attributes&, const Filter&, std::span<const int64_t> x_shape, Layout);
 
-// The same sums over one axis, where each output pixel reads the one at its own place: with one tap, no stride and no
-// padding, pixels have no neighbours, and lie in memory as one row, of each image or, with both tensors in NHWC, of all
-// of them. A row divides into tiles better than a map does. Any other problem, and one whose row 32 bits do not count,
-// is returned as it is.
+// Whether each output pixel reads the input pixel at its own place, and no other: one tap, no stride and no padding.
+bool is_pointwise(const Problem&);
+
+// The same sums of a pointwise problem over one axis: pixels have no neighbours, and lie in memory as one row, of each
+// image or, with both tensors in NHWC, of all of them. A row divides into tiles better than a map does. Any other
+// problem, and one whose row 32 bits do not count, is returned as it is.
 Problem joined_pixels(const Problem&, Layouts);
 
 // Y's shape in its layout, with the rank of X.

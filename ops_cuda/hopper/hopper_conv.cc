@@ -68,9 +68,7 @@ int products_of(const FilterUse& use) {
 hopper::HalvesFilter halves_filter(const FilterUse& use) { return {use.filter, products_of(use)}; }
 
 hopper::HalvedInput halved_input(const Problem& p) {
-  // All pixels in one line, each read by one output alone (joined_pixels).
-  const bool line = p.N == 1 && p.filter.taps() == 1 && p.input == p.output && p.stride[2] == 1 && p.pad[2] == 0 &&
-                    p.input[0] * p.input[1] == 1;
+  const bool line = is_pointwise(p) && p.N == 1 && p.input[0] * p.input[1] == 1;  // as joined_pixels leaves it
   return {p.N, volume(p.input), p.filter.C, p.x2_channels, line, current_device().multiprocessors};
 }
 

@@ -7,7 +7,7 @@
 namespace cks::cuda::hopper {
 namespace {
 
-constexpr int kThreads = 256, kBlock = 32;  // channels of a k-block
+constexpr int kThreads = 256;
 
 struct PackArgs {
   const float* w;
@@ -41,20 +41,23 @@ __global__ void __launch_bounds__(kThreads) pack_halves_kernel(PackArgs p) {
   const float scale = __uint_as_float(uint32_t(127 + exponent) << 23);
   if (threadIdx.x == 0) p.scales[k] = __uint_as_float(uint32_t(127 - exponent) << 23);
 
-  for (int i = threadIdx.x; i < p.taps * p.channel_blocks * kBlock; i += kThreads) {
-    const int place = i % kBlock, block = i / kBlock % p.channel_blocks, tap = i / kBlock / p.channel_blocks;
-    const int c = block * kBlock + channel_at(place);
+  for (int i = threadIdx.x; i < p.taps * p.channel_blocks * kHalvedBlock; i += kThreads) {
+    const int place = i % kHalvedBlock, block = i / kHalvedBlock % p.channel_blocks,
+              tap = i / kHalvedBlock / p.channel_blocks;
+    const int c = block * kHalvedBlock + channel_at(place);
     const float v = c < p.C ? w[c * p.of_c + tap] * scale : 0.f;
     const __half high = __float2half_rn(v);
     __half* const to = p.packed + ((int64_t(tap) * p.K + k) * p.channel_blocks + block) * p.row + place;
     to[0] = high;
-    if (p.row > kBlock) to[kBlock] = __float2half_rn(v - __half2float(high));
+    if (p.row > kHalvedBlock) to[kHalvedBlock] = __float2half_rn(v - __half2float(high));
   }
 }
 
 }  // namespace
 
-int64_t HalvesFilter::row_elements() const { return ceil_div(filter.C, kBlock) * filter_row(sizeof(float), products); }
+int64_t HalvesFilter::row_elements() const {
+  return ceil_div(filter.C, kHalvedBlock) * filter_row(sizeof(float), products);
+}
 
 size_t HalvesFilter::scales_at() const {
   return size_t(round_up(filter.taps() * filter.K * row_elements() * 2, kWorkspaceAlignment));
@@ -69,7 +72,7 @@ void pack_halves(const HalvesFilter& f, const float* w, void* packed, Stream str
                       int(f.filter.K),
                       int(f.filter.C),
                       taps,
-                      int(ceil_div(f.filter.C, kBlock)),
+                      int(ceil_div(f.filter.C, kHalvedBlock)),
                       filter_row(sizeof(float), f.products),
                       static_cast<__half*>(packed),
                       reinterpret_cast<float*>(static_cast<char*>(packed) + f.scales_at())};
