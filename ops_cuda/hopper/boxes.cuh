@@ -1,4 +1,7 @@
 // K-blocks of which each has a box or a run of pixels of its own: one ring holds both operands.
+//
+// The blocks of a pair multiply the same pixels, each with output channels of its own. They take turns to copy a
+// k-block's pixels, to both; a stage is free when both have multiplied it.
 #pragma once
 #include <climits>
 
@@ -17,7 +20,11 @@ class BoxProducer {
 
  public:
   static __device__ void run(const Params& p, const WorkReader& work, uint32_t tiles, const Barriers& bars) {
-    p.runs ? copy_all<true>(p, work, tiles, bars) : copy_all<false>(p, work, tiles, bars);
+    if (Tile::kCanPair && p.pairs) {
+      p.runs ? copy_all<true, true>(p, work, tiles, bars) : copy_all<false, true>(p, work, tiles, bars);
+    } else {
+      p.runs ? copy_all<true, false>(p, work, tiles, bars) : copy_all<false, false>(p, work, tiles, bars);
+    }
   }
 
  private:
@@ -72,17 +79,23 @@ class BoxProducer {
 
   // The loop over k-blocks decides how fast small tiles are. Whatever their copies have in common is found before it,
   // in uniform registers.
-  template <bool kRuns>
+  template <bool kRuns, bool kPairs>
   static __device__ void copy_all(const Params& p, WorkReader work, uint32_t tiles, const Barriers& bars) {
     const bool elected = elect_lane();
     const uint32_t full0 = shared_address(bars.full), empty0 = shared_address(bars.empty);
     const int bytes = p.box_bytes + kBBytes;
+    constexpr uint16_t kBoth = 3;
+    uint32_t turn = kPairs ? cluster_rank() : 0;  // 0 where the next pixels are this block's to copy
     const auto copy_a = [&](const Stretch& s, int i, int stage) {
+      if (kPairs && (turn++ & 1)) return;
       const uint32_t to = tiles + stage * kStageBytes, bar = full0 + stage * 8;
       if constexpr (kRuns) {
-        copy_run(to, s.map, bar, {s.c + i * BK, s.w, s.h, s.d}, s.tap_w, s.tap_h);
+        const BasePixel at{s.c + i * BK, s.w, s.h, s.d};
+        kPairs ? copy_run_to_all(to, s.map, bar, at, s.tap_w, s.tap_h, kBoth)
+               : copy_run(to, s.map, bar, at, s.tap_w, s.tap_h);
       } else {
-        copy_box(to, s.map, bar, {s.c + i * BK, s.w, s.h, s.d, s.n});
+        const Coordinates at{s.c + i * BK, s.w, s.h, s.d, s.n};
+        kPairs ? copy_box_to_all(to, s.map, bar, at, kBoth) : copy_box(to, s.map, bar, at);
       }
     };
     const auto copy_b = [&](const Stretch& s, int i, int stage) {
@@ -104,6 +117,7 @@ class BoxProducer {
       return k;
     };
     for_those_ahead(first, copy_b);
+    if constexpr (kPairs) cluster_wait();  // the other block's barriers are ready
     wait_for_previous_grid();
     Stretches k = for_those_ahead(first, copy_a);
     PipelineState at = PipelineState{}.ahead(p.stages, ahead);
@@ -136,8 +150,10 @@ class BoxRing {
         b_(descriptor_low(tiles + Tile::kABytes)),
         rows_(tiles + row * 128),
         full_(shared_address(bars.full)),
-        empty_(shared_address(bars.empty)),
-        stages_(p.stages) {}
+        empty_(Tile::kCanPair && p.pairs ? peer_address(shared_address(bars.empty), threadIdx.x & 1)
+                                         : shared_address(bars.empty)),
+        stages_(p.stages),
+        releases_(int(threadIdx.x % 32) < (p.pairs ? 2 : 1)) {}
   __device__ void begin(const Params&, const WorkReader&) {}
   __device__ void skip(int count) { at_.skip(stages_, count); }
   // For the k-block that is `ahead` after the current one, as are those below.
@@ -148,7 +164,7 @@ class BoxRing {
   // The k-block `ago` blocks before the current one has been multiplied.
   __device__ void release(int ago) const {
     const int stage = at_.stage >= ago ? at_.stage - ago : at_.stage - ago + stages_;
-    if (threadIdx.x % 32 == 0) barrier_arrive(empty_ + stage * 8);
+    if (releases_) barrier_arrive_peer(empty_ + stage * 8);
   }
   __device__ void advance() { at_.advance(stages_); }
   __device__ void advance_pair() { at_ = position(2); }
@@ -168,8 +184,9 @@ class BoxRing {
  private:
   __device__ PipelineState position(int ahead) const { return ahead == 0 ? at_ : at_.ahead(stages_, ahead); }
 
-  uint32_t a_, b_, rows_, full_, empty_;
+  uint32_t a_, b_, rows_, full_, empty_;  // empty: of this lane's block of a pair
   int stages_;
+  bool releases_;  // a lane for each block
   PipelineState at_{};
 };
 

@@ -4,69 +4,83 @@
 
 namespace cks::cuda::hopper {
 
-// Each rank adds up as many units of the tile as every other. A block sends its sums to those whose units they are,
-// into an inbox whose barrier counts the bytes, and adds up what is sent to it, in the order of the ranks.
+// The only tile of its cluster. Each rank adds up as many units of it as every other. A block lays out its sums for
+// those whose units they are in an outbox, where its ring of k-blocks was, and bulk copies take them to the inboxes of
+// its peers, whose barriers count the bytes; its own go straight to its inbox. Each unit is added up in the order of
+// the ranks.
 template <class Tile>
 class ClusterSum {
  public:
-  __device__ ClusterSum(const Params& p, uint32_t inbox, const typename Tile::Barriers& bars)
+  __device__ ClusterSum(const Params& p, uint32_t inbox, uint32_t outbox, const typename Tile::Barriers& bars)
       : inbox_(inbox),
+        outbox_(outbox),
         full_(shared_address(&bars.inbox_full)),
-        read_(shared_address(&bars.inbox_read)),
-        rank_(cluster_rank()),
-        log_share_(p.log_share) {}
+        rank_(int(cluster_rank())),
+        log_share_(p.log_share),
+        log_columns_(max(p.log_share - kLogWarps, 0)) {}
 
-  // By all math warps of a block, for the item of this round.
-  __device__ void add_up(const Params& p, const WorkReader::Pieces& t, const typename Tile::Accumulators& acc,
-                         int round, bool is_last) {
-    const int warp = threadIdx.x / 32, share = 1 << log_share_, parity = round & 1;
-    if (round == 0) {
-      cluster_wait();  // the peers' barriers are ready
-    } else {
-      barrier_wait(read_, parity ^ 1);  // the peers have read what they were sent before
-    }
-    if (threadIdx.x == 0) barrier_expect(full_, Tile::BM * Tile::BN * sizeof(float));
+  // By all math warps of a block.
+  __device__ void add_up(const Params& p, const WorkReader::Pieces& t, const typename Tile::Accumulators& acc) {
+    const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    if (threadIdx.x == 0) barrier_expect(full_, (kUnits - (1 << log_share_)) * kUnitBytes);
+    named_barrier(1, Tile::kTeamThreads);  // all have multiplied what the ring held
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
-      const int unit = column * 4 + warp, owner = unit >> log_share_;
-      const uint32_t to = peer_address(inbox_ + slot(rank_, unit & (share - 1)), owner),
-                     bar = peer_address(full_, owner);
+      const int owner = owner_of(warp, column), slot = slot_of(warp, column);
+      const uint32_t to = (owner == rank_ ? inbox(rank_, slot) : outbox(owner, slot)) + lane * sizeof(float4);
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
-        store_peer(to + i * kGroupBytes, TilePieces<Tile>::group(acc, 0, column * 2 + i), bar);
+      for (int i = 0; i < 2; ++i) store_shared(to + i * kGroupBytes, TilePieces<Tile>::group(acc, 0, column * 2 + i));
     }
-    for (int mine = warp; mine < share; mine += 4) {
-      const int unit = (rank_ << log_share_) + mine;
-      const typename TilePieces<Tile>::Rows rows(p, t, unit % 4 * 16);
-      const typename TilePieces<Tile>::Unit ending(p, t, unit / 4, rows.offset[0]);
-      barrier_wait(full_, parity);
+    fence_async_proxy();
+    __syncwarp();
+    const bool elected = elect_lane();
+#pragma unroll 1
+    for (int column = 0; column < kColumns; column += 1 << log_columns_) {
+      const int owner = owner_of(warp, column), slot = slot_of(warp, column);
+      if (owner != rank_ && elected)
+        copy_to_peer(peer_address(inbox(rank_, slot), owner), outbox(owner, slot), kUnitBytes << log_columns_,
+                     peer_address(full_, owner));
+    }
+    // A warp takes those units of which it has left the block's own sums in the inbox.
+    const typename TilePieces<Tile>::Rows rows(p, t, warp * 16);
+#pragma unroll 1
+    for (int column = 0; column < kColumns; ++column) {
+      if (owner_of(warp, column) != rank_) continue;
+      const typename TilePieces<Tile>::Unit ending(p, t, column, rows.offset[0]);
+      barrier_wait(full_, 0);
       float4 sums[2] = {};
+#pragma unroll 2
       for (int peer = 0; peer < p.splits; ++peer) {
+        const uint32_t from = inbox(peer, slot_of(warp, column)) + lane * sizeof(float4);
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
-          TilePieces<Tile>::add(sums[i], load_shared(inbox_ + slot(peer, mine) + i * kGroupBytes));
+        for (int i = 0; i < 2; ++i) TilePieces<Tile>::add(sums[i], load_shared(from + i * kGroupBytes));
       }
       ending.store(p, sums);
     }
-    // Whoever has nothing to add must not send into an inbox that its block has not seen fill up.
-    barrier_wait(full_, parity);
-    __syncwarp();
-    const int lane = threadIdx.x % 32;
-    if (!is_last && lane < p.splits) barrier_arrive_peer(peer_address(read_, lane));
+    barrier_wait(full_, 0);  // its own copies have arrived when the peers have seen this too
   }
 
  private:
-  // A unit is 16 channels of a warp's 16 rows: of each thread's sums, two groups of four.
-  static constexpr int kColumns = Tile::BN / 16, kGroupBytes = 32 * sizeof(float4);
-  static_assert(Tile::BM == 64);
+  // A unit is 16 channels of a warp's 16 rows: of each thread's sums, two groups of four. Units count by columns, the
+  // warps of a column first, and each rank has so many of them that follow each other.
+  static constexpr int kWarps = Tile::kMathWarps, kLogWarps = kWarps == 4 ? 2 : 3, kColumns = Tile::BN / 16,
+                       kUnits = kWarps * kColumns, kGroupBytes = 32 * sizeof(float4), kUnitBytes = 2 * kGroupBytes;
+  static_assert(Tile::BM == kWarps * 16 && 1 << kLogWarps == kWarps);
 
-  // Where this lane's sums of one of the block's units lie, as a rank has sent them.
-  __device__ uint32_t slot(int from, int unit) const {
-    return ((from << log_share_) + unit) * (2 * kGroupBytes) + threadIdx.x % 32 * sizeof(float4);
+  __device__ int owner_of(int warp, int column) const { return (column * kWarps + warp) >> log_share_; }
+  // Where a unit lies among those of its owner: a warp's side by side, so that one copy takes them.
+  __device__ int slot_of(int warp, int column) const {
+    return ((warp & ((1 << min(log_share_, kLogWarps)) - 1)) << log_columns_) + (column & ((1 << log_columns_) - 1));
+  }
+  // A rank's sums of a unit of this block's.
+  __device__ uint32_t inbox(int from, int slot) const { return inbox_ + ((from << log_share_) + slot) * kUnitBytes; }
+  // This block's, of another rank's.
+  __device__ uint32_t outbox(int owner, int slot) const {
+    return outbox_ + ((owner << log_share_) + slot) * kUnitBytes;
   }
 
-  uint32_t inbox_, full_, read_;
-  int rank_, log_share_;
+  uint32_t inbox_, outbox_, full_;
+  int rank_, log_share_, log_columns_;  // log_columns: a warp's, of an owner's units
 };
 
 }  // namespace cks::cuda::hopper

@@ -177,12 +177,13 @@ class HopperConv : public ConvolutionKernel {
       for (size_t i = 0; i < s.patch->row_blocks.size(); ++i) params_.row_blocks[i] = s.patch->row_blocks[i] * 128;
       params_.filter_stays = s.filter_stays;
     }
-    params_.stages = s.stages, params_.splits = s.config.splits;
+    params_.stages = s.stages, params_.splits = s.config.splits, params_.pairs = s.config.pairs;
     params_.log_share = std::countr_zero(unsigned(shape.units() / s.config.splits));
     params_.N = int(output_n), params_.K = int(f.K);
     params_.output = to_int3(output);
     params_.out_step = conv ? Int3{1, 1, 1} : to_int3(p.stride);
-    params_.box = to_int3(s.box.extent), params_.box_n = s.box.n;
+    params_.box_d = Divider(s.box.extent[0]), params_.box_h = Divider(s.box.extent[1]);
+    params_.box_w = Divider(s.box.extent[2]), params_.box_n = s.box.n;
 
     if (halved_) {
       params_.x_scales_in_line = halved_->pixel_scales || s.runs;
@@ -195,7 +196,7 @@ class HopperConv : public ConvolutionKernel {
     if (s.counters > 0) counters_ = std::make_unique<Counters>(s.counters);
     function_ = find_kernel(spec.use(), s.config);
     shared_bytes_ = s.shared_bytes;
-    blocks_ = s.blocks(), threads_ = shape.threads(int(input_bytes_));
+    blocks_ = s.blocks(), cluster_ = s.config.cluster(), threads_ = shape.threads(int(input_bytes_));
     allow_all_shared_memory(function_);
   }
 
@@ -239,11 +240,11 @@ class HopperConv : public ConvolutionKernel {
     attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[0].val.programmaticStreamSerializationAllowed = 1;
     attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim = {unsigned(params.splits), 1, 1};
+    attributes[1].val.clusterDim = {unsigned(cluster_), 1, 1};
     cudaLaunchConfig_t launch{};
     launch.gridDim = dim3(unsigned(blocks_)), launch.blockDim = dim3(unsigned(threads_));
     launch.dynamicSmemBytes = shared_bytes_, launch.stream = stream;
-    launch.attrs = attributes, launch.numAttrs = params.splits > 1 ? 2 : 1;
+    launch.attrs = attributes, launch.numAttrs = cluster_ > 1 ? 2 : 1;
     void* arguments[] = {&params};
     check(cudaLaunchKernelExC(&launch, function_, arguments), "launching the Hopper kernel");
   }
@@ -288,7 +289,7 @@ class HopperConv : public ConvolutionKernel {
   const void* function_;
   std::unique_ptr<Counters> counters_;  // where tiles are cut
   size_t shared_bytes_, packed_at_, scales_at_ = 0;
-  int blocks_, threads_;
+  int blocks_, cluster_, threads_;
 };
 
 }  // namespace

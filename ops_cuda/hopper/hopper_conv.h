@@ -4,6 +4,7 @@
 #include <vector_types.h>
 
 #include "ops_cuda/device_plan.h"
+#include "ops_cuda/divider.h"
 #include "ops_cuda/epilogue.h"
 #include "ops_cuda/hopper/schedule.h"
 #include "ops_cuda/kernel.h"
@@ -28,6 +29,7 @@ struct Params {
   int box_bytes;       // of the tile's pixels, 128 each: the box may have fewer than the tile has rows
   bool runs;           // x and x2 are maps in im2col mode
   int stages, splits;
+  bool pairs;     // two blocks of a cluster copy each other's pixels (boxes.cuh)
   int log_share;  // of the units of a tile that each of a cluster's blocks adds up (cluster_sum.cuh)
   // Where taps share a patch: patches in shared memory, and bytes.
   int patch_stages;
@@ -35,7 +37,8 @@ struct Params {
   int group_pitch, row_blocks[4];
   bool filter_stays;
   int N, K;
-  Int3 output, out_step, box;
+  Int3 output, out_step;
+  Divider box_d, box_h, box_w;
   int box_n;
   bool filter_is_constant;
 };

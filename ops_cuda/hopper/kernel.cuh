@@ -8,7 +8,7 @@
 // warpgroups multiply them (wgmma) and leave the tile in shared memory, slab by slab of channels, from where a storer
 // lane sends it by TMA while they go on; the store map's element strides interleave the phases of a transposed
 // convolution. With `splits` > 1 the blocks of a cluster share a tile's k-blocks and add up through distributed shared
-// memory (cluster_sum.cuh).
+// memory (cluster_sum.cuh); the blocks of a pair share the pixels that they copy (boxes.cuh).
 #pragma once
 #include "ops_cuda/hopper/boxes.cuh"
 #include "ops_cuda/hopper/cluster_sum.cuh"
@@ -35,8 +35,8 @@ struct MathWarps {
 
   // make_ring(first row block, this lane's first row): of the tile.
   template <class F>
-  static __device__ void consume(const Params& p, WorkReader work, F make_ring, uint32_t stages, const Barriers& bars,
-                                 int warp) {
+  static __device__ void consume(const Params& p, WorkReader work, F make_ring, uint32_t tiles, uint32_t stages,
+                                 const Barriers& bars, int warp) {
     const int wg = warp / 4, team = kAlternate ? wg : 0, first_block = kTeam == Team::kShared ? wg * kRowBlocks : 0;
     const int lane = threadIdx.x % 32, row0 = first_block * 64 + warp % 4 * 16;
     Ring ring = make_ring(first_block, row0 + lane / 4);
@@ -82,8 +82,8 @@ struct MathWarps {
         }
       } else if (p.splits == 1) {
         if constexpr (kCanBeCut) TilePieces<Tile>::gather_parts(p, work.pieces(), acc, warp == 0, work.at_end(), row0);
-      } else if constexpr (kTeam == Team::kSolo) {
-        ClusterSum<Tile>(p, stages, bars).add_up(p, work.pieces(), acc, round, work.at_end());
+      } else if constexpr (Tile::kCanBeSplit) {
+        ClusterSum<Tile>(p, stages, tiles, bars).add_up(p, work.pieces(), acc);
       }
     }
   }
@@ -101,6 +101,7 @@ __global__ void __launch_bounds__(
   const uint32_t stages = patches + (kSource == Source::kPatches ? p.patch_stages * p.patch_pitch : 0);
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the shuffle makes it uniform
   const WorkReader work(p);                                       // the plan is older than the previous grid
+  const bool in_cluster = p.splits > 1 || p.pairs;
   // The warp that copies makes the barriers, and need not wait for the others before its first copies.
   constexpr int kProducer = Tile::kMathWarps, kThreads = Tile::kThreads;
   if (threadIdx.x == kProducer * 32) {
@@ -111,10 +112,10 @@ __global__ void __launch_bounds__(
   }
   if (warp == kProducer) {
     Tile::init(bars, p);
-    if (p.splits > 1) cluster_arrive();
+    if (in_cluster) cluster_arrive();
     named_barrier_arrive(0, kThreads);
   } else {
-    if (p.splits > 1) cluster_arrive();
+    if (in_cluster) cluster_arrive();
     named_barrier(0, kThreads);
   }
   // The next grid may set itself up while this one runs. Each role waits for the previous one before it touches what
@@ -126,10 +127,12 @@ __global__ void __launch_bounds__(
       if constexpr (kSource == Source::kBoxes) return BoxRing<Tile>(p, tiles, bars, first_block, row);
       if constexpr (kSource == Source::kPatches) return PatchRing<Tile>(p, tiles, patches, bars, first_block);
     };
-    MathWarps<Tile>::consume(p, work, make_ring, stages, bars, warp);
+    if (in_cluster) cluster_wait();  // the peers' barriers are ready
+    MathWarps<Tile>::consume(p, work, make_ring, tiles, stages, bars, warp);
   } else {
     if constexpr (Tile::kTakesRegisters) give_up_registers<56>();
     const int role = warp - kProducer;
+    if (in_cluster && !(p.pairs && role == 0)) cluster_wait();
     if constexpr (kSource == Source::kBoxes) {
       if (role == 0) BoxProducer<Tile>::run(p, work, tiles, bars);
     } else {
@@ -140,7 +143,11 @@ __global__ void __launch_bounds__(
     }
     if (role >= 1 && role <= Tile::kTeams && p.splits == 1)
       StoreWarp<Tile>::run(p, work, stages + (role - 1) * Tile::kStagedBytes, bars, role - 1);
-    if (p.splits > 1) cluster_wait();
+  }
+  // No block of a cluster may end while another still copies to it or from it, or tells it what is free.
+  if (in_cluster) {
+    __syncwarp();
+    cluster_arrive(), cluster_wait();
   }
 }
 

@@ -51,11 +51,11 @@ __device__ inline uint32_t peer_address(uint32_t address, uint32_t rank) {
 __device__ inline void barrier_arrive_peer(uint32_t peer_bar) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(peer_bar) : "memory");
 }
-// Writes to a peer's shared memory; its barrier counts the bytes when they have arrived.
-__device__ inline void store_peer(uint32_t peer_address, float4 v, uint32_t peer_bar) {
-  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(
+// From this block's shared memory to a peer's, whose barrier counts the bytes when they have arrived.
+__device__ inline void copy_to_peer(uint32_t peer_address, uint32_t from, uint32_t bytes, uint32_t peer_bar) {
+  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    peer_address),
-               "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(peer_bar)
+               "r"(from), "r"(bytes), "r"(peer_bar)
                : "memory");
 }
 
@@ -126,6 +126,15 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap* map, uint32_t ba
       "l"(map), "r"(bar), "r"(at.c), "r"(at.w), "r"(at.h), "r"(at.d), "r"(at.n)
       : "memory");
 }
+// To the same place in the blocks of a cluster whose bits are set; the barrier of each counts its bytes.
+__device__ inline void copy_box_to_all(uint32_t to, const CUtensorMap* map, uint32_t bar, Coordinates at,
+                                       uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, "
+      "{%3,%4,%5,%6,%7}], [%2], %8;" ::"r"(to),
+      "l"(map), "r"(bar), "r"(at.c), "r"(at.w), "r"(at.h), "r"(at.d), "r"(at.n), "h"(blocks)
+      : "memory");
+}
 // In im2col mode: from a base pixel on, each w and h away from its own.
 struct BasePixel {
   int c, w, h, n;
@@ -135,6 +144,14 @@ __device__ inline void copy_run(uint32_t to, const CUtensorMap* map, uint32_t ba
       "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%3,%4,%5,%6}], "
       "[%2], {%7,%8};" ::"r"(to),
       "l"(map), "r"(bar), "r"(at.c), "r"(at.w), "r"(at.h), "r"(at.n), "h"(uint16_t(w)), "h"(uint16_t(h))
+      : "memory");
+}
+__device__ inline void copy_run_to_all(uint32_t to, const CUtensorMap* map, uint32_t bar, BasePixel at, int w, int h,
+                                       uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%3,%4,%5,%6}], [%2], {%7,%8}, %9;" ::"r"(to),
+      "l"(map), "r"(bar), "r"(at.c), "r"(at.w), "r"(at.h), "r"(at.n), "h"(uint16_t(w)), "h"(uint16_t(h)), "h"(blocks)
       : "memory");
 }
 __device__ inline void copy_filter(uint32_t to, const CUtensorMap* map, uint32_t bar, int c, int k, int tap) {

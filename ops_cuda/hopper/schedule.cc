@@ -51,7 +51,7 @@ RowsPlan plan_rows(const Problem& p, const Operands& o, const Config& config) {
 
 // Of the finished tiles, or of the partial ones that a cluster adds up.
 int out_bytes(const Config& c, const Operands& o) {
-  return c.splits > 1 ? c.shape.bm() * c.shape.bn * 4 : c.shape.staged_bytes(o.output_bytes);
+  return c.splits > 1 ? c.shape.bm() * c.shape.bn * int(sizeof(float)) : c.shape.staged_bytes(o.output_bytes);
 }
 
 int filter_bytes(const TileShape& s, const Operands& o) { return s.bn * filter_row(o.element_bytes, o.products) * 2; }
@@ -70,7 +70,8 @@ struct Setting {
   const Plan* plan;
   const std::vector<Index3>* corner;
   Schedule schedule;  // without items
-  int columns, channel_blocks;
+  int columns;        // of tiles; a pair's are one
+  int channel_blocks;
   Cost cost;
 };
 
@@ -100,15 +101,16 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& given, con
   if (rows.patch) r.patch_stages = std::min((for_rings - rings) / one_patch, kMostPatchStages);
   rings += r.patch_stages * one_patch;
   r.shared_bytes = size_t(rings) + 1024 + out_bytes(config, o);
-  const int columns = int(ceil_div(p.filter.K, s.bn));
-  const int at_once = m.clusters[config.blocks_per_sm - 1][std::countr_zero(unsigned(config.splits))];
+  const int columns = int(ceil_div(p.filter.K, config.pairs ? 2 * s.bn : s.bn));
+  const int at_once = m.clusters[config.blocks_per_sm - 1][std::countr_zero(unsigned(config.cluster()))];
   if (at_once == 0) return {};  // a slice of a GPU may have no GPC that holds such a cluster
   const int64_t items = int64_t(plan.tiles.size()) * columns;
+  if (config.splits > 1 && items > at_once) return {};  // a cluster adds up one tile
   r.clusters = config.cut ? at_once : int(std::min<int64_t>(items, at_once));
   const double pixel_bytes =
       kBlockBytes * (rows.patch ? rows.patch->box.pixels() / taps_of_patch(plan) : double(plan.box.pixels()));
-  Cost cost = cost_of(config, o, pixel_bytes + (r.filter_stays ? 0 : filter_bytes(s, o)),
-                      r.filter_stays ? std::nullopt : std::optional(r.stages), r.clusters * config.splits, m);
+  Cost cost = cost_of(config, o, pixel_bytes, r.filter_stays ? 0 : filter_bytes(s, o),
+                      r.filter_stays ? std::nullopt : std::optional(r.stages), r.blocks(), m);
   if (config.halved) cost.start += cycles_to_halve(p.N * volume(p.input), given.channels);
   return Setting{&plan, &rows.corner, std::move(r), columns, channel_blocks, cost};
 }
@@ -232,18 +234,20 @@ Schedule finish(const Setting& s, const Cut& cut) {
       const Index3& corner = (*s.corner)[part.tile];
       w.input.d += corner[0], w.input.h += corner[1], w.input.w += corner[2];
     }
-    w.sum.k0 = part.column * r.config.shape.bn;
     w.part.part = part.part, w.sum.parts = part.parts, w.part.taps = std::max(1, t.num_taps);
-    if (part.parts > 1) {
-      const auto [at, fresh] = cut_tile.try_emplace({part.tile, part.column}, Place{r.slots, r.counters});
-      if (fresh) r.slots += part.parts, ++r.counters;
-      w.part.slot = at->second.slot, w.part.counter = at->second.counter;
-    }
-    // The blocks of a cluster share a tile's sum as parts do; a tile is not divided in both ways.
-    const int splits = r.config.splits, shares = part.parts * splits;
-    for (int rank = 0; rank < splits; ++rank) {
-      take_share(s, t, part.part * splits + rank, shares, w);
-      lists[cluster * splits + rank].push_back(w);
+    // The blocks of a cluster have a column each, or share a tile's sum as parts do; a tile is not divided in both
+    // ways.
+    const int blocks = r.config.cluster(), splits = r.config.splits;
+    for (int rank = 0; rank < blocks; ++rank) {
+      const int column = r.config.pairs ? part.column * 2 + rank : part.column;
+      w.sum.k0 = column * r.config.shape.bn;
+      if (part.parts > 1) {
+        const auto [at, fresh] = cut_tile.try_emplace({part.tile, column}, Place{r.slots, r.counters});
+        if (fresh) r.slots += part.parts, ++r.counters;
+        w.part.slot = at->second.slot, w.part.counter = at->second.counter;
+      }
+      take_share(s, t, part.part * splits + rank % splits, part.parts * splits, w);
+      lists[cluster * blocks + rank].push_back(w);
     }
   });
   r.taps = s.plan->taps;
@@ -286,18 +290,23 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
     if (s.curve != o.curve || !s.serves(o.element_bytes, o.products)) continue;
     if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;         // more than half of every tile would be empty
     if (s.source == Source::kPatches && p.filter.K > s.bn) continue;  // wider tiles are better
-    const bool solo = s.team == Team::kSolo;
     for (const int splits : {1, 2, 4, 8}) {
-      if (splits > 1 && !solo) continue;
+      if (splits > 1 && !s.can_be_split()) continue;
       for (const int blocks : {1, 2}) {
         if (blocks > s.max_blocks_per_sm(o.products)) continue;
         configs.push_back({s, splits, blocks, false});
       }
     }
-    if (s.can_be_cut()) configs.push_back({s, 1, 1, true});
-    if (o.can_be_halved && s.serves_halved()) {
-      configs.push_back({s, 1, 1, false, true});
-      if (s.can_be_cut()) configs.push_back({s, 1, 1, true, true});
+    const bool can_pair = s.can_pair() && ceil_div(p.filter.K, s.bn) % 2 == 0;
+    for (const bool halved : {false, true}) {
+      if (halved && !(o.can_be_halved && s.serves_halved())) continue;
+      for (const int splits : {2, 4, 8})
+        if (halved && s.can_be_split()) configs.push_back({s, splits, 1, false, true});
+      for (const bool pairs : {false, true}) {
+        if (pairs && !can_pair) continue;
+        if (halved || pairs) configs.push_back({s, 1, 1, false, halved, pairs});
+        if (s.can_be_cut()) configs.push_back({s, 1, 1, true, halved, pairs});
+      }
     }
   }
   return configs;
@@ -368,7 +377,8 @@ std::string name_of(const Config& c) {
   };
   return std::string(team(c.shape.team)) + " " + std::to_string(c.shape.bm()) + "x" + std::to_string(c.shape.bn) +
          source(c.shape.source) + (c.splits > 1 ? " splits " + std::to_string(c.splits) : "") +
-         (c.blocks_per_sm > 1 ? " two an SM" : "") + (c.cut ? " cut" : "") + (c.halved ? " of halves" : "");
+         (c.blocks_per_sm > 1 ? " two an SM" : "") + (c.cut ? " cut" : "") + (c.halved ? " of halves" : "") +
+         (c.pairs ? " in pairs" : "");
 }
 
 std::optional<Config> config_named(std::string_view name, const Problem& p, const Operands& o) {

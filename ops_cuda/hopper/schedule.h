@@ -59,6 +59,9 @@ struct TileShape {
     if (source == Source::kPatches && (products > 1 || (converts(element_bytes) && row_blocks > 2))) return false;
     return row_blocks * bn <= (products > 1 ? 128 : 256);
   }
+  // Whether two blocks may copy pixels for each other: where a tile multiplies for as long as its boxes take to come,
+  // L2 is spared; smaller ones wait for what comes, whoever has asked for it.
+  constexpr bool can_pair() const { return team == Team::kShared && source == Source::kBoxes; }
   // Whether floats may be made halves of before the kernel (halve.h): where a tile takes so long that this pays.
   constexpr bool serves_halved() const { return team != Team::kSolo && source == Source::kBoxes; }
   constexpr int max_blocks_per_sm(int products) const {
@@ -66,6 +69,10 @@ struct TileShape {
   }
   // Adding up the parts of a tile costs by the accumulator: not for the widest tiles.
   constexpr bool can_be_cut() const { return team != Team::kAlternate && row_blocks * bn <= 128; }
+  // Whether the blocks of a cluster can: each warp of a block has 16 of the tile's rows.
+  constexpr bool can_be_split() const {
+    return team != Team::kAlternate && row_blocks == 1 && bn <= 128 && source == Source::kBoxes;
+  }
 
   // A finished tile is stored by slabs of channels: as many as a row of 128 bytes holds.
   constexpr int slab(int element_bytes) const {
@@ -141,10 +148,13 @@ inline constexpr int kFixedSharedBytes = 2048;  // beside the tiles: barriers, a
 
 struct Config {
   TileShape shape;
-  int splits;           // blocks of a cluster, each of which sums a share of every tile's k-blocks
+  int splits;           // blocks of a cluster, each of which sums a share of its one tile's k-blocks
   int blocks_per_sm;    // 1 or 2
   bool cut;             // long tiles into parts, where that evens out the work
   bool halved = false;  // floats of X are made halves of first, in the workspace (halve.h)
+  bool pairs = false;   // two blocks of a cluster take neighbouring columns of a tile and share its pixels
+
+  int cluster() const { return pairs ? 2 : splits; }  // its blocks
 };
 
 struct Schedule {
@@ -159,7 +169,7 @@ struct Schedule {
   std::vector<Tap> taps;
   std::vector<WorkItem> items;  // [rounds][blocks]; a block's list ends with parts 0
   int clusters = 0;
-  int blocks() const { return clusters * config.splits; }
+  int blocks() const { return clusters * config.cluster(); }
   int slots = 0, counters = 0;  // of the workspace: partial tiles, and one count for each cut tile
   double cycles = 0;            // what the model below expects
 };

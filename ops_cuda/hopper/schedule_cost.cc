@@ -11,7 +11,7 @@ struct Latency {
   double solo, solo_column, others;
 };
 Latency latency_of(const Operands& o, Source source) {
-  if (o.element_bytes == 2 || source == Source::kPatches) return {112, 0.82, 176};
+  if (o.element_bytes == 2 || source == Source::kPatches) return {24, 0.03, 176};
   return o.products == 1 ? Latency{286, 0.01, 298} : Latency{419, 0.952, 699};
 }
 
@@ -22,8 +22,8 @@ double cycles_to_halve(int64_t pixels, int64_t channels) {
   return 3000 + double(pixels * channels * int64_t(sizeof(float) + sizeof(uint16_t))) / 1300;
 }
 
-Cost cost_of(const Config& c, const Operands& o, double loaded_bytes, std::optional<int> stages, int busy_blocks,
-             const Machine& m) {
+Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filter_bytes, std::optional<int> stages,
+             int busy_blocks, const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
   // Through patches the tensor cores wait for operands: fewer columns than 64 save nothing where both warpgroups
@@ -33,21 +33,24 @@ Cost cost_of(const Config& c, const Operands& o, double loaded_bytes, std::optio
                          : stages                   ? std::max(1.65 * s.bn, 70.0)
                                                     : 1.35 * s.bn;
   const double multiply = 1.066 * s.bm() / 64 * 2.0 * columns * share;
-  // All SMs together are bound by L2, one alone by what it can have in flight. The blocks of a cluster read different
-  // k-blocks, so that no two of them share a line.
+  // All SMs together are bound by what L2 sends and an SM takes in, one alone by what it can have in flight. Blocks
+  // that share a sum read different k-blocks, so that no two of them share a line. The blocks of a pair take in what
+  // others do, but L2 has less to read for them.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
-  const double load = loaded_bytes / (118.3 - 60.6 * busy) * share * (c.splits > 1 ? 1 + 0.896 * busy : 1);
+  const double apart = c.splits == 1 ? 1 : 1 + (s.team == Team::kSolo ? 1.09 : 0.279) * busy;
+  const double loaded_bytes = (c.pairs ? 0.9 : 1) * pixel_bytes + filter_bytes;
+  const double load = loaded_bytes / (118.3 - 60.6 * busy) * share * apart + (c.pairs ? 18 : 0);
   const Latency least = latency_of(o, s.source);
   const double latency = 1539.0 / (stages.value_or(kMaxStages) - 1) +
                          (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
                                                 : least.others * (0.7 + 0.3 * s.row_blocks * s.bn / 128));
   const double store = 616 + 0.0516 * s.bm() * s.bn * o.output_bytes * share;
-  const double split = c.splits > 1 ? 1041 + 13.7 * c.splits + 0.01 * s.bm() * s.bn : 0;
+  const double split = c.splits > 1 ? 1323 + 153 * c.splits + 0.03 * s.bm() * s.bn : 0;
   Cost cost{.k_block = std::max({multiply, load, latency}),
             .tile = store + split,
-            .part = 8485 + 0.644 * s.bm() * s.bn,
+            .part = 7408 + 0.612 * s.bm() * s.bn,
             .last_tile = 0,
-            .start = c.blocks_per_sm > 1 ? 1604.0 : 3398.0};  // room for two lets the next launch's block set itself up
+            .start = c.blocks_per_sm > 1 ? 1467.0 : 2967.0};  // room for two lets the next launch's block set itself up
   // Half of the threads store a tile: that takes longer, but only the last one of a block shows in full.
   if (s.team == Team::kAlternate) cost.tile = 134 + 0.353 * store, cost.last_tile = 0.761 * store;
   return cost;

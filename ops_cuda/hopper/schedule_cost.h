@@ -16,8 +16,8 @@ struct Cost {
 // What making halves of X takes before the kernel can begin, of which its start hides nothing.
 double cycles_to_halve(int64_t pixels, int64_t channels);
 
-// loaded_bytes: for a k-block, from global memory. stages: of a ring that the filter goes through; none where it stays.
-Cost cost_of(const Config&, const Operands&, double loaded_bytes, std::optional<int> stages, int busy_blocks,
-             const Machine&);
+// Bytes: that a k-block takes from global memory. stages: of a ring that the filter goes through; none where it stays.
+Cost cost_of(const Config&, const Operands&, double pixel_bytes, double filter_bytes, std::optional<int> stages,
+             int busy_blocks, const Machine&);
 
 }  // namespace cks::cuda::hopper

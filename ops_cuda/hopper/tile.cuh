@@ -60,7 +60,8 @@ struct TileTraits {
   static constexpr int kStagedBytes = kStaged * BM * kSlabBytes;
   // wgmma groups in flight: with one warpgroup nobody else fills the gap that draining leaves.
   static constexpr int kInFlight = kRowBlocks * BN >= 128 && kTeam != Team::kSolo ? 1 : 3;
-  static constexpr bool kCanBeCut = kShape.can_be_cut();
+  static constexpr bool kCanBeCut = kShape.can_be_cut(), kCanBeSplit = kShape.can_be_split(),
+                        kCanPair = kShape.can_pair();
   // Twelve warps have 168 registers each, unless those that copy give some up.
   static constexpr bool kTakesRegisters =
       sizeof(T) == 4 && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;
@@ -75,7 +76,7 @@ struct TileTraits {
     float patch_scale[kMostPatchStages];
     unsigned largest[2][kConverterWarps];                      // of each warp: what it has seen last
     uint64_t ready[kTeams][kStaged], staged[kTeams][kStaged];  // of the rings of slabs
-    uint64_t turn[2], inbox_full, inbox_read;
+    uint64_t turn[2], inbox_full;
   };
 
   // By one warp, a barrier of each kind a lane.
@@ -83,14 +84,14 @@ struct TileTraits {
     const int i = threadIdx.x % 32;
     const auto init = [](uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); };
     static_assert(kRing <= 32 && kTeams * kStaged <= 32);
-    if (i < p.stages) init(bars.full[i], 1), init(bars.empty[i], kTeamThreads / 32);
+    if (i < p.stages) init(bars.full[i], 1), init(bars.empty[i], kTeamThreads / 32 * (p.pairs ? 2 : 1));
     if (kSource == Source::kPatches && i < p.patch_stages)
       init(bars.patch_full[i], 1), init(bars.patch_empty[i], kTeamThreads / 32);
     if (kConverts && i < p.patch_stages) init(bars.patch_ready[i], kConverterWarps);
     if (kConverts && i == 0) init(bars.patch_again, 1);
     if (i < kTeams * kStaged) init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
     if (i < 2) init(bars.turn[i], kTeamThreads / 32);
-    if (i == 0) init(bars.inbox_full, 1), init(bars.inbox_read, kTeamThreads / 32 * p.splits);
+    if (i == 0) init(bars.inbox_full, 1);
     barrier_init_fence();
     __syncwarp();
   }

@@ -14,8 +14,13 @@ struct TilePieces {
 
   // Element offset of channel 0 of a tile row's output pixel, or -1 where the box hangs over the output.
   static __device__ int64_t pixel_offset(const Params& p, const Pieces& t, int row) {
-    const int w = row % p.box.w, h = row / p.box.w % p.box.h;
-    const int nd = row / (p.box.w * p.box.h), d = nd % p.box.d, n = nd / p.box.d;
+    const auto split = [](int& rest, Divider by) {
+      const int quotient = by.quotient(rest), remainder = rest - quotient * by.divisor;
+      rest = quotient;
+      return remainder;
+    };
+    int n = row;
+    const int w = split(n, p.box_w), h = split(n, p.box_h), d = split(n, p.box_d);
     const int on = t.input.n + n, od = t.output.d + d * p.out_step.d, oh = t.output.h + h * p.out_step.h,
               ow = t.output.w + w * p.out_step.w;
     if (n >= p.box_n || on >= p.N || od >= p.output.d || oh >= p.output.h || ow >= p.output.w) return -1;
@@ -44,8 +49,9 @@ struct TilePieces {
       Ending::load_affine(p, k_, affine_);
       if (!p.epilogue.residual) return;
       for_pairs(p, [&](int i, int64_t at) {
-        const T* const from = static_cast<const T*>(p.epilogue.residual) + at;
-        residual_[i * 2] = to_float(from[0]), residual_[i * 2 + 1] = to_float(from[1]);
+        const auto pair = *reinterpret_cast<const Pair*>(static_cast<const T*>(p.epilogue.residual) + at);
+        float (&v)[2] = *reinterpret_cast<float (*)[2]>(&residual_[i * 2]);
+        unpack<T>(pair.word, v);
       });
     }
     __device__ void store(const Params& p, const float4 (&halves)[2]) const {
@@ -58,13 +64,20 @@ struct TilePieces {
       }
       Ending::apply(p.epilogue, v, k_);
       for_pairs(p, [&](int i, int64_t at) {
-        T* const to = static_cast<T*>(p.epilogue.y) + at;
-        to[0] = from_float<T>(v[i * 2]), to[1] = from_float<T>(v[i * 2 + 1]);
+        Pair pair;
+#pragma unroll
+        for (int word = 0; word < kPairWords; ++word)
+          pair.word[word] = pack_word(v + i * 2 + word, static_cast<T*>(nullptr));
+        *reinterpret_cast<Pair*>(static_cast<T*>(p.epilogue.y) + at) = pair;
       });
     }
 
    private:
-    // Calls f(pair of neighbouring channels, element offset) for those that exist.
+    // Two neighbouring channels: aligned, because a pixel's are whole chunks of 16 bytes.
+    static constexpr int kPairWords = int(sizeof(T)) / 2;
+    using Pair = Words<kPairWords>;
+
+    // Calls f(pair, element offset) for those that exist.
     template <class F>
     __device__ void for_pairs(const Params& p, F f) const {
 #pragma unroll

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <random>
 #include <set>
@@ -23,10 +24,10 @@ void require(bool holds, const char* what, const Problem& p, const Config& c) {
   if (holds) return;
   std::printf(
       "FAIL: %s\n  N %ld C %ld K %ld, input %ld %ld %ld, output %ld %ld %ld, stride %ld; tile %d x %d, patches %d, "
-      "splits %d, cut %d, halved %d\n",
+      "splits %d, cut %d, halved %d, pairs %d\n",
       what, long(p.N), long(p.filter.C), long(p.filter.K), long(p.input[0]), long(p.input[1]), long(p.input[2]),
       long(p.output[0]), long(p.output[1]), long(p.output[2]), long(p.stride[2]), c.shape.bm(), c.shape.bn,
-      c.shape.source == Source::kPatches, c.splits, c.cut, c.halved);
+      c.shape.source == Source::kPatches, c.splits, c.cut, c.halved, c.pairs);
   std::exit(1);
 }
 
@@ -138,7 +139,12 @@ void check(const Problem& p, const Operands& given, const Machine& m, const Sche
   holds(s.box.n <= 256, "box");
   for (int i = 0; i < 3; ++i)
     holds(s.box.extent[i] * (s.runs ? 1 : p.stride[i]) <= 256, "the box spans more than a tensor map can");
-  holds(s.clusters * c.splits <= m.multiprocessors * c.blocks_per_sm, "more blocks than fit the GPU");
+  holds(s.blocks() <= m.multiprocessors * c.blocks_per_sm, "more blocks than fit the GPU");
+  const int64_t ring_bytes =
+      s.stages * int64_t(c.shape.bm() * kBlockBytes + c.shape.bn * filter_row(o.element_bytes, o.products) * 2);
+  holds(
+      c.splits == 1 || (int(s.items.size()) == 2 * s.blocks() && ring_bytes >= int64_t(c.shape.bm()) * c.shape.bn * 4),
+      "a cluster has one tile, and room for its sums where the ring was");
   holds(int(s.items.size()) % s.blocks() == 0, "rounds");
   const int channel_blocks = int((o.channels * o.element_bytes + 127) / 128);
 
@@ -150,6 +156,13 @@ void check(const Problem& p, const Operands& given, const Machine& m, const Sche
       ended = w.sum.parts == 0;
       if (ended) continue;
       ++items;
+      if (c.pairs && block % 2 == 0) {
+        const WorkItem& other = s.items[i + 1];
+        holds(other.sum.k0 == w.sum.k0 + c.shape.bn && other.sum.lo == w.sum.lo && other.sum.hi == w.sum.hi &&
+                  std::memcmp(&other.input, &w.input, sizeof(w.input)) == 0 &&
+                  std::memcmp(&other.output, &w.output, sizeof(w.output)) == 0,
+              "a pair reads different pixels");
+      }
       Tile& t = tiles[{w.input.n, w.output.d, w.output.h, w.output.w, w.sum.k0}];
       holds(w.sum.lo <= w.sum.hi, "an empty range");
       holds(w.sum.k0 % c.shape.bn == 0 && w.sum.k0 < p.filter.K, "k0");
@@ -224,7 +237,7 @@ void check_best(const Problem& p, const Operands& o, const Machine& m) {
     require(named && named->cut == c.cut && named->splits == c.splits && named->blocks_per_sm == c.blocks_per_sm &&
                 named->shape.bm() == c.shape.bm() && named->shape.bn == c.shape.bn &&
                 named->shape.team == c.shape.team && named->shape.source == c.shape.source &&
-                named->shape.curve == c.shape.curve && named->halved == c.halved,
+                named->shape.curve == c.shape.curve && named->halved == c.halved && named->pairs == c.pairs,
             "another configuration under its name", p, c);
   }
   for (const char* name : {"", "solo", "solo 64x64 ", "Solo 64x64", "solo 64x63", "solo 64x64 splits 3"})
