@@ -21,7 +21,7 @@ struct Args {
   float *inverse, *largest;  // of each scale; of each block
   int64_t pixels;            // of an image
   int x_channels, x2_channels, chunks;
-  int blocks;  // of an image
+  int pixels_of_block;
 };
 
 // The floats of a chunk: of a block of 32 channels, in the order in which pack_halves.cu has the filter's.
@@ -29,27 +29,39 @@ struct Chunk {
   float2 pairs[kChunk / 2];
 };
 
-__device__ Chunk load_chunk(const Args& p, int64_t pixel, int chunk) {
-  const int block = chunk / 4 * kHalvedBlock, first = chunk % 4 / 2 * 4 + chunk % 2 * 2;
-  const bool in_x = block < p.x_channels;
-  const int channels = in_x ? p.x_channels : p.x2_channels, c = (in_x ? block : block - p.x_channels) + first;
-  const float* const from = (in_x ? p.x : p.x2) + pixel * channels + c;
-  Chunk v;
-#pragma unroll
-  for (int i = 0; i < kChunk / 2; ++i)
-    v.pairs[i] = c + i * 8 < channels ? *reinterpret_cast<const float2*>(from + i * 8) : float2{};
-  return v;
-}
-
-__device__ void store_chunk(const Args& p, int64_t pixel, int chunk, const Chunk& v, float scale) {
-  uint32_t words[kChunk / 2];
-#pragma unroll
-  for (int i = 0; i < kChunk / 2; ++i) {
-    const __half2 pair = __floats2half2_rn(v.pairs[i].x * scale, v.pairs[i].y * scale);
-    words[i] = *reinterpret_cast<const uint32_t*>(&pair);
+// One chunk of every pixel, where it lies in X or X2 and among the halves.
+class ChunkOfPixels {
+ public:
+  __device__ ChunkOfPixels(const Args& p, int chunk) {
+    const int block = chunk / 4 * kHalvedBlock, first = chunk % 4 * 2;
+    const bool in_x = block < p.x_channels;
+    channels_ = in_x ? p.x_channels : p.x2_channels, left_ = channels_ - (in_x ? block : block - p.x_channels) - first;
+    from_ = (in_x ? p.x : p.x2) + channels_ - left_;
+    to_ = reinterpret_cast<uint4*>(p.halves) + chunk, chunks_ = p.chunks;
   }
-  reinterpret_cast<uint4*>(p.halves)[pixel * p.chunks + chunk] = make_uint4(words[0], words[1], words[2], words[3]);
-}
+  __device__ Chunk load(int64_t pixel) const {
+    const float* const from = from_ + pixel * channels_;
+    Chunk v;
+#pragma unroll
+    for (int i = 0; i < kChunk / 2; ++i)
+      v.pairs[i] = i * 8 < left_ ? *reinterpret_cast<const float2*>(from + i * 8) : float2{};
+    return v;
+  }
+  __device__ void store(int64_t pixel, const Chunk& v, float scale) const {
+    uint32_t words[kChunk / 2];
+#pragma unroll
+    for (int i = 0; i < kChunk / 2; ++i) {
+      const __half2 pair = __floats2half2_rn(v.pairs[i].x * scale, v.pairs[i].y * scale);
+      words[i] = *reinterpret_cast<const uint32_t*>(&pair);
+    }
+    to_[pixel * chunks_] = make_uint4(words[0], words[1], words[2], words[3]);
+  }
+
+ private:
+  const float* from_;
+  uint4* to_;
+  int channels_, chunks_, left_;  // channels from the chunk's first on
+};
 
 __device__ float largest_finite(const Chunk& v) {
   float largest = 0;
@@ -73,24 +85,25 @@ __device__ float largest_of_block(float mine) {
 }
 
 // A block's pixels of an image; a row of threads takes a pixel. Halves them, and returns this thread's largest value.
-__device__ float halve_share(const Args& p, int image, int share, float scale) {
-  const int64_t begin = p.pixels * share / p.blocks, end = p.pixels * (share + 1) / p.blocks;
-  const int64_t base = image * p.pixels;
+__device__ float halve_share(const Args& p, float scale) {
+  const int64_t begin = int64_t(blockIdx.y) * p.pixels_of_block, image = int64_t(blockIdx.x) * p.pixels;
+  const int count = int(min(int64_t(p.pixels_of_block), p.pixels - begin)), rows = int(blockDim.y);
   float largest = 0;
-  for (int64_t first = begin + threadIdx.y; first < end; first += int64_t(blockDim.y) * kBatch) {
-    for (int chunk = int(threadIdx.x); chunk < p.chunks; chunk += int(blockDim.x)) {
+#pragma unroll 1
+  for (int chunk = int(threadIdx.x); chunk < p.chunks; chunk += int(blockDim.x)) {
+    const ChunkOfPixels pixels(p, chunk);
+#pragma unroll 1
+    for (int first = int(threadIdx.y); first < count; first += rows * kBatch) {
+      const int64_t at = image + begin + first;
       Chunk v[kBatch];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const int64_t pixel = first + i * int64_t(blockDim.y);
-        if (pixel < end) v[i] = load_chunk(p, base + pixel, chunk);
-      }
+      for (int i = 0; i < kBatch; ++i)
+        if (first + i * rows < count) v[i] = pixels.load(at + i * rows);
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const int64_t pixel = first + i * int64_t(blockDim.y);
-        if (pixel >= end) continue;
+        if (first + i * rows >= count) continue;
         largest = fmaxf(largest, largest_finite(v[i]));
-        store_chunk(p, base + pixel, chunk, v[i], scale);
+        pixels.store(at + i * rows, v[i], scale);
       }
     }
   }
@@ -101,24 +114,22 @@ __device__ float halve_share(const Args& p, int image, int share, float scale) {
 __global__ void __launch_bounds__(kThreads) halve_images(const __grid_constant__ Args p) {
   ptx::launch_dependents();
   ptx::wait_for_previous_grid();
-  const int image = int(blockIdx.x) / p.blocks, share = int(blockIdx.x) % p.blocks;
-  const float largest = largest_of_block(halve_share(p, image, share, kTried));
-  if (threadIdx.x + threadIdx.y == 0) p.largest[blockIdx.x] = largest;
+  const float largest = largest_of_block(halve_share(p, kTried));
+  if (threadIdx.x + threadIdx.y == 0) p.largest[blockIdx.x * gridDim.y + blockIdx.y] = largest;
 }
 
 // Again, with scales of their own, those images that it does not suit.
 __global__ void __launch_bounds__(kThreads) halve_misfits(const __grid_constant__ Args p) {
   ptx::launch_dependents();
   ptx::wait_for_previous_grid();
-  const int image = int(blockIdx.x) / p.blocks, share = int(blockIdx.x) % p.blocks;
   float mine = 0;
-  for (int i = int(threadIdx.y * blockDim.x + threadIdx.x); i < p.blocks; i += int(blockDim.x * blockDim.y))
-    mine = fmaxf(mine, p.largest[image * p.blocks + i]);
+  for (unsigned i = threadIdx.y * blockDim.x + threadIdx.x; i < gridDim.y; i += kThreads)
+    mine = fmaxf(mine, p.largest[blockIdx.x * gridDim.y + i]);
   const float largest = largest_of_block(mine);
   const bool fits = largest == 0 || (largest * kTried < kTooLarge && largest * kTried >= kTooSmall);
   const float scale = fits ? kTried : scale_to(kTarget, largest);
-  if (share == 0 && threadIdx.x + threadIdx.y == 0) p.inverse[image] = inverse_of(scale);
-  if (!fits) halve_share(p, image, share, scale);
+  if (blockIdx.y + threadIdx.x + threadIdx.y == 0) p.inverse[blockIdx.x] = inverse_of(scale);
+  if (!fits) halve_share(p, scale);
 }
 
 // A scale for each pixel, which `lanes` lanes of a warp take together: a power of two.
@@ -130,14 +141,16 @@ __global__ void __launch_bounds__(kThreads) halve_pixels(const __grid_constant__
   const bool exists = pixel < p.pixels;
   float largest = 0;
   for (int chunk = lane; exists && chunk < p.chunks; chunk += lanes)
-    largest = fmaxf(largest, largest_finite(load_chunk(p, pixel, chunk)));
+    largest = fmaxf(largest, largest_finite(ChunkOfPixels(p, chunk).load(pixel)));
   for (int other = lanes / 2; other > 0; other /= 2)
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, other));
   if (!exists) return;
   const float scale = scale_to(kTarget, largest);
   if (lane == 0) p.inverse[pixel] = inverse_of(scale);
-  for (int chunk = lane; chunk < p.chunks; chunk += lanes)
-    store_chunk(p, pixel, chunk, load_chunk(p, pixel, chunk), scale);
+  for (int chunk = lane; chunk < p.chunks; chunk += lanes) {
+    const ChunkOfPixels pixels(p, chunk);
+    pixels.store(pixel, pixels.load(pixel), scale);
+  }
 }
 
 }  // namespace
@@ -169,7 +182,7 @@ void halve(const HalvedInput& in, InputTensors input, void* halves, Stream strea
                   int(in.channels - in.x2_channels),
                   int(in.x2_channels),
                   chunks,
-                  in.blocks_of_image()};
+                  int(ceil_div(in.pixels, in.blocks_of_image()))};
   const unsigned across = std::min(std::bit_ceil(unsigned(chunks)), unsigned(kThreads));
   if (in.pixel_scales) {
     const int lanes = int(std::min(across, 32u));
@@ -177,7 +190,7 @@ void halve(const HalvedInput& in, InputTensors input, void* halves, Stream strea
                      dim3(unsigned(ceil_div(args.pixels * lanes, kThreads))), dim3(kThreads), stream, args, lanes);
     return;
   }
-  const dim3 grid(unsigned(in.images * args.blocks)), threads(across, kThreads / across);
+  const dim3 grid(unsigned(in.images), unsigned(in.blocks_of_image())), threads(across, kThreads / across);
   launch_dependent("launching the kernel that makes halves of images", halve_images, grid, threads, stream, args);
   launch_dependent("launching the kernel that makes halves of images again", halve_misfits, grid, threads, stream,
                    args);
