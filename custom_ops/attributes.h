@@ -9,7 +9,7 @@
 
 namespace cks::ort {
 
-enum class OpKind { kConvV2, kSkDilated, kKSDeconv, kSkDilatedWeightGrad, kMaxPoolNhwc };
+enum class OpKind { kConvV2, kSkDilated, kKSDeconv, kSkDilatedWeightGrad, kMaxPoolNhwc, kReluEach };
 
 struct NodeAttributes {
   Attributes convolution;

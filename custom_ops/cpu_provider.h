@@ -5,6 +5,7 @@
 #include "custom_ops/allocator.h"
 #include "ops_cpu/convolution.h"
 #include "ops_cpu/max_pool.h"
+#include "ops_cpu/relu_each.h"
 
 namespace cks::ort {
 
@@ -76,6 +77,9 @@ class CpuProvider {
     gradient.run(x, dy, dw, workspace, run.parallel_for());
   }
   static void pool(const Run& run, const MaxPool& pool, const void* x, void* y) { pool.run(x, y, run.parallel_for()); }
+  static void relu_each(const Run& run, std::span<const ReluTensor> tensors, DataType type) {
+    cpu::relu_each(tensors, type, run.parallel_for());
+  }
 
  private:
   const OrtApi& api_;

@@ -8,6 +8,7 @@
 #include "ops_cuda/convolution.h"
 #include "ops_cuda/max_pool.h"
 #include "ops_cuda/problem_text.h"
+#include "ops_cuda/relu_each.h"
 #include "ops_cuda/tile_search.h"
 
 namespace cks::ort {
@@ -93,6 +94,9 @@ class CudaProvider {
     gradient.run(x, dy, dw, workspace, run.stream());
   }
   static void pool(const Run& run, const MaxPool& pool, const void* x, void* y) { pool.run(x, y, run.stream()); }
+  static void relu_each(const Run& run, std::span<const ReluTensor> tensors, DataType type) {
+    cuda::relu_each(tensors, type, run.stream());
+  }
 
  private:
   enum class Tf32 : int8_t { kUnknown, kAllowed, kForbidden };

@@ -40,5 +40,7 @@ template <class Provider>
 std::unique_ptr<Kernel> make_weight_gradient_kernel(const KernelArguments&);
 template <class Provider>
 std::unique_ptr<Kernel> make_max_pool_kernel(const KernelArguments&);
+template <class Provider>
+std::unique_ptr<Kernel> make_relu_each_kernel(const KernelArguments&);
 
 }  // namespace cks::ort

@@ -22,6 +22,8 @@ const char* name_of(OpKind kind) {
       return "SkDilatedWeightGrad";
     case OpKind::kMaxPoolNhwc:
       return "MaxPoolNhwc";
+    case OpKind::kReluEach:
+      return "ReluEach";
   }
   return "";
 }
@@ -45,6 +47,8 @@ std::unique_ptr<Kernel> make_kernel(const KernelArguments& arguments) {
       return make_weight_gradient_kernel<Provider>(arguments);
     case OpKind::kMaxPoolNhwc:
       return make_max_pool_kernel<Provider>(arguments);
+    case OpKind::kReluEach:
+      return make_relu_each_kernel<Provider>(arguments);
     default:
       return make_convolution_kernel<Provider>(arguments);
   }
@@ -59,13 +63,18 @@ Op::Op(const OrtApi& api, OpKind kind, DataType type, ProviderKind provider, Tun
   GetExecutionProviderType = [](const OrtCustomOp* op) { return self(op).provider_name(); };
   GetInputTypeCount = [](const OrtCustomOp* op) -> size_t { return self(op).most_inputs(); };
   GetInputType = [](const OrtCustomOp* op, size_t) { return element_type(self(op).type_); };
-  GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
+  GetInputCharacteristic = [](const OrtCustomOp* op, size_t index) {
+    if (self(op).is_variadic()) return INPUT_OUTPUT_VARIADIC;
     return index < 2 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;  // B, Z, X2
   };
   GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
   GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
   GetOutputType = [](const OrtCustomOp* op, size_t) { return element_type(self(op).type_); };
-  GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+  GetOutputCharacteristic = [](const OrtCustomOp* op, size_t) {
+    return self(op).is_variadic() ? INPUT_OUTPUT_VARIADIC : INPUT_OUTPUT_REQUIRED;
+  };
+  GetVariadicInputMinArity = GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 2; };
+  GetVariadicInputHomogeneity = GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
   CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
     return self(op).create_kernel(info, kernel);
   };
@@ -83,7 +92,7 @@ Op::Op(const OrtApi& api, OpKind kind, DataType type, ProviderKind provider, Tun
 }
 
 size_t Op::most_inputs() const {
-  if (kind_ == OpKind::kMaxPoolNhwc) return 1;
+  if (kind_ == OpKind::kMaxPoolNhwc || is_variadic()) return 1;
   return kind_ == OpKind::kSkDilatedWeightGrad ? 2 : 5;
 }
 

@@ -17,7 +17,8 @@ class Op : public OrtCustomOp {
  private:
   static const Op& self(const OrtCustomOp* op) { return *static_cast<const Op*>(op); }
   const char* provider_name() const;
-  size_t most_inputs() const;
+  size_t most_inputs() const;                                      // one stands for all of a variadic operator's
+  bool is_variadic() const { return kind_ == OpKind::kReluEach; }  // in inputs and outputs
   OrtStatus* create_kernel(const OrtKernelInfo*, void** kernel) const noexcept;
 
   const OrtApi& api_;

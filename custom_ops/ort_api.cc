@@ -6,6 +6,16 @@
 #include <numeric>
 
 namespace cks::ort {
+namespace {
+
+auto info_of(const OrtApi& api, const OrtValue* value) {
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  check(api, api.GetTensorTypeAndShape(value, &info));
+  return std::unique_ptr<OrtTensorTypeAndShapeInfo, decltype(api.ReleaseTensorTypeAndShapeInfo)>(
+      info, api.ReleaseTensorTypeAndShapeInfo);
+}
+
+}  // namespace
 
 Shape to_shape(std::span<const int64_t> dims) {
   if (dims.size() > Shape::kMaxRank)
@@ -34,12 +44,18 @@ Shape shape_of(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info) {
   return shape;
 }
 
-Shape shape_of(const OrtApi& api, const OrtValue* value) {
-  OrtTensorTypeAndShapeInfo* info = nullptr;
-  check(api, api.GetTensorTypeAndShape(value, &info));
-  const std::unique_ptr<OrtTensorTypeAndShapeInfo, decltype(api.ReleaseTensorTypeAndShapeInfo)> release(
-      info, api.ReleaseTensorTypeAndShapeInfo);
-  return shape_of(api, info);
+std::vector<int64_t> dims_of(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info) {
+  size_t rank = 0;
+  check(api, api.GetDimensionsCount(info, &rank));
+  std::vector<int64_t> dims(rank);
+  check(api, api.GetDimensions(info, dims.data(), rank));
+  return dims;
+}
+
+Shape shape_of(const OrtApi& api, const OrtValue* value) { return shape_of(api, info_of(api, value).get()); }
+
+std::vector<int64_t> dims_of(const OrtApi& api, const OrtValue* value) {
+  return dims_of(api, info_of(api, value).get());
 }
 
 const void* data_of(const OrtApi& api, const OrtValue* value) {
@@ -71,6 +87,12 @@ size_t input_count(const OrtApi& api, const OrtKernelInfo* info) {
   return count;
 }
 
+size_t output_count(const OrtApi& api, const OrtKernelInfo* info) {
+  size_t count = 0;
+  check(api, api.KernelInfo_GetOutputCount(info, &count));
+  return count;
+}
+
 const OrtValue* constant_input(const OrtApi& api, const OrtKernelInfo* info, size_t index) {
   int is_constant = 0;
   const OrtValue* value = nullptr;
@@ -84,9 +106,9 @@ const OrtValue* input(const OrtApi& api, const OrtKernelContext* context, size_t
   return value;
 }
 
-void* allocate_output(const OrtApi& api, OrtKernelContext* context, std::span<const int64_t> shape) {
+void* allocate_output(const OrtApi& api, OrtKernelContext* context, std::span<const int64_t> shape, size_t index) {
   OrtValue* value = nullptr;
-  check(api, api.KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &value));
+  check(api, api.KernelContext_GetOutput(context, index, shape.data(), shape.size(), &value));
   void* data = nullptr;
   check(api, api.GetTensorMutableData(value, &data));
   return data;

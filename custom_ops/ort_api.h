@@ -8,6 +8,7 @@
 #include <new>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "plan/problem.h"
 
@@ -72,17 +73,20 @@ int64_t elements(std::span<const int64_t> shape);
 std::string to_string(std::span<const int64_t> shape);
 Shape shape_of(const OrtApi&, const OrtTensorTypeAndShapeInfo*);
 Shape shape_of(const OrtApi&, const OrtValue*);
+std::vector<int64_t> dims_of(const OrtApi&, const OrtTensorTypeAndShapeInfo*);  // of any rank
+std::vector<int64_t> dims_of(const OrtApi&, const OrtValue*);
 const void* data_of(const OrtApi&, const OrtValue*);
 bool is_in_cpu_memory(const OrtApi&, const OrtValue*);
 
 // Of a node whose kernel is being made.
 std::string node_name(const OrtApi&, const OrtKernelInfo*);
 size_t input_count(const OrtApi&, const OrtKernelInfo*);
+size_t output_count(const OrtApi&, const OrtKernelInfo*);
 const OrtValue* constant_input(const OrtApi&, const OrtKernelInfo*, size_t index);  // null: not the same in every run
 
 // Of a node that is running. An optional input that is absent is null.
 const OrtValue* input(const OrtApi&, const OrtKernelContext*, size_t index);
-void* allocate_output(const OrtApi&, OrtKernelContext*, std::span<const int64_t> shape);
+void* allocate_output(const OrtApi&, OrtKernelContext*, std::span<const int64_t> shape, size_t index = 0);
 void log_message(const OrtApi&, const OrtKernelContext*, OrtLoggingLevel, const std::string& message);
 
 }  // namespace cks::ort

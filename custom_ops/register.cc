@@ -53,8 +53,8 @@ class Domain {
   Domain(const OrtApi& api, const TuningRequest& request) : api_(api), request_(request) {
     if (request.search) tuning_.emplace(found_tiles(), request.file);
     check(api_, api_.CreateCustomOpDomain("ort_cks", &domain_));
-    for (OpKind kind :
-         {OpKind::kConvV2, OpKind::kSkDilated, OpKind::kKSDeconv, OpKind::kSkDilatedWeightGrad, OpKind::kMaxPoolNhwc}) {
+    for (OpKind kind : {OpKind::kConvV2, OpKind::kSkDilated, OpKind::kKSDeconv, OpKind::kSkDilatedWeightGrad,
+                        OpKind::kMaxPoolNhwc, OpKind::kReluEach}) {
       for (DataType type : {DataType::kFloat, DataType::kHalf, DataType::kBFloat16}) {
         add(kind, type, ProviderKind::kCpu);
 #ifdef ORT_CKS_CUDA

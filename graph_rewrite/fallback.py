@@ -4,7 +4,7 @@ A session with the library registered runs its kernels; one without it inlines t
 model runs anywhere, and shape inference, checkers and optimisers can look into it.
 
 The function of a node has an `overload` that says its data type, concatenated input, residual and
-activation, e.g. "residual_Relu".
+activation, e.g. "residual_Relu"; of a ReluEach its data type and how many inputs there are, e.g. "float16_7".
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,10 @@ from ort_cks.graph_rewrite.errors import RewriteError
 from ort_cks.graph_rewrite.fallback_convolution import CONV_ATTRIBUTES, ConvolutionFunction, Epilogue
 from ort_cks.graph_rewrite.fallback_guard import PREFIX, guard_attribute, guarded
 from ort_cks.graph_rewrite.fallback_max_pool import max_pool_function
+from ort_cks.graph_rewrite.fallback_relu_each import relu_each_function
 from ort_cks.graph_rewrite.fallback_weight_gradient import weight_gradient
 from ort_cks.graph_rewrite.function_body import FunctionBody
-from ort_cks.graph_rewrite.operators import DOMAIN, MAX_POOL, WEIGHT_GRADIENT
+from ort_cks.graph_rewrite.operators import DOMAIN, MAX_POOL, RELU_EACH, WEIGHT_GRADIENT
 
 _OVERLOAD_IR_VERSION = 10  # the first in which a function has an overload
 
@@ -43,20 +44,29 @@ def add_fallback_functions(model: ir.Model) -> None:
             del node.attributes[earlier]
         with _naming(node):
             element_type = _element_type(node)
-        # Inputs in bfloat16 are cast, and a body that casts one is none for a node without it.
-        cast = Epilogue.of(node).inputs if element_type == ir.DataType.BFLOAT16 else ()
-        groups.setdefault((node.op_type, element_type, cast), []).append(node)
+        groups.setdefault((node.op_type, element_type, _inputs(node, element_type)), []).append(node)
     for (op_type, element_type, _), group in groups.items():
         if op_type == WEIGHT_GRADIENT:
             functions = _give_weight_gradients(group, element_type, opset_version)
         elif op_type == MAX_POOL:
             overload = "_".join(_type_part(element_type))
             functions = [max_pool_function(group, element_type, opset_version, overload)]
+        elif op_type == RELU_EACH:
+            overload = "_".join([*_type_part(element_type), str(len(group[0].inputs))])
+            functions = [relu_each_function(group, element_type, opset_version, overload)]
         else:
             functions = _give_convolutions(group, element_type, opset_version)
         model.functions.update({function.identifier(): function for function in functions})
     if nodes:
         model.ir_version = max(model.ir_version, _OVERLOAD_IR_VERSION)
+
+
+def _inputs(node: ir.Node, element_type: ir.DataType) -> int | tuple[str, ...]:
+    """In which inputs nodes must agree to share a body."""
+    if node.op_type == RELU_EACH:
+        return len(node.inputs)
+    # Inputs in bfloat16 are cast, and a body that casts one is none for a node without it.
+    return Epilogue.of(node).inputs if element_type == ir.DataType.BFLOAT16 else ()
 
 
 def _give_convolutions(
@@ -131,7 +141,7 @@ def _weight_gradient_function(node: ir.Node, element_type: ir.DataType, opset_ve
     guard = guard_attribute(overload)
     return body.function(
         (DOMAIN, node.op_type, overload),
-        body.output(guarded(body, dw, guard)),
+        [body.output(guarded(body, dw, guard))],
         [*CONV_ATTRIBUTES, "layout", "precision", guard],
         "The weight gradient of a Conv as a Conv with batch and channels, strides and dilations exchanged.",
     )

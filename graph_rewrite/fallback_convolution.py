@@ -138,7 +138,7 @@ class ConvolutionFunction:
         y = body.output(self._finished(body, y, z, chosen))
         return body.function(
             (DOMAIN, self._op_type, overload),
-            y,
+            [y],
             [*attributes, *_OWN_ATTRIBUTES, _EPILOGUE, _SLOPES, TO_NCHW, FROM_NCHW, self._guard],
             f"What {self._op_type} computes, in standard ONNX operators.",
         )

@@ -38,7 +38,7 @@ def max_pool_function(
         y = guarded(body, y, guard)
     return body.function(
         (nodes[0].domain, nodes[0].op_type, overload),
-        body.output(permuted(body, y, FROM_NCHW)),
+        [body.output(permuted(body, y, FROM_NCHW))],
         [*names, TO_NCHW, FROM_NCHW, guard],
         "A MaxPool of NHWC in standard ONNX operators.",
     )

@@ -9,7 +9,7 @@ import onnx_ir as ir
 class FunctionBody:
     """The nodes of a function body, in the order in which they are asked for.
 
-    `element_type` is the type of the function's inputs and output. bfloat16 is computed in float and rounded
+    `element_type` is the type of the function's inputs and outputs. bfloat16 is computed in float and rounded
     once, at the end, because hardly any execution provider has kernels for bfloat16.
     """
 
@@ -71,7 +71,7 @@ class FunctionBody:
     def function(
         self,
         operator: tuple[str, str, str],
-        output: ir.Value,
+        outputs: Sequence[ir.Value],
         attribute_names: Sequence[str],
         doc_string: str,
     ) -> ir.Function:
@@ -79,7 +79,7 @@ class FunctionBody:
         domain, name, overload = operator
         graph = ir.Graph(
             self._inputs,
-            [output],
+            outputs,
             nodes=self._tape.nodes,
             opset_imports={"": self.opset_version},
             name=name,

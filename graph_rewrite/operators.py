@@ -9,6 +9,7 @@ DOMAIN = "ort_cks"
 CONVOLUTIONS = {"ConvV2": "Conv", "SkDilated": "Conv", "KSDeconv": "ConvTranspose"}  # and ONNX's own of each
 WEIGHT_GRADIENT = "SkDilatedWeightGrad"
 MAX_POOL = "MaxPoolNhwc"
+RELU_EACH = "ReluEach"
 
 SWAPPED = (*CONVOLUTIONS, WEIGHT_GRADIENT)  # what a Conv or ConvTranspose becomes
 

@@ -28,6 +28,7 @@ from ort_cks.graph_rewrite.fuse_transpose import FuseTransposePass
 from ort_cks.graph_rewrite.geometry import zero_fraction
 from ort_cks.graph_rewrite.layout import NhwcLayoutPass
 from ort_cks.graph_rewrite.load import load
+from ort_cks.graph_rewrite.merge_relus import MergeRelusPass
 from ort_cks.graph_rewrite.merge_sums import MergeSumsPass
 from ort_cks.graph_rewrite.move_activation import MoveActivationPass
 from ort_cks.graph_rewrite.prepare import fix_input_shapes, prepare
@@ -155,6 +156,8 @@ def rewrite_model(
         by_node = measure_regions(native, ir_model, precision)
         ir_model, records = rewrite({i: by_node[node] for i, node in enumerate(records) if node in by_node})
     lay_out(ir_model, records)
+    if fuse:
+        MergeRelusPass()(ir_model)  # not before regions are measured: it ties them together
     if fallback:
         add_fallback_functions(ir_model)
     return RewriteResult(ir_model, list(records.values()))

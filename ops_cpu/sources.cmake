@@ -9,6 +9,7 @@ add_library(ort_cks_cpu STATIC
   ${ORT_CKS_CPU_DIR}/kernels.cc
   ${ORT_CKS_CPU_DIR}/max_pool.cc
   ${ORT_CKS_CPU_DIR}/packed_filter.cc
+  ${ORT_CKS_CPU_DIR}/relu_each.cc
   ${ORT_CKS_CPU_DIR}/weight_gradient.cc)
 
 # A build of the kernels. Always optimised (unoptimised they are a hundred times slower), and products and sums fuse where

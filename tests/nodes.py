@@ -18,7 +18,9 @@ def tensor(name, array, dtype):
     return helper.make_tensor(name, ELEMENT_TYPES[dtype], array.shape, array.tobytes(), raw=True)
 
 
-def node_model(op, inputs, attributes, dtype="float", constants=(), shapes=None, name="the_node"):
+def node_model(
+    op, inputs, attributes, dtype="float", constants=(), shapes=None, name="the_node", outputs=("Y",)
+):
     """A model of one node.
 
     Args:
@@ -26,9 +28,10 @@ def node_model(op, inputs, attributes, dtype="float", constants=(), shapes=None,
         inputs: name to float32 array, in the node's order.
         attributes: of the node.
         dtype: the node's type. numpy and ONNX Runtime's Python API lack bfloat16, so such a model casts
-            its own float inputs and output.
+            its own float inputs and outputs.
         constants: the names of the inputs that are initializers.
         shapes: name to the shape that the model declares, where it is not the array's.
+        outputs: their names, in the node's order.
     """
     feeds = [n for n in inputs if n not in constants]
     outer = "float" if dtype == "bfloat16" else dtype
@@ -36,12 +39,15 @@ def node_model(op, inputs, attributes, dtype="float", constants=(), shapes=None,
     nodes = [
         helper.make_node("Cast", [n], [names[n]], to=ELEMENT_TYPES[dtype]) for n in feeds if names[n] != n
     ]
-    node_output = "Y_cast" if outer != dtype else "Y"
+    node_outputs = [f"{n}_cast" if outer != dtype else n for n in outputs]
     nodes.append(
-        helper.make_node(op, list(names.values()), [node_output], name=name, domain=DOMAIN, **attributes)
+        helper.make_node(op, list(names.values()), node_outputs, name=name, domain=DOMAIN, **attributes)
     )
     if outer != dtype:
-        nodes.append(helper.make_node("Cast", [node_output], ["Y"], to=ELEMENT_TYPES[outer]))
+        nodes += [
+            helper.make_node("Cast", [node_output], [n], to=ELEMENT_TYPES[outer])
+            for node_output, n in zip(node_outputs, outputs, strict=True)
+        ]
     graph = helper.make_graph(
         nodes,
         "one_node",
@@ -49,7 +55,7 @@ def node_model(op, inputs, attributes, dtype="float", constants=(), shapes=None,
             helper.make_tensor_value_info(n, ELEMENT_TYPES[outer], (shapes or {}).get(n, inputs[n].shape))
             for n in feeds
         ],
-        [helper.make_tensor_value_info("Y", ELEMENT_TYPES[outer], None)],
+        [helper.make_tensor_value_info(n, ELEMENT_TYPES[outer], None) for n in outputs],
         [tensor(n, inputs[n], dtype) for n in constants],
     )
     return helper.make_model(graph, opset_imports=OPSETS, ir_version=9)

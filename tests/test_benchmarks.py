@@ -284,6 +284,8 @@ def cells(table: str, begins: str) -> list[str]:
     ("kernel", "kind"),
     [
         ("void cks::cuda::hopper::hopper_conv<...>", "ort_cks"),
+        ("void cks::cuda::<unnamed>::max_pool<__half, 8, 2>", "pooling"),
+        ("void cks::cuda::<unnamed>::relu_each_kernel<__half>", "activation, arithmetic"),
         ("void cudnn::pooling_fw_4d_kernel<__half, float>", "pooling"),
         ("void cudnn::engines_precompiled::nchwToNhwcKernel<__half>", "layout"),
         ("void op_tensor_kernel_alpha2_zero<4, __half, float>", "bias"),

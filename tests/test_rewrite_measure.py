@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 from rewrite_models import Builder, assert_same_answers, op_types, random_feeds, rewrite, run
+from test_rewrite_merge_relus import skipped, up
 
 import ort_cks
 from ort_cks.graph_rewrite import RewriteError, measure
@@ -74,6 +75,19 @@ def test_all_faster(measured):
     result = rewrite(model, measure=True)
     assert op_types(result) == ["ConvV2", "ConvV2"]
     assert all(record.reason.endswith("5.0 us, native 10.0 us") for record in result.nodes)
+    assert_same_answers(model, result.model)
+
+
+def test_relus_are_merged_once_regions_are_measured(measured):
+    """Each region by itself, though in the end one node computes the Relus of both."""
+    b = Builder()
+    skips = [skipped(b, b.input(1, 4, 16, 16)) for _ in range(2)]
+    model = b.model(*(b.op("Add", up(b, y, 4), later) for y, later in skips))
+    result = rewrite(model, measure=True, layout="nhwc")
+    assert len(measured[0]) == 2
+    for _, swapped in measured[0]:
+        assert [node.op_type for node in swapped.graph.node].count("Relu") == 1
+    assert op_types(result).count("ReluEach") == 1
     assert_same_answers(model, result.model)
 
 
