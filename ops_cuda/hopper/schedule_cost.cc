@@ -39,7 +39,7 @@ Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filt
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
   const double apart = c.splits == 1 ? 1 : 1 + (s.team == Team::kSolo ? 1.09 : 0.279) * busy;
   const double loaded_bytes = (c.pairs ? 0.9 : 1) * pixel_bytes + filter_bytes;
-  const double load = loaded_bytes / (118.3 - 60.6 * busy) * share * apart + (c.pairs ? 18 : 0);
+  const double load = loaded_bytes / (118.3 - 60.6 * busy) * share * apart + (c.pairs ? 26 : 0);
   const Latency least = latency_of(o, s.source);
   const double latency = 1539.0 / (stages.value_or(kMaxStages) - 1) +
                          (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
