@@ -160,8 +160,12 @@ class _Messages(logging.Handler):
             print(f"\r\033[K{text} ...", end="", file=sys.stderr, flush=True)
 
     def print(self, text: str) -> None:
-        if not self._quiet:
-            print(text)
+        if self._quiet:
+            return
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:  # who read it, such as `head`, has left; the model is still wanted
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def error(self, text: str) -> None:
         self.clear()

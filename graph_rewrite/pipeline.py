@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ort_cks.graph_rewrite import eligibility
+from ort_cks.graph_rewrite.cast_like import CastLikePass
 from ort_cks.graph_rewrite.convolution import Convolution, convolutions, recorded_shape
 from ort_cks.graph_rewrite.cut_dead_taps import CutDeadTapsPass
 from ort_cks.graph_rewrite.errors import RewriteError
@@ -172,6 +173,7 @@ def _load(
     fix_input_shapes(model, input_shapes)
     if simplify:
         logger.info("simplifying")
+        CastLikePass()(model)
         model = run_onnxsim(model)
     prepare(model)
     return model

@@ -326,6 +326,18 @@ def test_ctrl_c_leaves_no_partial_file(model_path, delay):
     assert sorted(model_path.parent.iterdir()) == [model_path]
 
 
+def test_the_model_is_written_though_nobody_reads_the_table(model_path):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    arguments = [sys.executable, "-m", "ort_cks.rewrite", model_path]
+    done = subprocess.run(
+        arguments, stdout=write_end, stderr=subprocess.PIPE, text=True, cwd=model_path.parent
+    )
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_answers(small_model(), onnx.load(model_path.with_suffix(".cks.onnx")))
+
+
 def test_help_names_every_option(capsys):
     status, out, _ = command("--help", capsys=capsys)
     assert status == 0

@@ -2,12 +2,14 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxsim
 import pytest
 from onnx import TensorProto
 from rewrite_models import Builder, assert_same_answers, only, op_types, rewrite
 
 from ort_cks.graph_rewrite import simplify as simplify_module
+from ort_cks.graph_rewrite.cast_like import CastLikePass
 from ort_cks.graph_rewrite.load import load
 from ort_cks.graph_rewrite.simplify import simplify
 
@@ -23,6 +25,29 @@ def test_weights_computed_from_constants_are_folded():
     assert op_types(result) == ["ConvV2"]
     assert only(result.nodes).fused == ["BatchNormalization"]
     assert_same_answers(model, result.model)
+
+
+def test_a_bias_of_zeros_cast_to_the_type_of_the_input_is_folded():
+    """As PyTorch's exporter writes a convolution that has none, told not to optimize."""
+    b = Builder()
+    x, w = b.input(1, 16, 6, 6), b.normal(*LARGE)
+    channels = b.op("Shape", w, start=0, end=1)
+    bias = b.op("Expand", b.op("CastLike", b.constant(0.0), x), channels)
+    model = b.model(b.batch_norm(b.op("Conv", x, w, bias), 16))
+    result = rewrite(model, simplify=True)
+    assert op_types(result) == ["ConvV2"]
+    assert only(result.nodes).fused == ["BatchNormalization"]
+    assert_same_answers(model, result.model)
+
+
+def test_a_cast_to_a_type_that_the_model_does_not_tell_stays():
+    b = Builder()
+    x = b.input(1, 16, 6, 6)
+    unknown = b.op("Unknown", x, domain="somebody")
+    b.op("CastLike", b.constant(0.0), unknown)
+    model = ir.serde.deserialize_model(b.model(b.op("Conv", x, b.normal(*LARGE)), domains=["somebody"]))
+    assert not CastLikePass()(model).modified
+    assert [node.op_type for node in model.graph] == ["Unknown", "CastLike", "Conv"]
 
 
 def test_onnxsim_sees_no_weights_and_they_all_come_back(monkeypatch):
