@@ -290,23 +290,17 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
     if (s.curve != o.curve || !s.serves(o.element_bytes, o.products)) continue;
     if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;         // more than half of every tile would be empty
     if (s.source == Source::kPatches && p.filter.K > s.bn) continue;  // wider tiles are better
-    for (const int splits : {1, 2, 4, 8}) {
-      if (splits > 1 && !s.can_be_split()) continue;
-      for (const int blocks : {1, 2}) {
-        if (blocks > s.max_blocks_per_sm(o.products)) continue;
-        configs.push_back({s, splits, blocks, false});
-      }
-    }
-    const bool can_pair = s.can_pair() && ceil_div(p.filter.K, s.bn) % 2 == 0;
     for (const bool halved : {false, true}) {
       if (halved && !(o.can_be_halved && s.serves_halved())) continue;
-      for (const int splits : {2, 4, 8})
-        if (halved && s.can_be_split()) configs.push_back({s, splits, 1, false, true});
-      for (const bool pairs : {false, true}) {
-        if (pairs && !can_pair) continue;
-        if (halved || pairs) configs.push_back({s, 1, 1, false, halved, pairs});
-        if (s.can_be_cut()) configs.push_back({s, 1, 1, true, halved, pairs});
+      for (const int splits : {1, 2, 4, 8}) {
+        if (splits > 1 && !s.can_be_split()) continue;
+        for (int blocks = 1; blocks <= s.max_blocks_per_sm(o.products); ++blocks)
+          configs.push_back({s, splits, blocks, false, halved});
       }
+      if (s.can_be_cut()) configs.push_back({s, 1, 1, true, halved});
+      if (!s.can_pair() || ceil_div(p.filter.K, s.bn) % 2 != 0) continue;
+      configs.push_back({s, 1, 1, false, halved, true});
+      if (s.can_be_cut()) configs.push_back({s, 1, 1, true, halved, true});
     }
   }
   return configs;

@@ -59,8 +59,8 @@ struct TileShape {
     if (source == Source::kPatches && (products > 1 || (converts(element_bytes) && row_blocks > 2))) return false;
     return row_blocks * bn <= (products > 1 ? 128 : 256);
   }
-  // Whether two blocks may copy pixels for each other: where a tile multiplies for as long as its boxes take to come,
-  // L2 is spared; smaller ones wait for what comes, whoever has asked for it.
+  // Whether two blocks may copy pixels for each other: for tiles that multiply for as long as their boxes take to come.
+  // Smaller ones gained nothing by it (measured).
   constexpr bool can_pair() const { return team == Team::kShared && source == Source::kBoxes; }
   // Whether floats may be made halves of before the kernel (halve.h): where a tile takes so long that this pays.
   constexpr bool serves_halved() const { return team != Team::kSolo && source == Source::kBoxes; }
@@ -69,7 +69,7 @@ struct TileShape {
   }
   // Adding up the parts of a tile costs by the accumulator: not for the widest tiles.
   constexpr bool can_be_cut() const { return team != Team::kAlternate && row_blocks * bn <= 128; }
-  // Whether the blocks of a cluster can: each warp of a block has 16 of the tile's rows.
+  // Whether the blocks of a cluster can divide its sum: then each warp of a block has 16 of its rows.
   constexpr bool can_be_split() const {
     return team != Team::kAlternate && row_blocks == 1 && bn <= 128 && source == Source::kBoxes;
   }

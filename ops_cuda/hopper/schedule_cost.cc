@@ -35,7 +35,7 @@ Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filt
   const double multiply = 1.066 * s.bm() / 64 * 2.0 * columns * share;
   // All SMs together are bound by what L2 sends and an SM takes in, one alone by what it can have in flight. Blocks
   // that share a sum read different k-blocks, so that no two of them share a line. The blocks of a pair take in what
-  // others do, but L2 has less to read for them.
+  // others do, and are only a little faster.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
   const double apart = c.splits == 1 ? 1 : 1 + (s.team == Team::kSolo ? 1.09 : 0.279) * busy;
   const double loaded_bytes = (c.pairs ? 0.9 : 1) * pixel_bytes + filter_bytes;
