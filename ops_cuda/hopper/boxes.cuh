@@ -6,6 +6,7 @@
 #include <climits>
 
 #include "ops_cuda/hopper/tile.cuh"
+#include "ops_cuda/hopper/tile_parts.cuh"
 #include "ops_cuda/hopper/wgmma.cuh"
 #include "ops_cuda/hopper/work_list.cuh"
 
@@ -134,6 +135,10 @@ class BoxProducer {
           at.advance(p.stages);
         }
       }
+      if constexpr (Tile::kCanBeCut) {
+        const int others = work.sum().parts - 1;
+        if (others > 0) at = TileParts<Tile>::fetch(p, work.read_part(), others, tiles, bars, at, elected);
+      }
       any = work.next();
       if (any) k = Stretches(p, work);
     }
@@ -153,7 +158,7 @@ class BoxRing {
         empty_(Tile::kCanPair && p.pairs ? peer_address(shared_address(bars.empty), threadIdx.x & 1)
                                          : shared_address(bars.empty)),
         stages_(p.stages),
-        releases_(int(threadIdx.x % 32) < (p.pairs ? 2 : 1)) {}
+        releases_(int(threadIdx.x % 32) < (Tile::kCanPair && p.pairs ? 2 : 1)) {}
   __device__ void begin(const Params&, const WorkReader&) {}
   __device__ void skip(int count) { at_.skip(stages_, count); }
   // For the k-block that is `ahead` after the current one, as are those below.
@@ -164,7 +169,8 @@ class BoxRing {
   // The k-block `ago` blocks before the current one has been multiplied.
   __device__ void release(int ago) const {
     const int stage = at_.stage >= ago ? at_.stage - ago : at_.stage - ago + stages_;
-    if (releases_) barrier_arrive_peer(empty_ + stage * 8);
+    const uint32_t bar = empty_ + stage * 8;
+    if (releases_) Tile::kCanPair ? barrier_arrive_peer(bar) : barrier_arrive(bar);
   }
   __device__ void advance() { at_.advance(stages_); }
   __device__ void advance_pair() { at_ = position(2); }
@@ -178,6 +184,8 @@ class BoxRing {
     const uint32_t at = position(ahead).stage * (Tile::kStageBytes >> 4);
     return {a_ + at, b_ + at};
   }
+  // Where its stage lies in the ring.
+  __device__ uint32_t offset() const { return at_.stage * Tile::kStageBytes; }
   // The address of this lane's first row.
   __device__ uint32_t row(int ahead = 0) const { return rows_ + position(ahead).stage * Tile::kStageBytes; }
 

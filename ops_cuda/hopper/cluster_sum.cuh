@@ -1,6 +1,6 @@
 // A tile's sum that the blocks of a cluster have divided among themselves, added up through distributed shared memory.
 #pragma once
-#include "ops_cuda/hopper/tile_pieces.cuh"
+#include "ops_cuda/hopper/cluster_unit.cuh"
 
 namespace cks::cuda::hopper {
 
@@ -20,7 +20,7 @@ class ClusterSum {
         log_columns_(max(p.log_share - kLogWarps, 0)) {}
 
   // By all math warps of a block.
-  __device__ void add_up(const Params& p, const WorkReader::Pieces& t, const typename Tile::Accumulators& acc) {
+  __device__ void add_up(const Params& p, const WorkReader::Place& t, const typename Tile::Accumulators& acc) {
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     if (threadIdx.x == 0) barrier_expect(full_, (kUnits - (1 << log_share_)) * kUnitBytes);
     named_barrier(1, Tile::kTeamThreads);  // all have multiplied what the ring held
@@ -29,7 +29,10 @@ class ClusterSum {
       const int owner = owner_of(warp, column), slot = slot_of(warp, column);
       const uint32_t to = (owner == rank_ ? inbox(rank_, slot) : outbox(owner, slot)) + lane * sizeof(float4);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) store_shared(to + i * kGroupBytes, TilePieces<Tile>::group(acc, 0, column * 2 + i));
+      for (int i = 0; i < 2; ++i) {
+        const float* const v = &acc[0][(column * 2 + i) * 4];
+        store_shared(to + i * kGroupBytes, make_float4(v[0], v[1], v[2], v[3]));
+      }
     }
     fence_async_proxy();
     __syncwarp();
@@ -42,18 +45,21 @@ class ClusterSum {
                      peer_address(full_, owner));
     }
     // A warp takes those units of which it has left the block's own sums in the inbox.
-    const typename TilePieces<Tile>::Rows rows(p, t, warp * 16);
+    const typename ClusterUnit<Tile>::Rows rows(p, t, warp * 16);
 #pragma unroll 1
     for (int column = 0; column < kColumns; ++column) {
       if (owner_of(warp, column) != rank_) continue;
-      const typename TilePieces<Tile>::Unit ending(p, t, column, rows.offset[0]);
+      const ClusterUnit<Tile> ending(p, t, column, rows);
       barrier_wait(full_, 0);
       float4 sums[2] = {};
 #pragma unroll 2
       for (int peer = 0; peer < p.splits; ++peer) {
         const uint32_t from = inbox(peer, slot_of(warp, column)) + lane * sizeof(float4);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) TilePieces<Tile>::add(sums[i], load_shared(from + i * kGroupBytes));
+        for (int i = 0; i < 2; ++i) {
+          const float4 v = load_shared(from + i * kGroupBytes);
+          sums[i].x += v.x, sums[i].y += v.y, sums[i].z += v.z, sums[i].w += v.w;
+        }
       }
       ending.store(p, sums);
     }

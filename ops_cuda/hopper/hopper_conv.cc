@@ -223,7 +223,7 @@ class HopperConv : public ConvolutionKernel {
     }
     if (counters_) {
       params.counters = counters_->of(stream);
-      params.partials = reinterpret_cast<float4*>(scratch);
+      params.partials = scratch;
     }
     const auto map_of = [&](const Input& tensor, const void* base) {
       return std::visit([&](const auto& t) { return t.map(base, input_bytes_); }, tensor);

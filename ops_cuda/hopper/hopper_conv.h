@@ -22,7 +22,7 @@ struct Params {
   const float* x_scales;
   int x_scales_count, rows_of_x_scale;
   bool x_scales_in_line;
-  float4* partials;    // of cut tiles, in accumulator order
+  char* partials;      // of cut tiles, in accumulator order
   unsigned* counters;  // of cut tiles
   int channel_blocks;  // k-blocks of a tap
   int x_blocks;        // of them, those in x; the others are in x2

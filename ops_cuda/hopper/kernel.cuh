@@ -7,8 +7,9 @@
 // of its own turns into halves (patch_converter.cuh). Floats may have become halves before the kernel (halve.h). Math
 // warpgroups multiply them (wgmma) and leave the tile in shared memory, slab by slab of channels, from where a storer
 // lane sends it by TMA while they go on; the store map's element strides interleave the phases of a transposed
-// convolution. With `splits` > 1 the blocks of a cluster share a tile's k-blocks and add up through distributed shared
-// memory (cluster_sum.cuh); the blocks of a pair share the pixels that they copy (boxes.cuh).
+// convolution. A tile's k-blocks may be in parts, which blocks leave for the one that stores it (tile_parts.cuh). With
+// `splits` > 1 the blocks of a cluster share them and add up through distributed shared memory (cluster_sum.cuh); the
+// blocks of a pair share the pixels that they copy (boxes.cuh).
 #pragma once
 #include "ops_cuda/hopper/boxes.cuh"
 #include "ops_cuda/hopper/cluster_sum.cuh"
@@ -17,7 +18,7 @@
 #include "ops_cuda/hopper/patches.cuh"
 #include "ops_cuda/hopper/scales_of_x.cuh"
 #include "ops_cuda/hopper/store_warp.cuh"
-#include "ops_cuda/hopper/tile_pieces.cuh"
+#include "ops_cuda/hopper/tile_parts.cuh"
 
 namespace cks::cuda::hopper {
 
@@ -30,7 +31,7 @@ struct MathWarps {
   using Accumulators = typename Tile::Accumulators;
   using Barriers = typename Tile::Barriers;
   static constexpr int BN = Tile::BN, kRowBlocks = Tile::kRowBlocks, kTeamThreads = Tile::kTeamThreads;
-  static constexpr bool kAlternate = Tile::kAlternate, kCanBeCut = Tile::kCanBeCut;
+  static constexpr bool kAlternate = Tile::kAlternate;
   static constexpr Team kTeam = Tile::kTeam;
 
   // make_ring(first row block, this lane's first row): of the tile.
@@ -74,16 +75,23 @@ struct MathWarps {
         Loop::multiply(ring, count, acc, pass_turn);
         scales.undo(acc);
       }
-      if (p.splits == 1 && sum.parts == 1) {
-        if (plain) {
-          Ending::template stage_tile<true>(p, sum.k0, acc, stages, bars, team, slab_at, row0);
-        } else {
-          Ending::template stage_tile<false>(p, sum.k0, acc, stages, bars, team, slab_at, row0);
+      if constexpr (Tile::kCanBeSplit) {
+        if (p.splits > 1) {
+          ClusterSum<Tile>(p, stages, tiles, bars).add_up(p, work.read_place(), acc);
+          continue;
         }
-      } else if (p.splits == 1) {
-        if constexpr (kCanBeCut) TilePieces<Tile>::gather_parts(p, work.pieces(), acc, warp == 0, work.at_end(), row0);
-      } else if constexpr (Tile::kCanBeSplit) {
-        ClusterSum<Tile>(p, stages, tiles, bars).add_up(p, work.pieces(), acc);
+      }
+      if constexpr (Tile::kCanBeCut) {
+        if (sum.parts == WorkItem::kPart) {
+          TileParts<Tile>::leave(acc, stages, bars, slab_at);
+          continue;
+        }
+        TileParts<Tile>::add_others(ring, tiles, sum.parts - 1, acc);
+      }
+      if (plain) {
+        Ending::template stage_tile<true>(p, sum.k0, acc, stages, bars, team, slab_at, row0);
+      } else {
+        Ending::template stage_tile<false>(p, sum.k0, acc, stages, bars, team, slab_at, row0);
       }
     }
   }

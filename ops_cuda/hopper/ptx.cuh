@@ -59,6 +59,17 @@ __device__ inline void copy_to_peer(uint32_t peer_address, uint32_t from, uint32
                : "memory");
 }
 
+// ---------------------------------------------------------------- global memory
+// One more, after what this thread knows to be written.
+__device__ inline void count_release(unsigned* counter) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+__device__ inline unsigned load_acquire(const unsigned* from) {
+  unsigned v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
+  return v;
+}
+
 // ---------------------------------------------------------------- shared memory
 __device__ inline void store_shared(uint32_t address, float4 v) {
   asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(address), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
@@ -93,8 +104,9 @@ __device__ inline void store_matrices(uint32_t address, const uint32_t (&v)[4]) 
                "r"(v[2]), "r"(v[3])
                : "memory");
 }
-// What ordinary stores wrote to shared memory becomes visible to bulk copies.
+// What ordinary stores wrote to shared memory becomes visible to bulk copies; or what is known of any memory.
 __device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ inline void fence_async_proxy_everywhere() { asm volatile("fence.proxy.async;" ::: "memory"); }
 __device__ inline void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -166,6 +178,16 @@ __device__ inline void store_box(const CUtensorMap* map, uint32_t from, Coordina
                "r"(from), "r"(at.c), "r"(at.w), "r"(at.h), "r"(at.d), "r"(at.n)
                : "memory");
 }
+// Bytes in a row, without a map.
+__device__ inline void copy_from_global(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(bar)
+               : "memory");
+}
+__device__ inline void copy_to_global(void* to, uint32_t from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes)
+               : "memory");
+}
 __device__ inline void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // Until all stores but the last kPending have read shared memory; that they have reached global memory is the end of
 // the grid's business.
@@ -173,6 +195,9 @@ template <int kPending>
 __device__ void store_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
+
+// Until all of them are in global memory, as far as this thread is concerned.
+__device__ inline void store_wait_written() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 // ---------------------------------------------------------------- warps
 // True for one lane of the warp: the compiler knows that it is one.

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <queue>
+#include <ranges>
 
 #include "ops_cuda/hopper/schedule_cost.h"
 #include "ops_cuda/hopper/tensor_limits.h"
@@ -115,54 +116,71 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& given, con
   return Setting{&plan, &rows.corner, std::move(r), columns, channel_blocks, cost};
 }
 
-// A part of a tile, or all of it.
-struct Part {
-  double cycles;
-  int tile, column, part, parts;
+// What a cluster does for a tile: k-blocks [lo, hi) of its sum. The one that has the last of them stores it; the others,
+// `before` it, leave theirs to it. A cluster has its pieces in the order of their turns.
+struct Piece {
+  enum Turn { kInStep, kLeaves, kWhole, kWaits };
+  int tile, column, lo, hi, before;
+  Turn turn;
+  bool stores() const { return turn != kLeaves; }
 };
 
-constexpr int kMostParts = 4096;  // the kernel counts them, and units of the tile, in 16 bits
+int length_of(const Setting& s, int tile) { return s.plan->tiles[tile].num_taps * s.channel_blocks; }
 
-// Every tile cut into equal parts of at most `cap` k-blocks, longest first.
-std::vector<Part> cut_tiles(const Setting& s, int cap) {
-  std::vector<Part> parts;
-  for (int tile = 0; tile < int(s.plan->tiles.size()); ++tile) {
-    const int length = s.plan->tiles[tile].num_taps * s.channel_blocks;
-    const int n = std::clamp(int(ceil_div(length, cap)), 1, kMostParts);
-    const double cycles =
-        s.cost.tile + (n > 1 ? s.cost.part : 0) + s.cost.k_block * length / n / s.schedule.config.splits;
-    for (int column = 0; column < s.columns; ++column)
-      for (int part = 0; part < n; ++part) parts.push_back({cycles, tile, column, part, n});
-  }
-  std::ranges::stable_sort(parts, std::greater<>{}, &Part::cycles);
-  return parts;
-}
-
-// Gives every part to the cluster that is free first. Calls take(cluster, part); returns the cycles until the last is
-// done.
+// Gives tiles to the cluster that is free first, longest first, as a plan has them: the first `count` of them, which
+// count by columns first. Calls take(cluster, piece); returns the cycles until each cluster is done.
 template <class F>
-double deal(const Setting& s, const std::vector<Part>& parts, const F& take) {
+std::vector<double> deal_whole(const Setting& s, int64_t count, const F& take) {
   using Load = std::pair<double, int>;
   std::vector<Load> loads(s.schedule.clusters);
   for (int i = 0; i < s.schedule.clusters; ++i) loads[i] = {s.cost.start + s.cost.last_tile, i};
   std::priority_queue<Load, std::vector<Load>, std::greater<>> queue(std::greater<>{}, std::move(loads));
-  double cycles = 0;
-  for (const Part& part : parts) {
-    const auto [load, cluster] = queue.top();
+  std::vector<double> done(s.schedule.clusters, s.cost.start + s.cost.last_tile);
+  for (int64_t i = 0; i < count; ++i) {
+    const int tile = int(i / s.columns), length = length_of(s, tile), cluster = queue.top().second;
     queue.pop();
-    queue.push({load + part.cycles, cluster});
-    cycles = std::max(cycles, load + part.cycles);
-    take(cluster, part);
+    done[cluster] += s.cost.tile + s.cost.k_block * length / s.schedule.config.splits;
+    queue.push({done[cluster], cluster});
+    take(cluster, Piece{tile, int(i % s.columns), 0, length, 0, Piece::kInStep});
   }
-  return cycles;
+  return done;
 }
 
-struct Cut {
-  int cap;  // k-blocks of a part at most
-  double cycles;
-};
+int64_t all_tiles(const Setting& s) { return int64_t(s.plan->tiles.size()) * s.columns; }
 
 constexpr int kShortestPart = 4;  // k-blocks
+
+// Deals whole tiles for as long as there are two for each cluster: blocks that work on neighbours at the same time read
+// the same lines. Of the others it fills one cluster after the other with what it can do in `cycles`, and cuts a tile
+// where a cluster is full; who comes next goes on with it. What a cluster leaves it sums first, and early enough for
+// who waits for it. Calls take(cluster, piece); false if the clusters cannot hold all tiles.
+template <class F>
+bool deal_cut(const Setting& s, double cycles, const F& take) {
+  const Cost& cost = s.cost;
+  const int64_t tiles = all_tiles(s), whole = std::max<int64_t>(tiles / s.schedule.clusters - 1, 0) * s.schedule.clusters;
+  const std::vector<double> done = deal_whole(s, whole, take);
+  int cluster = 0;
+  double room = cycles - done[0], left = room;  // of the current cluster
+  for (int64_t i = whole; i < tiles; ++i) {
+    const int tile = int(i / s.columns), length = length_of(s, tile);
+    Piece piece{tile, int(i % s.columns), 0, length, 0, Piece::kWhole};
+    const auto rest = [&] { return cost.tile + piece.before * cost.add + cost.k_block * (length - piece.lo); };
+    while (rest() > left) {
+      const double spare = std::min(left, room - cost.delay - cost.add) - cost.leave;
+      const int fitting = std::min(int(spare / cost.k_block), length - piece.lo - kShortestPart);
+      if (fitting >= kShortestPart) {
+        piece.hi = piece.lo + fitting, piece.turn = Piece::kLeaves;
+        take(cluster, piece);
+        piece = {piece.tile, piece.column, piece.hi, length, piece.before + 1, Piece::kWaits};
+      }
+      if (++cluster == s.schedule.clusters) return false;
+      left = room = cycles - done[cluster];
+    }
+    left -= rest();
+    take(cluster, piece);
+  }
+  return true;
+}
 
 // An even share of all tiles: no way to deal them, cut or not, takes fewer cycles.
 double even_share(const Setting& s) {
@@ -172,17 +190,26 @@ double even_share(const Setting& s) {
   return s.cost.start + s.cost.last_tile + all * s.columns / s.schedule.clusters;
 }
 
-Cut choose_cut(const Setting& s) {
-  const auto cycles = [&](int cap) { return deal(s, cut_tiles(s, cap), [](int, const Part&) {}); };
-  const int longest = std::max(1, s.plan->tiles.front().num_taps * s.channel_blocks);
+// How long the tiles take, and whether they are cut for that.
+struct Deal {
+  double cycles;
+  bool cut;
+};
+
+Deal choose_deal(const Setting& s) {
+  constexpr auto nobody = [](int, const Piece&) {};
   // Many waves even out by themselves.
-  const double waves = double(s.plan->tiles.size()) * s.columns / s.schedule.clusters;
-  if (waves > 32) return {longest, even_share(s)};
-  Cut best{longest, cycles(longest)};
-  if (!s.schedule.config.cut || waves > 4) return best;
-  for (int cap = longest - 1; cap >= kShortestPart; cap = std::min(cap - 1, cap * 15 / 16)) {
-    const double c = cycles(cap);
-    if (c < best.cycles) best = {cap, c};
+  if (all_tiles(s) > 32 * s.schedule.clusters) return {even_share(s), false};
+  Deal best{std::ranges::max(deal_whole(s, all_tiles(s), nobody)), false};
+  if (!s.schedule.config.cut) return best;
+  double least = even_share(s);
+  while (least < best.cycles * 0.995) {
+    const double between = (least + best.cycles) / 2;
+    if (deal_cut(s, between, nobody)) {
+      best = {between, true};
+    } else {
+      least = between;
+    }
   }
   return best;
 }
@@ -200,60 +227,73 @@ WorkItem whole_tile(const Plan& plan, const Tile& t) {
   return w;
 }
 
-// One of `shares` even shares of a tile's k-blocks.
-void take_share(const Setting& s, const Tile& t, int share, int shares, WorkItem& w) {
-  const int64_t length = int64_t(t.num_taps) * s.channel_blocks;
-  w.sum.lo = int32_t(length * share / shares), w.sum.hi = int32_t(length * (share + 1) / shares);
+// Of a tile's k-blocks those from `lo` to `hi`.
+void take_range(const Setting& s, const Tile& t, int lo, int hi, WorkItem& w) {
+  w.sum.lo = lo, w.sum.hi = hi;
   w.output.first_tap = t.first_tap;
   if (t.num_taps == 0) return;
   int32_t tap = t.first_tap;
-  if (s.schedule.patch) {
-    tap += w.sum.lo % t.num_taps;
-  } else {
-    const int32_t before = w.sum.lo / s.channel_blocks;
+  if (!s.schedule.patch) {
+    const int32_t before = lo / s.channel_blocks;
     tap = w.output.first_tap += before;
     w.sum.lo -= before * s.channel_blocks, w.sum.hi -= before * s.channel_blocks;
   }
   // An empty share at the end of a list starts nowhere.
-  if (w.sum.lo == w.sum.hi) return;
+  if (lo == hi) return;
   const Tap& start = s.plan->taps[tap];
   w.start = {start.offset[0], start.offset[1], start.offset[2], start.filter};
 }
 
-Schedule finish(const Setting& s, const Cut& cut) {
+Schedule finish(const Setting& s, const Deal& deal) {
   Schedule r = s.schedule;
-  std::vector<std::vector<WorkItem>> lists(r.blocks());
+  std::vector<std::vector<Piece>> pieces(r.clusters);
+  const auto take = [&](int cluster, const Piece& piece) { pieces[cluster].push_back(piece); };
+  if (deal.cut) {
+    deal_cut(s, deal.cycles, take);
+    r.cycles = deal.cycles;
+  } else {
+    r.cycles = std::ranges::max(deal_whole(s, all_tiles(s), take));
+  }
+  // The blocks of a cluster have a column each, or share a tile's sum; a tile is not divided in both ways.
+  const int blocks = r.config.cluster(), splits = r.config.splits;
+  const auto column_of = [&](const Piece& piece, int rank) {
+    return r.config.pairs ? piece.column * 2 + rank : piece.column;
+  };
   struct Place {
     int slot, counter;
   };
-  std::map<std::pair<int, int>, Place> cut_tile;  // (tile, column) -> where its parts meet
-  r.cycles = deal(s, cut_tiles(s, cut.cap), [&](int cluster, const Part& part) {
-    const Tile& t = s.plan->tiles[part.tile];
-    WorkItem w = whole_tile(*s.plan, t);
-    if (!s.corner->empty()) {
-      const Index3& corner = (*s.corner)[part.tile];
-      w.input.d += corner[0], w.input.h += corner[1], w.input.w += corner[2];
-    }
-    w.part.part = part.part, w.sum.parts = part.parts, w.part.taps = std::max(1, t.num_taps);
-    // The blocks of a cluster have a column each, or share a tile's sum as parts do; a tile is not divided in both
-    // ways.
-    const int blocks = r.config.cluster(), splits = r.config.splits;
-    for (int rank = 0; rank < blocks; ++rank) {
-      const int column = r.config.pairs ? part.column * 2 + rank : part.column;
-      w.sum.k0 = column * r.config.shape.bn;
-      if (part.parts > 1) {
-        const auto [at, fresh] = cut_tile.try_emplace({part.tile, column}, Place{r.slots, r.counters});
-        if (fresh) r.slots += part.parts, ++r.counters;
-        w.part.slot = at->second.slot, w.part.counter = at->second.counter;
+  std::map<std::pair<int, int>, Place> cut_tiles;  // (tile, column) -> where its parts meet
+  for (const Piece& piece : pieces | std::views::join) {
+    if (piece.turn != Piece::kWaits) continue;
+    for (int rank = 0; rank < blocks; ++rank, r.slots += piece.before, ++r.counters)
+      cut_tiles[{piece.tile, column_of(piece, rank)}] = {r.slots, r.counters};
+  }
+  std::vector<std::vector<WorkItem>> lists(r.blocks());
+  for (int cluster = 0; cluster < r.clusters; ++cluster) {
+    std::ranges::stable_sort(pieces[cluster], {}, &Piece::turn);
+    for (const Piece& piece : pieces[cluster]) {
+      const Tile& t = s.plan->tiles[piece.tile];
+      WorkItem w = whole_tile(*s.plan, t);
+      if (!s.corner->empty()) {
+        const Index3& corner = (*s.corner)[piece.tile];
+        w.input.d += corner[0], w.input.h += corner[1], w.input.w += corner[2];
       }
-      take_share(s, t, part.part * splits + rank % splits, part.parts * splits, w);
-      lists[cluster * blocks + rank].push_back(w);
+      w.sum.parts = piece.stores() ? piece.before + 1 : WorkItem::kPart, w.part.taps = std::max(1, t.num_taps);
+      for (int rank = 0; rank < blocks; ++rank) {
+        const int column = column_of(piece, rank);
+        w.sum.k0 = column * r.config.shape.bn;
+        if (const auto at = cut_tiles.find({piece.tile, column}); at != cut_tiles.end())
+          w.part.slot = at->second.slot + (piece.stores() ? 0 : piece.before), w.part.counter = at->second.counter;
+        const auto share = [&](int i) { return int(int64_t(piece.hi - piece.lo) * i / splits) + piece.lo; };
+        take_range(s, t, share(rank % splits), share(rank % splits + 1), w);
+        lists[cluster * blocks + rank].push_back(w);
+      }
     }
-  });
+  }
   r.taps = s.plan->taps;
   size_t rounds = 0;
   for (const auto& list : lists) rounds = std::max(rounds, list.size());
-  r.items.assign((rounds + 1) * lists.size(), WorkItem{});  // parts 0: the end
+  r.items.assign((rounds + 1) * lists.size(), WorkItem{});  // WorkItem::kEnd behind each list
   for (size_t i = 0; i < lists.size(); ++i) {
     for (size_t j = 0; j < lists[i].size(); ++j) r.items[j * lists.size() + i] = lists[i][j];
   }
@@ -298,7 +338,7 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
           configs.push_back({s, splits, blocks, false, halved});
       }
       if (s.can_be_cut()) configs.push_back({s, 1, 1, true, halved});
-      if (!s.can_pair() || ceil_div(p.filter.K, s.bn) % 2 != 0) continue;
+      if (!s.can_pair(halved ? int(sizeof(uint16_t)) : o.element_bytes) || ceil_div(p.filter.K, s.bn) % 2 != 0) continue;
       configs.push_back({s, 1, 1, false, halved, true});
       if (s.can_be_cut()) configs.push_back({s, 1, 1, true, halved, true});
     }
@@ -309,7 +349,7 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
 Schedule make_schedule(const Problem& p, const Operands& o, const Machine& m, const Config& config) {
   const RowsPlan rows = plan_rows(p, o, config);
   const std::optional<Setting> setting = make_setting(p, o, m, config, rows);
-  return setting ? finish(*setting, choose_cut(*setting)) : Schedule{};
+  return setting ? finish(*setting, choose_deal(*setting)) : Schedule{};
 }
 
 Schedule choose_schedule(const Problem& p, const Operands& o, const Machine& m) {
@@ -328,23 +368,23 @@ std::vector<Schedule> best_schedules(const Problem& p, const Operands& o, const 
   };
   struct Candidate {
     Setting setting;
-    Cut cut;
-    double cycles() const { return cut.cycles; }
+    Deal deal;
+    double cycles() const { return deal.cycles; }
   };
   std::vector<Candidate> best;  // sorted
   for (const Config& c : all_configs(p, o)) {
     std::optional<Setting> setting = make_setting(p, o, m, c, plan_of(c));
     const bool full = best.size() == most;
     if (!setting || (full && even_share(*setting) >= best.back().cycles())) continue;
-    const Cut cut = choose_cut(*setting);
-    if (full && cut.cycles >= best.back().cycles()) continue;
+    const Deal deal = choose_deal(*setting);
+    if (full && deal.cycles >= best.back().cycles()) continue;
     if (full) best.pop_back();
-    const auto behind = std::ranges::upper_bound(best, cut.cycles, {}, &Candidate::cycles);
-    best.insert(behind, {std::move(*setting), cut});
+    const auto behind = std::ranges::upper_bound(best, deal.cycles, {}, &Candidate::cycles);
+    best.insert(behind, {std::move(*setting), deal});
   }
   if (best.empty()) throw Error("no tile of the Hopper kernel fits the shared memory of this device");
   std::vector<Schedule> schedules;
-  for (const Candidate& c : best) schedules.push_back(finish(c.setting, c.cut));
+  for (const Candidate& c : best) schedules.push_back(finish(c.setting, c.deal));
   return schedules;
 }
 

@@ -61,14 +61,19 @@ struct TileShape {
   }
   // Whether two blocks may copy pixels for each other: for tiles that multiply for as long as their boxes take to come.
   // Smaller ones gained nothing by it (measured).
-  constexpr bool can_pair() const { return team == Team::kShared && source == Source::kBoxes; }
+  // Floats that are converted on their way are bound by that.
+  constexpr bool can_pair(int element_bytes) const {
+    return team == Team::kShared && source == Source::kBoxes && element_bytes == 2;
+  }
   // Whether floats may be made halves of before the kernel (halve.h): where a tile takes so long that this pays.
   constexpr bool serves_halved() const { return team != Team::kSolo && source == Source::kBoxes; }
   constexpr int max_blocks_per_sm(int products) const {
     return team == Team::kSolo && bn * (products > 1 ? 2 : 1) <= 128 ? 2 : 1;
   }
-  // Adding up the parts of a tile costs by the accumulator: not for the widest tiles.
-  constexpr bool can_be_cut() const { return team != Team::kAlternate && row_blocks * bn <= 128; }
+  // Whether blocks may have parts of its sum. Smaller tiles gained nothing by it, and neither did the widest (measured).
+  constexpr bool can_be_cut() const {
+    return team == Team::kShared && source == Source::kBoxes && row_blocks * bn <= 128;
+  }
   // Whether the blocks of a cluster can divide its sum: then each warp of a block has 16 of its rows.
   constexpr bool can_be_split() const {
     return team != Team::kAlternate && row_blocks == 1 && bn <= 128 && source == Source::kBoxes;
@@ -114,11 +119,14 @@ inline constexpr TileShape kTileShapes[] = {
 
 // One output tile, or a block's share of its sum. A k-block is 128 bytes of channels of one tap; a tile's sum is its
 // k-blocks in order: tap by tap, or, where taps share patches, one block of channels after the other. A tile may be cut
-// into parts, which different blocks sum and leave in a workspace, where those that have time add them up.
+// into parts: blocks leave theirs in a workspace, but for the one that has the last part, which adds the others to it
+// and stores the tile. It waits for them, so that it comes after them in the grid; and each block leaves what others
+// wait for before it waits itself.
 struct alignas(16) WorkItem {
+  static constexpr int kEnd = 0, kPart = -1;
   struct alignas(16) Sum {
     int32_t k0, lo, hi;  // first output channel; k-blocks [lo, hi) of the taps from first_tap on
-    int32_t parts;       // 0: the list ends here
+    int32_t parts;       // of the tile, of which this block stores it; or kPart, which it leaves; kEnd of the list
   } sum;
   struct alignas(16) Input {
     int32_t n, d, h, w;  // pixel that a tap with offset 0 reads for the tile's first output pixel; or the patch's
@@ -129,8 +137,8 @@ struct alignas(16) WorkItem {
     int32_t first_tap;
   } output;
   struct alignas(16) Part {
-    int32_t part, slot, counter;  // of a cut tile: which part, where part 0 lies in the workspace, who counts them
-    int32_t taps;                 // of the tile, at least 1
+    int32_t slot, counter;  // of a cut tile: where this part lies in the workspace, or the first; who counts them
+    int32_t taps;           // of the tile, at least 1
   } part;
   // The tap of k-block lo, lest the first copy waits for the list of taps. Where each tap has a box of its own, that is
   // first_tap.
@@ -143,14 +151,13 @@ static_assert(sizeof(WorkItem) == 80);
 inline constexpr int kMaxStages = 12;                              // of a ring of k-blocks
 inline constexpr int kMaxFilterStages = 32;                        // of a filter that stays
 inline constexpr int kLeastPatchStages = 2, kMostPatchStages = 4;  // of the ring of patches
-inline constexpr int kFewParts = 3;             // of a tile: so few are added up fastest by one block
 inline constexpr int kFixedSharedBytes = 2048;  // beside the tiles: barriers, and what aligning the tiles costs
 
 struct Config {
   TileShape shape;
   int splits;           // blocks of a cluster, each of which sums a share of its one tile's k-blocks
   int blocks_per_sm;    // 1 or 2
-  bool cut;             // long tiles into parts, where that evens out the work
+  bool cut;             // tiles into parts, where that evens out the work
   bool halved = false;  // floats of X are made halves of first, in the workspace (halve.h)
   bool pairs = false;   // two blocks of a cluster take neighbouring columns of a tile and share its pixels
 
@@ -167,10 +174,10 @@ struct Schedule {
   bool filter_stays = false;       // all of its k-blocks fit: they are loaded once
   size_t shared_bytes = 0;
   std::vector<Tap> taps;
-  std::vector<WorkItem> items;  // [rounds][blocks]; a block's list ends with parts 0
+  std::vector<WorkItem> items;  // [rounds][blocks]
   int clusters = 0;
   int blocks() const { return clusters * config.cluster(); }
-  int slots = 0, counters = 0;  // of the workspace: partial tiles, and one count for each cut tile
+  int slots = 0, counters = 0;  // of the workspace: parts of tiles, and one count for each cut tile
   double cycles = 0;            // what the model below expects
 };
 

@@ -34,10 +34,11 @@ Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filt
                                                     : 1.35 * s.bn;
   const double multiply = 1.066 * s.bm() / 64 * 2.0 * columns * share;
   // All SMs together are bound by what L2 sends and an SM takes in, one alone by what it can have in flight. Blocks
-  // that share a sum read different k-blocks, so that no two of them share a line. The blocks of a pair take in what
-  // others do, and are only a little faster.
+  // that share a sum read different k-blocks, so that no two of them share a line, and where tiles are cut few of them
+  // do. The blocks of a pair take in what others do, and are only a little faster.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
-  const double apart = c.splits == 1 ? 1 : 1 + (s.team == Team::kSolo ? 1.09 : 0.279) * busy;
+  const double strangers = c.splits > 1 ? (s.team == Team::kSolo ? 1.09 : 0.279) : c.cut ? (c.pairs ? 0.05 : 0.15) : 0;
+  const double apart = 1 + strangers * busy;
   const double loaded_bytes = (c.pairs ? 0.9 : 1) * pixel_bytes + filter_bytes;
   const double load = loaded_bytes / (118.3 - 60.6 * busy) * share * apart + (c.pairs ? 26 : 0);
   const Latency least = latency_of(o, s.source);
@@ -48,7 +49,9 @@ Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filt
   const double split = c.splits > 1 ? 1323 + 153 * c.splits + 0.03 * s.bm() * s.bn : 0;
   Cost cost{.k_block = std::max({multiply, load, latency}),
             .tile = store + split,
-            .part = 7408 + 0.612 * s.bm() * s.bn,
+            .leave = 800 + 0.14 * s.bm() * s.bn,
+            .add = 500 + 0.12 * s.bm() * s.bn,
+            .delay = 3000 + 0.1 * s.bm() * s.bn,
             .last_tile = 0,
             .start = c.blocks_per_sm > 1 ? 1467.0 : 2967.0};  // room for two lets the next launch's block set itself up
   // Half of the threads store a tile: that takes longer, but only the last one of a block shows in full.

@@ -4,12 +4,13 @@
 
 namespace cks::cuda::hopper {
 
-// What a k-block, a tile and a part of a tile cost a block, in cycles. The constants make the model choose, over the
+// What a k-block and a tile cost a block, in cycles; and of a tile that is cut, to leave a part of it, to add one that
+// another block has left, and how long after its last k-block that is there to be added. The constants make the model choose, over the
 // layers that benchmarks/hopper_sweep times on an H200 in fp16, TF32 and strict fp32, configurations as near the
 // fastest as it can (docs/notebook.md).
 struct Cost {
   double k_block, tile;
-  double part;  // in addition, of a tile that is cut
+  double leave, add, delay;
   double last_tile, start;
 };
 

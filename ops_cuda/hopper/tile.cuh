@@ -61,7 +61,7 @@ struct TileTraits {
   // wgmma groups in flight: with one warpgroup nobody else fills the gap that draining leaves.
   static constexpr int kInFlight = kRowBlocks * BN >= 128 && kTeam != Team::kSolo ? 1 : 3;
   static constexpr bool kCanBeCut = kShape.can_be_cut(), kCanBeSplit = kShape.can_be_split(),
-                        kCanPair = kShape.can_pair();
+                        kCanPair = kShape.can_pair(sizeof(Input));
   // Twelve warps have 168 registers each, unless those that copy give some up.
   static constexpr bool kTakesRegisters =
       sizeof(T) == 4 && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;

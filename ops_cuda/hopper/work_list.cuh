@@ -18,11 +18,10 @@ __device__ T read_plan(const T* from) {
 class WorkReader {
  public:
   explicit __device__ WorkReader(const Params& p) : next_(p.items + blockIdx.x) { fetch(); }
-  struct Pieces {
+  struct Place {
     WorkItem::Sum sum;
     WorkItem::Input input;
     WorkItem::Output output;
-    WorkItem::Part part;
   };
 
   // False past the last item.
@@ -34,16 +33,15 @@ class WorkReader {
     fetch();
     return true;
   }
-  __device__ bool at_end() const { return coming_sum_.parts == 0; }
+  __device__ bool at_end() const { return coming_sum_.parts == WorkItem::kEnd; }
   __device__ const WorkItem::Sum& sum() const { return sum_; }
   __device__ const WorkItem::Input& input() const { return input_; }
   __device__ const WorkItem::Output& output() const { return output_; }
   __device__ const WorkItem::Part& part() const { return part_; }
   __device__ const WorkItem::Start& start() const { return start_; }
-  // Of a tile whose sum is in pieces, for those who add them up.
-  __device__ Pieces pieces() const {
-    return {sum_, read_plan(&item_->input), read_plan(&item_->output), read_plan(&item_->part)};
-  }
+  // For what few tiles ask for: read now.
+  __device__ Place read_place() const { return {sum_, read_plan(&item_->input), read_plan(&item_->output)}; }
+  __device__ WorkItem::Part read_part() const { return read_plan(&item_->part); }
 
  private:
   __device__ void fetch() {

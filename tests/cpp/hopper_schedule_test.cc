@@ -115,9 +115,9 @@ struct Share {
 };
 
 struct Tile {
-  std::map<std::pair<int, int>, Share> shares;  // by part and rank in the cluster
-  std::set<int> slots, counters;
-  int expected_parts = 0;
+  std::map<std::array<int, 3>, Share> shares;  // by first tap, k-block, and rank in the cluster
+  std::set<int> slots, counters;               // of the parts that are left, and all counters that are named
+  int stores = 0, parts = 0, first_slot = 0, stored_by = 0, last_left_by = 0;  // by which cluster
 };
 
 void check(const Problem& p, const Operands& given, const Machine& m, const Schedule& s) {
@@ -149,11 +149,12 @@ void check(const Problem& p, const Operands& given, const Machine& m, const Sche
   const int channel_blocks = int((o.channels * o.element_bytes + 127) / 128);
 
   std::map<std::array<int, 5>, Tile> tiles;  // (n, first output pixel, k0)
+  std::set<int> slots;
   for (int block = 0; block < s.blocks(); ++block) {
-    bool ended = false;
+    bool ended = false, has_waited = false;
     for (size_t i = block; i < s.items.size() && !ended; i += s.blocks()) {
       const WorkItem& w = s.items[i];
-      ended = w.sum.parts == 0;
+      ended = w.sum.parts == WorkItem::kEnd;
       if (ended) continue;
       ++items;
       if (c.pairs && block % 2 == 0) {
@@ -167,11 +168,18 @@ void check(const Problem& p, const Operands& given, const Machine& m, const Sche
       holds(w.sum.lo <= w.sum.hi, "an empty range");
       holds(w.sum.k0 % c.shape.bn == 0 && w.sum.k0 < p.filter.K, "k0");
       const Share share{w.output.first_tap, w.sum.lo, w.sum.hi};
-      holds(t.shares.insert({{w.part.part, block % c.splits}, share}).second, "a share is there twice");
-      t.expected_parts = w.sum.parts;
-      if (w.sum.parts > 1)
-        t.slots.insert(w.part.slot), t.counters.insert(w.part.counter),
-            holds(w.part.slot + w.sum.parts <= s.slots && w.part.counter < s.counters, "slot");
+      holds(t.shares.insert({{share.first_tap, share.lo, block % c.splits}, share}).second, "a share is there twice");
+      const bool leaves = w.sum.parts == WorkItem::kPart, waits = w.sum.parts > 1;
+      if (leaves) {
+        holds(!has_waited, "a block leaves a part late");
+        holds(w.part.slot < s.slots && slots.insert(w.part.slot).second, "parts share a slot");
+        t.slots.insert(w.part.slot), t.last_left_by = std::max(t.last_left_by, block / c.cluster());
+      } else {
+        holds(w.sum.parts > 0 && (waits || !has_waited), "a block waits before its last tiles");
+        ++t.stores, t.parts = w.sum.parts, t.stored_by = block / c.cluster(), t.first_slot = w.part.slot;
+        has_waited |= waits;
+      }
+      if (leaves || waits) t.counters.insert(w.part.counter), holds(w.part.counter < s.counters, "counter");
       const auto tap_of = [&](int b) { return w.output.first_tap + (s.patch ? b % w.part.taps : b / channel_blocks); };
       for (int b = w.sum.lo; b < w.sum.hi; ++b) holds(tap_of(b) < int(s.taps.size()), "a tap beyond the list");
       if (w.sum.lo < w.sum.hi) {
@@ -188,7 +196,8 @@ void check(const Problem& p, const Operands& given, const Machine& m, const Sche
   std::set<int> used;
   int64_t pixels = 0;
   for (const auto& [at, t] : tiles) {
-    holds(int(t.shares.size()) == t.expected_parts * c.splits, "a share is missing");
+    holds(t.stores == c.splits, "a tile is not stored once");
+    holds(int(t.shares.size()) == t.parts * c.splits, "a share is missing");
     const int list = t.shares.begin()->second.first_tap;  // the tile's first share begins it
     int end = 0;
     for (const auto& [where, share] : t.shares) {
@@ -196,10 +205,12 @@ void check(const Problem& p, const Operands& given, const Machine& m, const Sche
       holds(before + share.lo == end, "shares do not join");
       end = before + share.hi;
     }
-    if (t.expected_parts > 1) {
+    if (t.parts > 1) {
       ++cut_tiles;
-      holds(t.slots.size() == 1 && t.counters.size() == 1 && used.insert(*t.counters.begin()).second,
-            "tiles share a counter");
+      holds(t.counters.size() == 1 && used.insert(*t.counters.begin()).second, "tiles share a counter");
+      holds(*t.slots.begin() == t.first_slot && *t.slots.rbegin() == t.first_slot + t.parts - 2,
+            "parts are not where they are looked for");
+      holds(t.stored_by > t.last_left_by, "a block waits for one behind it");
     }
     // The sum must be at least as long as any of its pixels needs.
     holds(end % channel_blocks == 0, "a tap is cut off");
