@@ -41,11 +41,8 @@ __device__ inline float4 load_if(bool there, const float4* from) {
   return v;
 }
 
-// A cluster whose blocks read each other's shared memory: what has been written there before the first two is seen
-// after the waits, in all of them.
-__device__ inline void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
+// A cluster whose blocks read each other's shared memory: what has been written there before the first is seen after
+// the wait, in all of them.
 __device__ inline void barrier_release_peer(uint32_t peer_bar) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(peer_bar) : "memory");
 }
@@ -61,11 +58,6 @@ __device__ inline float4 load_peer(uint32_t address) {
   asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
                : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
                : "r"(address));
-  return v;
-}
-__device__ inline float load_peer_float(uint32_t address) {
-  float v;
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(address));
   return v;
 }
 

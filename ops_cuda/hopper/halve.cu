@@ -3,72 +3,66 @@
 
 #include "ops_cuda/hopper/halve.h"
 #include "ops_cuda/hopper/halves.cuh"
+#include "ops_cuda/hopper/ptx.cuh"
 #include "ops_cuda/hopper/schedule.h"
 #include "ops_cuda/launch.cuh"
 
 namespace cks::cuda::hopper {
 namespace {
 
-constexpr int kThreads = 256, kChunk = 8;  // halves that a thread writes at once
-constexpr int kBatch = 4;                  // of chunks whose loads are under way together
-constexpr int kTarget = 14;                // exponent of the largest value where a scale is chosen
+constexpr int kThreads = HalvedInput::kThreads, kBatch = HalvedInput::kBatch;
+constexpr int kTarget = 14;  // exponent of the largest value where a scale is chosen
 // What is tried before anything is known of an image: it suits those whose largest value is from 2^-5 to 2^10.
 constexpr float kTried = 0x1p6f, kTooSmall = 0x1p1f;
 
 struct Args {
   const float *x, *x2;
-  __half* halves;
-  float *inverse, *largest;  // of each scale; of each block
-  int64_t pixels;            // of an image
-  int x_channels, x2_channels, chunks;
+  uint32_t* halves;           // pairs of them
+  float *inverse, *largest;   // of each scale; of each block
+  int64_t pixels;             // of an image
+  int x_channels, x2_channels, quads;
   int pixels_of_block;
 };
 
-// The floats of a chunk: of a block of 32 channels, in the order in which pack_halves.cu has the filter's.
-struct Chunk {
-  float2 pairs[kChunk / 2];
-};
+// Four channels that follow each other, as two pairs of halves; in a block of 32 channels they lie where
+// pack_halves.cu has the filter's.
+__device__ void store_halves(uint32_t* block, int quad, float4 v, float scale) {
+  const __half2 pairs[2] = {__floats2half2_rn(v.x * scale, v.y * scale), __floats2half2_rn(v.z * scale, v.w * scale)};
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    block[(quad % 2 * 2 + i) * 4 + quad / 2] = *reinterpret_cast<const uint32_t*>(&pairs[i]);
+}
 
-// One chunk of every pixel, where it lies in X or X2 and among the halves.
-class ChunkOfPixels {
+// Four channels of every pixel, where they lie in X or X2 and among the halves.
+class QuadOfPixels {
  public:
-  __device__ ChunkOfPixels(const Args& p, int chunk) {
-    const int block = chunk / 4 * kHalvedBlock, first = chunk % 4 * 2;
-    const bool in_x = block < p.x_channels;
-    channels_ = in_x ? p.x_channels : p.x2_channels, left_ = channels_ - (in_x ? block : block - p.x_channels) - first;
-    from_ = (in_x ? p.x : p.x2) + channels_ - left_;
-    to_ = reinterpret_cast<uint4*>(p.halves) + chunk, chunks_ = p.chunks;
+  __device__ QuadOfPixels(const Args& p, int quad) : quad_(quad % 8) {
+    const int channel = quad * 4;
+    const bool in_x = channel < p.x_channels;
+    channels_ = in_x ? p.x_channels : p.x2_channels;
+    const int first = in_x ? channel : channel - p.x_channels;
+    exists_ = first < channels_;
+    from_ = (in_x ? p.x : p.x2) + first;
+    to_ = p.halves + quad / 8 * (kHalvedBlock / 2), pitch_ = p.quads * 2;
   }
-  __device__ Chunk load(int64_t pixel) const {
-    const float* const from = from_ + pixel * channels_;
-    Chunk v;
-#pragma unroll
-    for (int i = 0; i < kChunk / 2; ++i)
-      v.pairs[i] = i * 8 < left_ ? *reinterpret_cast<const float2*>(from + i * 8) : float2{};
-    return v;
+  __device__ float4 load(int64_t pixel) const {
+    return exists_ ? *reinterpret_cast<const float4*>(from_ + pixel * channels_) : float4{};
   }
-  __device__ void store(int64_t pixel, const Chunk& v, float scale) const {
-    uint32_t words[kChunk / 2];
-#pragma unroll
-    for (int i = 0; i < kChunk / 2; ++i) {
-      const __half2 pair = __floats2half2_rn(v.pairs[i].x * scale, v.pairs[i].y * scale);
-      words[i] = *reinterpret_cast<const uint32_t*>(&pair);
-    }
-    to_[pixel * chunks_] = make_uint4(words[0], words[1], words[2], words[3]);
+  __device__ void store(int64_t pixel, float4 v, float scale) const {
+    store_halves(to_ + pixel * pitch_, quad_, v, scale);
   }
 
  private:
   const float* from_;
-  uint4* to_;
-  int channels_, chunks_, left_;  // channels from the chunk's first on
+  uint32_t* to_;
+  int channels_, pitch_, quad_;  // pitch: of a pixel, in pairs
+  bool exists_;
 };
 
-__device__ float largest_finite(const Chunk& v) {
+__device__ float largest_finite(float4 v) {
   float largest = 0;
-#pragma unroll
-  for (int i = 0; i < kChunk / 2; ++i)
-    for (const float x : {v.pairs[i].x, v.pairs[i].y})
-      if (fabsf(x) < INFINITY) largest = fmaxf(largest, fabsf(x));
+  for (const float x : {v.x, v.y, v.z, v.w})
+    if (fabsf(x) < INFINITY) largest = fmaxf(largest, fabsf(x));
   return largest;
 }
 
@@ -90,12 +84,12 @@ __device__ float halve_share(const Args& p, float scale) {
   const int count = int(min(int64_t(p.pixels_of_block), p.pixels - begin)), rows = int(blockDim.y);
   float largest = 0;
 #pragma unroll 1
-  for (int chunk = int(threadIdx.x); chunk < p.chunks; chunk += int(blockDim.x)) {
-    const ChunkOfPixels pixels(p, chunk);
+  for (int quad = int(threadIdx.x); quad < p.quads; quad += int(blockDim.x)) {
+    const QuadOfPixels pixels(p, quad);
 #pragma unroll 1
     for (int first = int(threadIdx.y); first < count; first += rows * kBatch) {
       const int64_t at = image + begin + first;
-      Chunk v[kBatch];
+      float4 v[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i)
         if (first + i * rows < count) v[i] = pixels.load(at + i * rows);
@@ -108,6 +102,45 @@ __device__ float halve_share(const Args& p, float scale) {
     }
   }
   return largest;
+}
+
+// What is tried, if that suits.
+__device__ float scale_of(float largest) {
+  const bool fits = largest == 0 || (largest * kTried < kTooLarge && largest * kTried >= kTooSmall);
+  return fits ? kTried : scale_to(kTarget, largest);
+}
+
+// A cluster holds an image, kHeld times four floats a thread, while its blocks find the largest value. Channels fill
+// their blocks of 32, so that an image is a row.
+template <int kHeld>
+__global__ void __launch_bounds__(kThreads) halve_held(const __grid_constant__ Args p) {
+  __shared__ float largest;
+  const int64_t image = int64_t(blockIdx.x) * p.pixels * p.quads;
+  const int count = int(p.pixels) * p.quads, share = (count + int(gridDim.y) - 1) / int(gridDim.y);
+  const int begin = int(blockIdx.y) * share + int(threadIdx.x), end = min(count, int(blockIdx.y + 1) * share);
+  ptx::launch_dependents();
+  ptx::wait_for_previous_grid();
+  float4 v[kHeld];
+  float mine = 0;
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i)
+    v[i] = begin + i * kThreads < end ? reinterpret_cast<const float4*>(p.x)[image + begin + i * kThreads] : float4{};
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) mine = fmaxf(mine, largest_finite(v[i]));
+  mine = largest_of_block(mine);
+  if (threadIdx.x == 0) largest = mine;
+  cluster_sync();
+  for (unsigned block = 0; block < gridDim.y; ++block)
+    mine = fmaxf(mine, load_peer_float(peer_address(shared_address(&largest), block)));
+  cluster_arrive();
+  const float scale = scale_of(mine);
+  if (blockIdx.y + threadIdx.x == 0) p.inverse[blockIdx.x] = inverse_of(scale);
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const int64_t at = image + begin + i * kThreads;
+    if (begin + i * kThreads < end) store_halves(p.halves + at / 8 * (kHalvedBlock / 2), int(at % 8), v[i], scale);
+  }
+  cluster_wait();  // no block ends while others read what it found
 }
 
 // With a scale that suits most images, which saves waiting for the largest value.
@@ -126,10 +159,9 @@ __global__ void __launch_bounds__(kThreads) halve_misfits(const __grid_constant_
   for (unsigned i = threadIdx.y * blockDim.x + threadIdx.x; i < gridDim.y; i += kThreads)
     mine = fmaxf(mine, p.largest[blockIdx.x * gridDim.y + i]);
   const float largest = largest_of_block(mine);
-  const bool fits = largest == 0 || (largest * kTried < kTooLarge && largest * kTried >= kTooSmall);
-  const float scale = fits ? kTried : scale_to(kTarget, largest);
+  const float scale = scale_of(largest);
   if (blockIdx.y + threadIdx.x + threadIdx.y == 0) p.inverse[blockIdx.x] = inverse_of(scale);
-  if (!fits) halve_share(p, scale);
+  if (scale != kTried) halve_share(p, scale);
 }
 
 // A scale for each pixel, which `lanes` lanes of a warp take together: a power of two.
@@ -140,54 +172,57 @@ __global__ void __launch_bounds__(kThreads) halve_pixels(const __grid_constant__
   const int lane = int(threadIdx.x) % lanes;
   const bool exists = pixel < p.pixels;
   float largest = 0;
-  for (int chunk = lane; exists && chunk < p.chunks; chunk += lanes)
-    largest = fmaxf(largest, largest_finite(ChunkOfPixels(p, chunk).load(pixel)));
+  for (int quad = lane; exists && quad < p.quads; quad += lanes)
+    largest = fmaxf(largest, largest_finite(QuadOfPixels(p, quad).load(pixel)));
   for (int other = lanes / 2; other > 0; other /= 2)
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, other));
   if (!exists) return;
   const float scale = scale_to(kTarget, largest);
   if (lane == 0) p.inverse[pixel] = inverse_of(scale);
-  for (int chunk = lane; chunk < p.chunks; chunk += lanes) {
-    const ChunkOfPixels pixels(p, chunk);
+  for (int quad = lane; quad < p.quads; quad += lanes) {
+    const QuadOfPixels pixels(p, quad);
     pixels.store(pixel, pixels.load(pixel), scale);
   }
 }
 
+void launch_held(void (*kernel)(Args), unsigned images, unsigned cluster, const Args& args, Stream stream) {
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {1, cluster, 1};
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = dim3(images, cluster), launch.blockDim = dim3(kThreads), launch.stream = stream;
+  launch.attrs = attributes, launch.numAttrs = 2;
+  check(cudaLaunchKernelEx(&launch, kernel, args), "launching the kernel that makes halves of images at once");
+}
+
 }  // namespace
 
-int64_t HalvedInput::pitch() const { return round_up(channels, kHalvedBlock); }
-
-size_t HalvedInput::scales_at() const {
-  return size_t(round_up(images * pixels * pitch() * int64_t(sizeof(__half)), kWorkspaceAlignment));
-}
-
-size_t HalvedInput::bytes() const {
-  return scales_at() + size_t(scales() + (pixel_scales ? 0 : images * blocks_of_image())) * sizeof(float);
-}
-
-int HalvedInput::blocks_of_image() const {
-  const int64_t wanted = ceil_div(pixels * pitch(), kChunk * kBatch * kThreads);
-  return int(std::clamp<int64_t>(wanted, 1, ceil_div(int64_t(multiprocessors) * 8, images)));
-}
-
 void halve(const HalvedInput& in, InputTensors input, void* halves, Stream stream) {
-  const int chunks = int(in.pitch() / kChunk);
+  const int quads = int(in.pitch() / 4);
   float* const inverse = reinterpret_cast<float*>(static_cast<char*>(halves) + in.scales_at());
   const Args args{static_cast<const float*>(input.x),
                   static_cast<const float*>(input.x2),
-                  static_cast<__half*>(halves),
+                  static_cast<uint32_t*>(halves),
                   inverse,
                   inverse + in.scales(),
                   in.pixels,
                   int(in.channels - in.x2_channels),
                   int(in.x2_channels),
-                  chunks,
+                  quads,
                   int(ceil_div(in.pixels, in.blocks_of_image()))};
-  const unsigned across = std::min(std::bit_ceil(unsigned(chunks)), unsigned(kThreads));
+  const unsigned across = std::min(std::bit_ceil(unsigned(quads)), unsigned(kThreads));
   if (in.pixel_scales) {
     const int lanes = int(std::min(across, 32u));
     launch_dependent("launching the kernel that makes halves of pixels", halve_pixels,
                      dim3(unsigned(ceil_div(args.pixels * lanes, kThreads))), dim3(kThreads), stream, args, lanes);
+    return;
+  }
+  if (const int cluster = in.cluster()) {
+    const bool few = in.quads_of_image() <= int64_t(cluster) * kThreads * kBatch;
+    launch_held(few ? halve_held<kBatch> : halve_held<HalvedInput::kMostHeld>, unsigned(in.images), unsigned(cluster),
+                args, stream);
     return;
   }
   const dim3 grid(unsigned(in.images), unsigned(in.blocks_of_image())), threads(across, kThreads / across);

@@ -1,29 +1,11 @@
-// Floats of X as halves, in the workspace, before the kernel: half the bytes for each time that a tile reads them, and
-// nothing to convert on the way. A power of two, a scale, makes up for the range that a half lacks (halves.cuh).
+// Makes halves of X (halved_input.h).
 #pragma once
 #include "ops_cuda/convolution.h"
+#include "ops_cuda/hopper/halved_input.h"
 
 namespace cks::cuda::hopper {
 
-// X, or X and X2 side by side, as NHWC. Halves [images][pixels][pitch], then floats: what undoes each scale.
-//
-// An image has one scale. Its values keep a half's eleven digits down to 2^-15 of the largest, and below that are no
-// further off than 2^-26 of it: less than the last digit of a float of its size. Where each output pixel reads one
-// input pixel only, every pixel has a scale of its own.
-struct HalvedInput {
-  int64_t images, pixels;         // of an image
-  int64_t channels, x2_channels;  // together a multiple of 4; x2's, which are among them, of 32
-  bool pixel_scales;              // of the one image that there is
-  int multiprocessors;
-
-  int64_t pitch() const;  // of a pixel, in halves
-  int64_t scales() const { return pixel_scales ? pixels : images; }
-  size_t scales_at() const;  // bytes from the beginning
-  size_t bytes() const;
-  int blocks_of_image() const;  // that share the work
-};
-
-// Two launches; one where pixels have scales of their own.
+// One launch, or two where neither a cluster can hold an image nor each pixel has a scale of its own.
 void halve(const HalvedInput&, InputTensors, void* halves, Stream);
 
 }  // namespace cks::cuda::hopper

@@ -67,11 +67,6 @@ int products_of(const FilterUse& use) {
 
 hopper::HalvesFilter halves_filter(const FilterUse& use) { return {use.filter, products_of(use)}; }
 
-hopper::HalvedInput halved_input(const Problem& p) {
-  const bool line = is_pointwise(p) && p.N == 1 && p.input[0] * p.input[1] == 1;  // as joined_pixels leaves it
-  return {p.N, volume(p.input), p.filter.C, p.x2_channels, line, current_device().multiprocessors};
-}
-
 std::array<cuuint64_t, 5> innermost_first(int64_t c, const Dims& d, int64_t n) {
   return {cuuint64_t(c), cuuint64_t(d[2]), cuuint64_t(d[1]), cuuint64_t(d[0]), cuuint64_t(n)};
 }
@@ -119,7 +114,7 @@ class HopperConv : public ConvolutionKernel {
     const Filter& f = p.filter;
     const hopper::TileShape& shape = s.config.shape;
     const bool conv = f.op == Operator::kConv;
-    if (s.config.halved) halved_ = halved_input(p);
+    if (s.config.halved) halved_.emplace(p, current_device().multiprocessors);
     const cuuint32_t bk = cuuint32_t(128 / input_bytes_), bn = cuuint32_t(shape.bn),
                      slab = cuuint32_t(shape.slab(int(output_bytes_)));
     const auto steps = [&](bool strided) -> std::array<cuuint32_t, 5> {

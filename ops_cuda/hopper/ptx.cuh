@@ -42,10 +42,19 @@ __device__ inline uint32_t cluster_rank() {
 // above.
 __device__ inline void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+// The same at once; but what has been written is seen by all afterwards.
+__device__ inline void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 __device__ inline uint32_t peer_address(uint32_t address, uint32_t rank) {
   uint32_t r;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(address), "r"(rank));
   return r;
+}
+__device__ inline float load_peer_float(uint32_t peer_address) {
+  float v;
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(peer_address) : "memory");
+  return v;
 }
 // A release at the scope of the cluster would wait for all that the thread has written to global memory.
 __device__ inline void barrier_arrive_peer(uint32_t peer_bar) {

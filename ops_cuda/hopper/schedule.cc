@@ -112,7 +112,7 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& given, con
       kBlockBytes * (rows.patch ? rows.patch->box.pixels() / taps_of_patch(plan) : double(plan.box.pixels()));
   Cost cost = cost_of(config, o, pixel_bytes, r.filter_stays ? 0 : filter_bytes(s, o),
                       r.filter_stays ? std::nullopt : std::optional(r.stages), r.blocks(), m);
-  if (config.halved) cost.start += cycles_to_halve(p.N * volume(p.input), given.channels);
+  if (config.halved) cost.start += cycles_to_halve(HalvedInput(p, m.multiprocessors));
   return Setting{&plan, &rows.corner, std::move(r), columns, channel_blocks, cost};
 }
 

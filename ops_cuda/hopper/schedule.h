@@ -65,8 +65,8 @@ struct TileShape {
   constexpr bool can_pair(int element_bytes) const {
     return team == Team::kShared && source == Source::kBoxes && element_bytes == 2;
   }
-  // Whether floats may be made halves of before the kernel (halve.h): where a tile takes so long that this pays.
-  constexpr bool serves_halved() const { return team != Team::kSolo && source == Source::kBoxes; }
+  // Whether floats may be made halves of before the kernel (halve.h).
+  constexpr bool serves_halved() const { return source == Source::kBoxes; }
   constexpr int max_blocks_per_sm(int products) const {
     return team == Team::kSolo && bn * (products > 1 ? 2 : 1) <= 128 ? 2 : 1;
   }

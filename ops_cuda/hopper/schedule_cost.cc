@@ -17,9 +17,11 @@ Latency latency_of(const Operands& o, Source source) {
 
 }  // namespace
 
-// Two launches, each of which waits for the one before it; four bytes read and two written, through L2.
-double cycles_to_halve(int64_t pixels, int64_t channels) {
-  return 3000 + double(pixels * channels * int64_t(sizeof(float) + sizeof(uint16_t))) / 1300;
+// Launches wait for each other; four bytes read and two written, through L2.
+double cycles_to_halve(const HalvedInput& x) {
+  const bool one_launch = x.pixel_scales || x.cluster() > 0;
+  const int64_t bytes = x.images * x.pixels * x.channels * int64_t(sizeof(float) + sizeof(uint16_t));
+  return (one_launch ? 2000 : 3000) + double(bytes) / 1300;
 }
 
 Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filter_bytes, std::optional<int> stages,

@@ -1,5 +1,6 @@
 // What a configuration of the Hopper kernel costs in time, by a model that is fitted to an H200. Pure host code.
 #pragma once
+#include "ops_cuda/hopper/halved_input.h"
 #include "ops_cuda/hopper/schedule.h"
 
 namespace cks::cuda::hopper {
@@ -15,7 +16,7 @@ struct Cost {
 };
 
 // What making halves of X takes before the kernel can begin, of which its start hides nothing.
-double cycles_to_halve(int64_t pixels, int64_t channels);
+double cycles_to_halve(const HalvedInput&);
 
 // Bytes: that a k-block takes from global memory. stages: of a ring that the filter goes through; none where it stays.
 Cost cost_of(const Config&, const Operands&, double pixel_bytes, double filter_bytes, std::optional<int> stages,

@@ -9,6 +9,7 @@ add_library(ort_cks_hopper OBJECT
   ops_cuda/hopper/gradient_tables.cc
   ops_cuda/hopper/gradient_taps.cc
   ops_cuda/hopper/halve.cu
+  ops_cuda/hopper/halved_input.cc
   ops_cuda/hopper/hopper_conv.cc
   ops_cuda/hopper/hopper_conv_bfloat16.cu
   ops_cuda/hopper/hopper_conv_fp32.cu
