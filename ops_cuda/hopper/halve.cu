@@ -17,9 +17,9 @@ constexpr float kTried = 0x1p6f, kTooSmall = 0x1p1f;
 
 struct Args {
   const float *x, *x2;
-  uint32_t* halves;           // pairs of them
-  float *inverse, *largest;   // of each scale; of each block
-  int64_t pixels;             // of an image
+  uint32_t* halves;          // pairs of them
+  float *inverse, *largest;  // of each scale; of each block
+  int64_t pixels;            // of an image
   int x_channels, x2_channels, quads;
   int pixels_of_block;
 };
@@ -29,8 +29,7 @@ struct Args {
 __device__ void store_halves(uint32_t* block, int quad, float4 v, float scale) {
   const __half2 pairs[2] = {__floats2half2_rn(v.x * scale, v.y * scale), __floats2half2_rn(v.z * scale, v.w * scale)};
 #pragma unroll
-  for (int i = 0; i < 2; ++i)
-    block[(quad % 2 * 2 + i) * 4 + quad / 2] = *reinterpret_cast<const uint32_t*>(&pairs[i]);
+  for (int i = 0; i < 2; ++i) block[(quad % 2 * 2 + i) * 4 + quad / 2] = *reinterpret_cast<const uint32_t*>(&pairs[i]);
 }
 
 // Four channels of every pixel, where they lie in X or X2 and among the halves.

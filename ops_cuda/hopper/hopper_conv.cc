@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <bit>
 #include <mutex>
-#include <variant>
 
 #include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/hopper/halve.h"
@@ -102,11 +101,7 @@ class Counters {
 class HopperConv : public ConvolutionKernel {
  public:
   HopperConv(const ConvolutionSpec& spec, const Schedule& s)
-      : input_bytes_(s.config.halved ? sizeof(uint16_t) : size_of(spec.type)),
-        output_bytes_(size_of(spec.type)),
-        input_(packed_input(spec)),
-        epilogue_(spec),
-        plan_([&] {
+      : input_(packed_input(spec)), epilogue_(spec), plan_([&] {
           const std::vector<char> bytes = serialize(s);
           return std::make_unique<DeviceCopy>(bytes.data(), bytes.size());
         }()) {
@@ -114,9 +109,10 @@ class HopperConv : public ConvolutionKernel {
     const Filter& f = p.filter;
     const hopper::TileShape& shape = s.config.shape;
     const bool conv = f.op == Operator::kConv;
+    const size_t output_bytes = size_of(spec.type), input_bytes = s.config.halved ? sizeof(uint16_t) : output_bytes;
     if (s.config.halved) halved_.emplace(p, current_device().multiprocessors);
-    const cuuint32_t bk = cuuint32_t(128 / input_bytes_), bn = cuuint32_t(shape.bn),
-                     slab = cuuint32_t(shape.slab(int(output_bytes_)));
+    const cuuint32_t bk = cuuint32_t(128 / input_bytes), bn = cuuint32_t(shape.bn),
+                     slab = cuuint32_t(shape.slab(int(output_bytes)));
     const auto steps = [&](bool strided) -> std::array<cuuint32_t, 5> {
       if (!strided) return {1, 1, 1, 1, 1};
       return {1, cuuint32_t(p.stride[2]), cuuint32_t(p.stride[1]), cuuint32_t(p.stride[0]), 1};
@@ -130,7 +126,8 @@ class HopperConv : public ConvolutionKernel {
     const int64_t channels = halved_ ? halved_->pitch() : input_.group_pitch();
     const int64_t x2_channels = halved_ ? 0 : p.x2_channels;  // halved they lie beside x
     const CUtensorMapDataType x_type = halved_ ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type;
-    const auto input_of = [&](int64_t its_channels) -> Input {
+    const void* const somewhere = plan_->data();  // runs move the maps to their tensors
+    const auto input_of = [&](int64_t its_channels) {
       const auto extent = innermost_first(its_channels, p.input, p.N);
       const auto step = steps(conv);
       if (s.runs) {
@@ -139,26 +136,31 @@ class HopperConv : public ConvolutionKernel {
                          *s.runs,
                          bk,
                          cuuint32_t(s.box.pixels()),
-                         {step[0], step[1], step[2], step[4]}};
+                         {step[0], step[1], step[2], step[4]}}
+            .map(somewhere, input_bytes);
       }
       return BoxedTensor<5>{x_type, CU_TENSOR_MAP_SWIZZLE_128B, extent, pixels(bk, s.patch ? s.patch->box : s.box),
-                            step};
+                            step}
+          .map(somewhere, input_bytes);
     };
-    x_ = input_of(channels - x2_channels), x2_ = input_of(x2_channels);
+    params_.x = input_of(channels - x2_channels);
+    if (x2_channels > 0) params_.x2 = input_of(x2_channels);
     // Runs lie in one row of all output pixels.
     const int64_t output_n = s.runs ? 1 : p.N;
     const Dims output = s.runs ? Dims{1, 1, p.N * volume(p.output)} : p.output;
     const bool halves = spec.type == DataType::kFloat;
-    const int row = hopper::filter_row(int(input_bytes_), products_of(spec.use()));
-    filter_ = {halves ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type,
-               row * 2 == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
-               {cuuint64_t(halves ? halves_filter(spec.use()).row_elements() : channels), cuuint64_t(f.K),
-                cuuint64_t(f.taps())},
-               {cuuint32_t(row), bn, 1},
-               {1, 1, 1}};
+    const int row = hopper::filter_row(int(input_bytes), products_of(spec.use()));
+    const BoxedTensor<3> filter{halves ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : type,
+                                row * 2 == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
+                                {cuuint64_t(halves ? halves_filter(spec.use()).row_elements() : channels),
+                                 cuuint64_t(f.K), cuuint64_t(f.taps())},
+                                {cuuint32_t(row), bn, 1},
+                                {1, 1, 1}};
+    params_.filter = filter.map(somewhere, sizeof(uint16_t));
     if (halves) scales_at_ = halves_filter(spec.use()).scales_at();
-    y_ = {type, slab * output_bytes_ == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
-          innermost_first(f.K, output, output_n), pixels(slab, s.box), steps(!conv)};
+    const BoxedTensor<5> y{type, slab * output_bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
+                           innermost_first(f.K, output, output_n), pixels(slab, s.box), steps(!conv)};
+    params_.y = params_.residual = y.map(somewhere, output_bytes);
 
     params_.taps = reinterpret_cast<const WorkTap*>(plan_->data());
     params_.items = reinterpret_cast<const WorkItem*>(params_.taps + s.taps.size());
@@ -191,7 +193,7 @@ class HopperConv : public ConvolutionKernel {
     if (s.counters > 0) counters_ = std::make_unique<Counters>(s.counters);
     function_ = find_kernel(spec.use(), s.config);
     shared_bytes_ = s.shared_bytes;
-    blocks_ = s.blocks(), cluster_ = s.config.cluster(), threads_ = shape.threads(int(input_bytes_));
+    blocks_ = s.blocks(), cluster_ = s.config.cluster(), threads_ = shape.threads(int(input_bytes));
     allow_all_shared_memory(function_);
   }
 
@@ -220,15 +222,12 @@ class HopperConv : public ConvolutionKernel {
       params.counters = counters_->of(stream);
       params.partials = scratch;
     }
-    const auto map_of = [&](const Input& tensor, const void* base) {
-      return std::visit([&](const auto& t) { return t.map(base, input_bytes_); }, tensor);
-    };
-    params.x = map_of(x_, x);
-    if (input.x2 && !halved_) params.x2 = map_of(x2_, input.x2);
-    params.filter = filter_.map(filter, sizeof(uint16_t));
+    hopper::move_map(params.x, x);
+    if (input.x2 && !halved_) hopper::move_map(params.x2, input.x2);
+    hopper::move_map(params.filter, filter);
     params.filter_scales = reinterpret_cast<const float*>(static_cast<const char*>(filter) + scales_at_);
-    params.y = y_.map(y, output_bytes_);
-    if (residual) params.residual = y_.map(residual, output_bytes_);
+    hopper::move_map(params.y, y);
+    if (residual) hopper::move_map(params.residual, residual);
     params.epilogue = epilogue_.of(bias, residual, y);
 
     cudaLaunchAttribute attributes[2];
@@ -271,15 +270,10 @@ class HopperConv : public ConvolutionKernel {
     return bytes;
   }
 
-  size_t input_bytes_, output_bytes_;  // of an element, as the kernel has it
   PixelMajor input_;
   std::optional<hopper::HalvedInput> halved_;
   DeviceEpilogue epilogue_;
   std::unique_ptr<DeviceCopy> plan_;
-  using Input = std::variant<BoxedTensor<5>, RunTensor>;
-  Input x_, x2_;
-  BoxedTensor<5> y_;
-  BoxedTensor<3> filter_;
   Params params_{};
   const void* function_;
   std::unique_ptr<Counters> counters_;  // where tiles are cut

@@ -116,8 +116,8 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& given, con
   return Setting{&plan, &rows.corner, std::move(r), columns, channel_blocks, cost};
 }
 
-// What a cluster does for a tile: k-blocks [lo, hi) of its sum. The one that has the last of them stores it; the others,
-// `before` it, leave theirs to it. A cluster has its pieces in the order of their turns.
+// What a cluster does for a tile: k-blocks [lo, hi) of its sum. The one that has the last of them stores it; the
+// others, `before` it, leave theirs to it. A cluster has its pieces in the order of their turns.
 struct Piece {
   enum Turn { kInStep, kLeaves, kWhole, kWaits };
   int tile, column, lo, hi, before;
@@ -157,7 +157,8 @@ constexpr int kShortestPart = 4;  // k-blocks
 template <class F>
 bool deal_cut(const Setting& s, double cycles, const F& take) {
   const Cost& cost = s.cost;
-  const int64_t tiles = all_tiles(s), whole = std::max<int64_t>(tiles / s.schedule.clusters - 1, 0) * s.schedule.clusters;
+  const int64_t tiles = all_tiles(s),
+                whole = std::max<int64_t>(tiles / s.schedule.clusters - 1, 0) * s.schedule.clusters;
   const std::vector<double> done = deal_whole(s, whole, take);
   int cluster = 0;
   double room = cycles - done[0], left = room;  // of the current cluster
@@ -338,7 +339,8 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
           configs.push_back({s, splits, blocks, false, halved});
       }
       if (s.can_be_cut()) configs.push_back({s, 1, 1, true, halved});
-      if (!s.can_pair(halved ? int(sizeof(uint16_t)) : o.element_bytes) || ceil_div(p.filter.K, s.bn) % 2 != 0) continue;
+      if (!s.can_pair(halved ? int(sizeof(uint16_t)) : o.element_bytes) || ceil_div(p.filter.K, s.bn) % 2 != 0)
+        continue;
       configs.push_back({s, 1, 1, false, halved, true});
       if (s.can_be_cut()) configs.push_back({s, 1, 1, true, halved, true});
     }

@@ -70,7 +70,8 @@ struct TileShape {
   constexpr int max_blocks_per_sm(int products) const {
     return team == Team::kSolo && bn * (products > 1 ? 2 : 1) <= 128 ? 2 : 1;
   }
-  // Whether blocks may have parts of its sum. Smaller tiles gained nothing by it, and neither did the widest (measured).
+  // Whether blocks may have parts of its sum. Smaller tiles gained nothing by it, and neither did the widest
+  // (measured).
   constexpr bool can_be_cut() const {
     return team == Team::kShared && source == Source::kBoxes && row_blocks * bn <= 128;
   }

@@ -6,9 +6,9 @@
 namespace cks::cuda::hopper {
 
 // What a k-block and a tile cost a block, in cycles; and of a tile that is cut, to leave a part of it, to add one that
-// another block has left, and how long after its last k-block that is there to be added. The constants make the model choose, over the
-// layers that benchmarks/hopper_sweep times on an H200 in fp16, TF32 and strict fp32, configurations as near the
-// fastest as it can (docs/notebook.md).
+// another block has left, and how long after its last k-block that is there to be added. The constants make the model
+// choose, over the layers that benchmarks/hopper_sweep times on an H200 in fp16, TF32 and strict fp32, configurations
+// as near the fastest as it can (docs/notebook.md).
 struct Cost {
   double k_block, tile;
   double leave, add, delay;

@@ -106,7 +106,7 @@ class TileParts {
           const float4 v = load_shared(from + i * kGroupBytes);
           sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
         }
-        named_barrier(1, Tile::kTeamThreads);  // all have read it
+        __syncwarp();
         ring.release(0);
         ring.advance();
       }
@@ -114,9 +114,7 @@ class TileParts {
   }
 
  private:
-  static __device__ char* address(const Params& p, int slot) {
-    return p.partials + int64_t(slot) * kBytes;
-  }
+  static __device__ char* address(const Params& p, int slot) { return p.partials + int64_t(slot) * kBytes; }
 };
 
 }  // namespace cks::cuda::hopper
