@@ -178,35 +178,40 @@ Packing packing_of(bool as_chosen, Forced family) {
 }
 
 // Convolutions whose kernels are one function with different shared memory: all are planned before the first runs, as
-// in a session. The elements are coarse, so that sums are exact and all results the same.
+// in a session. The elements are coarse, so that sums are exact and all results the same. The first problem has few
+// tiles, which are cut; the second many with few products.
 bool check_planned_together(std::mt19937& random) {
 #ifdef ORT_CKS_HOPPER
   namespace hopper = cuda::hopper;
-  cuda::ConvolutionSpec spec{{}, DataType::kHalf, Layout::kNHWC, Precision::kTF32, {}};
-  Problem& p = spec.problem;
-  p.N = 2, p.filter.C = 64, p.filter.K = 128, p.filter.extent = {1, 3, 3};
-  p.input = p.output = {1, 20, 20}, p.pad = {0, 1, 1};
-  if (!cuda::hopper_takes(spec.use(), cuda::current_device())) return true;
-  Buffer x(2 * 64 * 400 * 2), w(size_t(p.filter.elements()) * 2), y(2 * 128 * 400 * 2),
-      packed(cuda::packed_filter_bytes(spec.use()));
-  fill<__half>(x, true, random), fill<__half>(w, true, random);
-  cuda::pack_filter(spec.use(), w.data(), packed.data(), nullptr);
-  std::vector<std::unique_ptr<cuda::ConvolutionKernel>> kernels;
-  for (const hopper::Config& config : hopper::all_configs(p, hopper::operands_of(spec))) {
-    const auto schedule = hopper::make_schedule(p, hopper::operands_of(spec), hopper::current_machine(), config);
-    if (schedule.clusters > 0) kernels.push_back(hopper::make_scheduled_conv(spec, schedule));
-  }
-  std::vector<unsigned char> first;
-  for (const auto& kernel : kernels) {
-    const Buffer workspace(kernel->workspace_bytes());
-    for (int launch = 0; launch < 2; ++launch) {  // the second finds counters as the first has left them
-      y.poison();
-      kernel->run(x.data(), packed.data(), nullptr, nullptr, y.data(), workspace.data(), nullptr);
-      must(cudaDeviceSynchronize());
-      if (first.empty()) first = y.read();
-      if (y.read() != first) {
-        std::printf("FAILED: of convolutions planned together two differ\n");
-        return false;
+  Problem few, many;
+  few.N = 2, few.filter.C = 64, few.filter.K = 128, few.filter.extent = {1, 3, 3};
+  few.input = few.output = {1, 20, 20}, few.pad = {0, 1, 1};
+  many.N = 4, many.filter.C = 64, many.filter.K = 128, many.filter.extent = {1, 2, 2}, many.stride = {1, 2, 2};
+  many.input = {1, 64, 64}, many.output = {1, 128, 128}, many.filter.op = Operator::kConvTranspose;
+  for (const Problem& p : {few, many}) {
+    const cuda::ConvolutionSpec spec{p, DataType::kHalf, Layout::kNHWC, Precision::kTF32, {}};
+    if (!cuda::hopper_takes(spec.use(), cuda::current_device())) return true;
+    Buffer x(size_t(p.N * p.filter.C * volume(p.input)) * 2), w(size_t(p.filter.elements()) * 2),
+        y(size_t(p.N * p.filter.K * volume(p.output)) * 2), packed(cuda::packed_filter_bytes(spec.use()));
+    fill<__half>(x, true, random), fill<__half>(w, true, random);
+    cuda::pack_filter(spec.use(), w.data(), packed.data(), nullptr);
+    std::vector<std::unique_ptr<cuda::ConvolutionKernel>> kernels;
+    for (const hopper::Config& config : hopper::all_configs(p, hopper::operands_of(spec))) {
+      const auto schedule = hopper::make_schedule(p, hopper::operands_of(spec), hopper::current_machine(), config);
+      if (schedule.clusters > 0) kernels.push_back(hopper::make_scheduled_conv(spec, schedule));
+    }
+    std::vector<unsigned char> first;
+    for (const auto& kernel : kernels) {
+      const Buffer workspace(kernel->workspace_bytes());
+      for (int launch = 0; launch < 2; ++launch) {  // the second finds counters as the first has left them
+        y.poison();
+        kernel->run(x.data(), packed.data(), nullptr, nullptr, y.data(), workspace.data(), nullptr);
+        must(cudaDeviceSynchronize());
+        if (first.empty()) first = y.read();
+        if (y.read() != first) {
+          std::printf("FAILED: of convolutions planned together two differ\n");
+          return false;
+        }
       }
     }
   }
