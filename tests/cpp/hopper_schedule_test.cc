@@ -1,6 +1,7 @@
 // The Hopper kernel's schedules, on the host: over random problems and every configuration, each k-block of each output
 // tile is in exactly one work item, the parts of a cut tile fit together, and what the hardware limits stays within its
 // limits.
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -9,6 +10,7 @@
 #include <random>
 #include <set>
 
+#include "ops_cuda/hopper/halved_input.h"
 #include "ops_cuda/hopper/schedule.h"
 #include "ops_cuda/hopper/tensor_limits.h"
 #include "ops_cuda/kernel.h"
@@ -18,7 +20,7 @@ namespace {
 using namespace cks;
 using namespace cks::cuda::hopper;
 
-int64_t schedules = 0, items = 0, cut_tiles = 0, run_items = 0;
+int64_t schedules = 0, items = 0, cut_tiles = 0, run_items = 0, held_images = 0;
 
 void require(bool holds, const char* what, const Problem& p, const Config& c) {
   if (holds) return;
@@ -235,6 +237,19 @@ void check(const Problem& p, const Operands& given, const Machine& m, const Sche
   ++schedules;
 }
 
+// A cluster that holds an image in registers must have room for it.
+void check_halved(const Problem& p, int multiprocessors) {
+  const HalvedInput x(p, multiprocessors);
+  const int blocks = x.cluster();
+  require(x.pitch() % kHalvedBlock == 0 && x.pitch() >= p.filter.C, "the pitch of halves", p, {});
+  if (blocks == 0) return;
+  require(std::has_single_bit(unsigned(blocks)) && blocks <= 8, "blocks of a cluster", p, {});
+  require(x.pixels * x.pitch() <= int64_t(blocks) * HalvedInput::kThreads * HalvedInput::kMostHeld * 4,
+          "an image is larger than its cluster", p, {});
+  require(p.x2_channels == 0 && x.pitch() == p.filter.C, "an image that is not a row", p, {});
+  ++held_images;
+}
+
 // The best schedules against all of them: those of distinct names, in order, and none that is left out is better. Where
 // tiles are dealt in many waves their order is by an even share, which a deal exceeds by a tile of 32 at most.
 void check_best(const Problem& p, const Operands& o, const Machine& m) {
@@ -293,6 +308,7 @@ int main() {
     const Filter filter = make_filter(a, w);
     x.push_back(filter.C);
     const Problem p = make_problem(a, filter, x, Layout::kNHWC);
+    check_halved(p, machine.multiprocessors);
     for (const auto& [element_bytes, products] : {std::pair{2, 1}, {4, 1}, {4, 3}}) {
       for (const Curve curve : {Curve::kPiecewiseLinear, Curve::kAny}) {
         const bool can_be_halved = element_bytes == 4 && products == 1;
@@ -311,7 +327,7 @@ int main() {
       }
     }
   }
-  std::printf("%ld schedules, %ld work items, %ld of runs, %ld cut tiles\n", long(schedules), long(items),
-              long(run_items), long(cut_tiles));
-  return cut_tiles > 0 && run_items > 0 ? 0 : 1;
+  std::printf("%ld schedules, %ld work items, %ld of runs, %ld cut tiles; %ld images in registers\n", long(schedules),
+              long(items), long(run_items), long(cut_tiles), long(held_images));
+  return cut_tiles > 0 && run_items > 0 && held_images > 0 ? 0 : 1;
 }
