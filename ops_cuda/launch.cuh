@@ -19,15 +19,19 @@ void launch_with_shared(const char* doing, void (*kernel)(Parameters...), dim3 g
 
 // Of a kernel that calls launch_dependents, and wait_for_previous_grid before it reads or writes what others may write
 // or read: what a launch and a start take disappears behind the kernel before it, where the device knows how.
+// `cluster`: its blocks, on devices that have clusters.
 inline void launch_dependent(const char* doing, const void* kernel, dim3 grid, dim3 threads, int shared_bytes,
-                             cudaStream_t stream, void** parameters) {
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+                             cudaStream_t stream, void** parameters, dim3 cluster = dim3(1)) {
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {cluster.x, cluster.y, cluster.z};
   cudaLaunchConfig_t config{};
   config.gridDim = grid, config.blockDim = threads, config.stream = stream;
   config.dynamicSmemBytes = size_t(shared_bytes);
-  config.attrs = &attribute, config.numAttrs = current_device().capability >= 90 ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = current_device().capability < 90 ? 0 : cluster.x * cluster.y * cluster.z > 1 ? 2 : 1;
   check(cudaLaunchKernelExC(&config, kernel, parameters), doing);
 }
 

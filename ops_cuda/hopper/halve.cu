@@ -184,18 +184,6 @@ __global__ void __launch_bounds__(kThreads) halve_pixels(const __grid_constant__
   }
 }
 
-void launch_held(void (*kernel)(Args), unsigned images, unsigned cluster, const Args& args, Stream stream) {
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {1, cluster, 1};
-  cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(images, cluster), launch.blockDim = dim3(kThreads), launch.stream = stream;
-  launch.attrs = attributes, launch.numAttrs = 2;
-  check(cudaLaunchKernelEx(&launch, kernel, args), "launching the kernel that makes halves of images at once");
-}
-
 }  // namespace
 
 void halve(const HalvedInput& in, InputTensors input, void* halves, Stream stream) {
@@ -220,8 +208,11 @@ void halve(const HalvedInput& in, InputTensors input, void* halves, Stream strea
   }
   if (const int cluster = in.cluster()) {
     const bool few = in.quads_of_image() <= int64_t(cluster) * kThreads * kBatch;
-    launch_held(few ? halve_held<kBatch> : halve_held<HalvedInput::kMostHeld>, unsigned(in.images), unsigned(cluster),
-                args, stream);
+    void* parameters[] = {const_cast<Args*>(&args)};
+    launch_dependent("launching the kernel that makes halves of images at once",
+                     reinterpret_cast<const void*>(few ? halve_held<kBatch> : halve_held<HalvedInput::kMostHeld>),
+                     dim3(unsigned(in.images), unsigned(cluster)), dim3(kThreads), 0, stream, parameters,
+                     dim3(1, unsigned(cluster)));
     return;
   }
   const dim3 grid(unsigned(in.images), unsigned(in.blocks_of_image())), threads(across, kThreads / across);

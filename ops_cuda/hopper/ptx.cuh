@@ -205,7 +205,7 @@ __device__ void store_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 
-// Until all of them are in global memory, as far as this thread is concerned.
+// Until all stores are in global memory, as far as this thread is concerned.
 __device__ inline void store_wait_written() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 // ---------------------------------------------------------------- warps

@@ -150,19 +150,22 @@ int64_t all_tiles(const Setting& s) { return int64_t(s.plan->tiles.size()) * s.c
 
 constexpr int kShortestPart = 4;  // k-blocks
 
-// Deals whole tiles for as long as there are two for each cluster: blocks that work on neighbours at the same time read
-// the same lines. Of the others it fills one cluster after the other with what it can do in `cycles`, and cuts a tile
-// where a cluster is full; who comes next goes on with it. What a cluster leaves it sums first, and early enough for
-// who waits for it. Calls take(cluster, piece); false if the clusters cannot hold all tiles.
+// So many tiles are dealt whole before any is cut, as long as there are two for each cluster: blocks that work on
+// neighbours at the same time read the same lines.
+int64_t tiles_in_step(const Setting& s) {
+  return std::max<int64_t>(all_tiles(s) / s.schedule.clusters - 1, 0) * s.schedule.clusters;
+}
+
+// Of the tiles behind those in step, with which a cluster is `done` after so many cycles, it fills one cluster after
+// the other with what it can do in `cycles`, and cuts a tile where a cluster is full; who comes next goes on with it.
+// What a cluster leaves it sums first, and early enough for who waits for it. Calls take(cluster, piece); false if the
+// clusters cannot hold all tiles.
 template <class F>
-bool deal_cut(const Setting& s, double cycles, const F& take) {
+bool deal_cut(const Setting& s, const std::vector<double>& done, double cycles, const F& take) {
   const Cost& cost = s.cost;
-  const int64_t tiles = all_tiles(s),
-                whole = std::max<int64_t>(tiles / s.schedule.clusters - 1, 0) * s.schedule.clusters;
-  const std::vector<double> done = deal_whole(s, whole, take);
   int cluster = 0;
   double room = cycles - done[0], left = room;  // of the current cluster
-  for (int64_t i = whole; i < tiles; ++i) {
+  for (int64_t i = tiles_in_step(s); i < all_tiles(s); ++i) {
     const int tile = int(i / s.columns), length = length_of(s, tile);
     Piece piece{tile, int(i % s.columns), 0, length, 0, Piece::kWhole};
     const auto rest = [&] { return cost.tile + piece.before * cost.add + cost.k_block * (length - piece.lo); };
@@ -203,10 +206,11 @@ Deal choose_deal(const Setting& s) {
   if (all_tiles(s) > 32 * s.schedule.clusters) return {even_share(s), false};
   Deal best{std::ranges::max(deal_whole(s, all_tiles(s), nobody)), false};
   if (!s.schedule.config.cut) return best;
+  const std::vector<double> done = deal_whole(s, tiles_in_step(s), nobody);
   double least = even_share(s);
   while (least < best.cycles * 0.995) {
     const double between = (least + best.cycles) / 2;
-    if (deal_cut(s, between, nobody)) {
+    if (deal_cut(s, done, between, nobody)) {
       best = {between, true};
     } else {
       least = between;
@@ -230,18 +234,11 @@ WorkItem whole_tile(const Plan& plan, const Tile& t) {
 
 // Of a tile's k-blocks those from `lo` to `hi`.
 void take_range(const Setting& s, const Tile& t, int lo, int hi, WorkItem& w) {
-  w.sum.lo = lo, w.sum.hi = hi;
-  w.output.first_tap = t.first_tap;
-  if (t.num_taps == 0) return;
-  int32_t tap = t.first_tap;
-  if (!s.schedule.patch) {
-    const int32_t before = lo / s.channel_blocks;
-    tap = w.output.first_tap += before;
-    w.sum.lo -= before * s.channel_blocks, w.sum.hi -= before * s.channel_blocks;
-  }
-  // An empty share at the end of a list starts nowhere.
-  if (lo == hi) return;
-  const Tap& start = s.plan->taps[tap];
+  const int32_t taps_before = s.schedule.patch ? 0 : lo / s.channel_blocks, before = taps_before * s.channel_blocks;
+  w.output.first_tap = t.first_tap + taps_before;
+  w.sum.lo = lo - before, w.sum.hi = hi - before;
+  if (lo == hi) return;  // an empty share at the end of a list starts nowhere
+  const Tap& start = s.plan->taps[w.output.first_tap];
   w.start = {start.offset[0], start.offset[1], start.offset[2], start.filter};
 }
 
@@ -250,7 +247,7 @@ Schedule finish(const Setting& s, const Deal& deal) {
   std::vector<std::vector<Piece>> pieces(r.clusters);
   const auto take = [&](int cluster, const Piece& piece) { pieces[cluster].push_back(piece); };
   if (deal.cut) {
-    deal_cut(s, deal.cycles, take);
+    deal_cut(s, deal_whole(s, tiles_in_step(s), take), deal.cycles, take);
     r.cycles = deal.cycles;
   } else {
     r.cycles = std::ranges::max(deal_whole(s, all_tiles(s), take));

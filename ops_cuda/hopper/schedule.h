@@ -60,8 +60,7 @@ struct TileShape {
     return row_blocks * bn <= (products > 1 ? 128 : 256);
   }
   // Whether two blocks may copy pixels for each other: for tiles that multiply for as long as their boxes take to come.
-  // Smaller ones gained nothing by it (measured).
-  // Floats that are converted on their way are bound by that.
+  // Smaller ones gained nothing by it (measured). With it the widest tiles of floats spill registers.
   constexpr bool can_pair(int element_bytes) const {
     return team == Team::kShared && source == Source::kBoxes && element_bytes == 2;
   }

@@ -38,7 +38,7 @@ Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filt
   const double multiply = 1.066 * s.bm() / 64 * 2.0 * columns * share;
   // All SMs together are bound by what L2 sends and an SM takes in, one alone by what it can have in flight. Blocks
   // that share a sum read different k-blocks, so that no two of them share a line, and where tiles are cut few of them
-  // do. Small tiles of halves hardly suffer from that; those that convert floats do (measured). The blocks of a pair
+  // do. Small tiles of halves hardly suffer from that; those that convert floats do (fitted). The blocks of a pair
   // take in what others do, and are only a little faster.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
   const double strangers = c.splits > 1 ? (s.team != Team::kSolo  ? 0.279

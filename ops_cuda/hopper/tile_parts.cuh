@@ -6,7 +6,8 @@
 // says how many parts have arrived; who stores the tile leaves it at zero for the next launch.
 //
 // Who stores waits for others, but only for blocks that come before it in the grid, and those leave their parts before
-// they wait (schedule.h). The hardware begins blocks in their order, so that whoever is waited for is running.
+// they wait (schedule.h). The hardware begins blocks in their order, which CUDA does not promise and others count on
+// too (decoupled look-back), so that whoever is waited for is running.
 #pragma once
 #include "ops_cuda/hopper/tile.cuh"
 #include "ops_cuda/hopper/work_list.cuh"

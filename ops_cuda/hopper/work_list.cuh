@@ -28,12 +28,11 @@ class WorkReader {
   __device__ bool next() {
     sum_ = coming_sum_, input_ = coming_input_, output_ = coming_output_, part_ = coming_part_, start_ = coming_start_;
     item_ = next_;
-    if (at_end()) return false;
+    if (coming_sum_.parts == WorkItem::kEnd) return false;
     next_ += gridDim.x;
     fetch();
     return true;
   }
-  __device__ bool at_end() const { return coming_sum_.parts == WorkItem::kEnd; }
   __device__ const WorkItem::Sum& sum() const { return sum_; }
   __device__ const WorkItem::Input& input() const { return input_; }
   __device__ const WorkItem::Output& output() const { return output_; }
