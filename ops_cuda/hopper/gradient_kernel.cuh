@@ -274,17 +274,21 @@ __global__ void __launch_bounds__(kGradientBlockThreads, 1) hopper_gradient(cons
   const uint32_t stages = (shared_address(dynamic) + 1023) & ~1023u;  // what the 128-byte swizzle wants
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);
   const GradientItem item = p.items[blockIdx.x];
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < p.stages; ++i) {
+  // One barrier takes its warp some 60 cycles: each warp makes some of them.
+  if (elect_lane()) {
+    for (int i = warp; i < p.stages; i += kGradientBlockThreads / 32) {
       barrier_init(shared_address(&bars.full[i]), 1);
       barrier_init(shared_address(&bars.empty[i]), kGradientMathThreads / 32);
     }
-    barrier_init(shared_address(&bars.left), uint32_t(p.sets * p.cluster_splits));
-    barrier_init(shared_address(&bars.read), uint32_t(p.sets * p.cluster_splits));
+    if (warp == kGradientMathThreads / 32) {
+      barrier_init(shared_address(&bars.left), uint32_t(p.sets * p.cluster_splits));
+      barrier_init(shared_address(&bars.read), uint32_t(p.sets * p.cluster_splits));
+      prefetch_map(&p.dy);
+      prefetch_map(&p.x);
+    }
     barrier_init_fence();
-    prefetch_map(&p.dy);
-    prefetch_map(&p.x);
   }
+  __syncwarp();
   if (p.sets * p.cluster_splits > 1) {
     cluster_sync();  // others may arrive on these barriers
   } else {

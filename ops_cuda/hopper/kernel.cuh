@@ -110,22 +110,16 @@ __global__ void __launch_bounds__(
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the shuffle makes it uniform
   const WorkReader work(p);                                       // the plan is older than the previous grid
   const bool in_cluster = p.splits > 1 || p.pairs;
-  // The warp that copies makes the barriers, and need not wait for the others before its first copies.
-  constexpr int kProducer = Tile::kMathWarps, kThreads = Tile::kThreads;
+  constexpr int kProducer = Tile::kMathWarps;
   if (threadIdx.x == kProducer * 32) {
     prefetch_map(&p.filter);
     prefetch_map(&p.x);
     if (p.x_blocks < p.channel_blocks) prefetch_map(&p.x2);
     prefetch_map(&p.y);
   }
-  if (warp == kProducer) {
-    Tile::init(bars, p);
-    if (in_cluster) cluster_arrive();
-    named_barrier_arrive(0, kThreads);
-  } else {
-    if (in_cluster) cluster_arrive();
-    named_barrier(0, kThreads);
-  }
+  Tile::init(bars, p, warp);
+  if (in_cluster) cluster_arrive();
+  __syncthreads();
   // The next grid may set itself up while this one runs. Each role waits for the previous one before it touches what
   // that may have written or may still read.
   launch_dependents();

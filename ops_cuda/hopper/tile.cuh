@@ -79,20 +79,28 @@ struct TileTraits {
     uint64_t turn[2], inbox_full;
   };
 
-  // By one warp, a barrier of each kind a lane.
-  static __device__ void init(Barriers& bars, const Params& p) {
-    const int i = threadIdx.x % 32;
-    const auto init = [](uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); };
-    static_assert(kRing <= 32 && kTeams * kStaged <= 32);
-    if (i < p.stages) init(bars.full[i], 1), init(bars.empty[i], kTeamThreads / 32 * (p.pairs ? 2 : 1));
-    if (kSource == Source::kPatches && i < p.patch_stages)
-      init(bars.patch_full[i], 1), init(bars.patch_empty[i], kTeamThreads / 32);
-    if (kConverts && i < p.patch_stages) init(bars.patch_ready[i], kConverterWarps);
-    if (kConverts && i == 0) init(bars.patch_again, 1);
-    if (i < kTeams * kStaged) init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
-    if (i < 2) init(bars.turn[i], kTeamThreads / 32);
-    if (i == 0) init(bars.inbox_full, 1);
-    barrier_init_fence();
+  // By all warps of a block, each some of them: one takes its warp some 60 cycles, and so do lanes that take turns.
+  static __device__ void init(Barriers& bars, const Params& p, int warp) {
+    constexpr int kWarps = kThreads / 32;
+    if (elect_lane()) {
+      const auto init = [](uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); };
+      for (int i = warp; i < p.stages; i += kWarps)
+        init(bars.full[i], 1), init(bars.empty[i], kTeamThreads / 32 * (p.pairs ? 2 : 1));
+      if (kSource == Source::kPatches) {
+        for (int i = warp; i < p.patch_stages; i += kWarps) {
+          init(bars.patch_full[i], 1), init(bars.patch_empty[i], kTeamThreads / 32);
+          if (kConverts) init(bars.patch_ready[i], kConverterWarps);
+        }
+      }
+      // The others from the last warp on, which has fewer of those.
+      const int from_last = kWarps - 1 - warp;
+      for (int i = from_last; i < kTeams * kStaged; i += kWarps)
+        init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
+      if (kConverts && from_last == 0) init(bars.patch_again, 1);
+      if (from_last == 1) init(bars.turn[0], kTeamThreads / 32), init(bars.turn[1], kTeamThreads / 32);
+      if (from_last == 2) init(bars.inbox_full, 1);
+      barrier_init_fence();
+    }
     __syncwarp();
   }
 };
