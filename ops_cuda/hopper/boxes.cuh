@@ -3,8 +3,6 @@
 // The blocks of a pair multiply the same pixels, each with output channels of its own. They take turns to copy a
 // k-block's pixels, to both; a stage is free when both have multiplied it.
 #pragma once
-#include <climits>
-
 #include "ops_cuda/hopper/tile.cuh"
 #include "ops_cuda/hopper/tile_parts.cuh"
 #include "ops_cuda/hopper/wgmma.cuh"
@@ -20,6 +18,7 @@ class BoxProducer {
                        kStageBytes = Tile::kStageBytes;
 
  public:
+  // work: at its first item.
   static __device__ void run(const Params& p, const WorkReader& work, uint32_t tiles, const Barriers& bars) {
     if (Tile::kCanPair && p.pairs) {
       p.runs ? copy_all<true, true>(p, work, tiles, bars) : copy_all<false, true>(p, work, tiles, bars);
@@ -38,44 +37,42 @@ class BoxProducer {
     int k0, filter;
   };
 
-  // The stretches of an item, in order. The tap after the current one is fetched ahead, and not looked at before its
-  // turn: the warp that copies has no time to wait.
+  // The stretches of an item, in order.
   class Stretches {
    public:
     __device__ Stretches(const Params& p, const WorkReader& work)
-        : left_(work.sum().hi - work.sum().lo),
+        : taps_(p.taps + work.output().first_tap),
+          left_(work.sum().hi - work.sum().lo),
           c_(work.sum().lo),
-          next_(reinterpret_cast<const Tap*>(p.taps + work.output().first_tap) + 1),
-          tap_(work.start()),
-          coming_(read_plan(next_)) {}
+          k0_(work.sum().k0),
+          from_(work.input()),
+          tap_(work.start()) {}
     __device__ int left() const { return left_; }
-    // Of at most so many k-blocks, of those that are left.
     template <bool kRuns>
-    __device__ Stretch take(const Params& p, const WorkReader& work, int most) {
-      if (c_ == p.channel_blocks) c_ = 0, tap_ = coming_, coming_ = read_plan(++next_);
+    __device__ Stretch take(const Params& p) {
+      if (c_ == p.channel_blocks) c_ = 0, tap_ = taps_.read(++t_);
       const bool in_x = c_ < p.x_blocks;
-      const auto& at = work.input();
       Stretch s{in_x ? &p.x : &p.x2,
-                min(min(left_, most), (in_x ? p.x_blocks : p.channel_blocks) - c_),
+                min(left_, (in_x ? p.x_blocks : p.channel_blocks) - c_),
                 (in_x ? c_ : c_ - p.x_blocks) * BK,
                 c_ * kFilterRow,
-                kRuns ? at.w : at.w + tap_.w,
-                kRuns ? at.h : at.h + tap_.h,
-                kRuns ? at.d : at.d + tap_.d,
-                at.n,
+                kRuns ? from_.w : from_.w + tap_.w,
+                kRuns ? from_.h : from_.h + tap_.h,
+                kRuns ? from_.d : from_.d + tap_.d,
+                from_.n,
                 tap_.w,
                 tap_.h,
-                work.sum().k0,
+                k0_,
                 tap_.filter};
       c_ += s.count, left_ -= s.count;
       return s;
     }
 
    private:
-    using Tap = WorkItem::Start;
-    int left_, c_;
-    const Tap* next_;
-    Tap tap_, coming_;
+    TapReader taps_;
+    int left_, c_, t_ = 0, k0_;
+    WorkItem::Input from_;
+    TapReader::Tap tap_;
   };
 
   // The loop over k-blocks decides how fast small tiles are. Whatever their copies have in common is found before it,
@@ -104,29 +101,27 @@ class BoxProducer {
       copy_filter(tiles + stage * kStageBytes + kABytes, &p.filter, full0 + stage * 8, s.filter_c + i * kFilterRow,
                   s.k0, s.filter);
     };
-    bool any = work.next();
-    const Stretches first(p, work);
-    const int ahead = p.filter_is_constant ? min(min(p.stages, Tile::kAhead), first.left()) : 0;
-    const auto for_those_ahead = [&](Stretches k, auto copy) {
-      for (int stage = 0; stage < ahead;) {
-        const Stretch s = k.template take<kRuns>(p, work, ahead - stage);
+    Stretches k(p, work);
+    Stretch s = k.template take<kRuns>(p);
+    // The first k-blocks, pixels after the previous grid.
+    const int ahead = p.filter_is_constant ? min(min(p.stages, Tile::kAhead), s.count) : 0;
+    if (elected) {
 #pragma unroll 1
-        for (int i = 0; i < s.count; ++i, ++stage) {
-          if (elected) copy(s, i, stage);
-        }
-      }
-      return k;
-    };
-    for_those_ahead(first, copy_b);
-    if constexpr (kPairs) cluster_wait();  // the other block's barriers are ready
+      for (int i = 0; i < ahead; ++i) copy_b(s, i, i);
+    }
+    launch_dependents();
+    if (p.splits > 1 || kPairs) cluster_wait();  // a pair's pixels need the other block's barriers
     wait_for_previous_grid();
-    Stretches k = for_those_ahead(first, copy_a);
-    PipelineState at = PipelineState{}.ahead(p.stages, ahead);
-    while (any) {
-      while (k.left() > 0) {
-        const Stretch s = k.template take<kRuns>(p, work, INT_MAX);
+    if (elected) {
 #pragma unroll 1
-        for (int i = 0; i < s.count; ++i) {
+      for (int i = 0; i < ahead; ++i) copy_a(s, i, i);
+    }
+    PipelineState at = PipelineState{}.ahead(p.stages, ahead);
+    work.fetch_next();
+    for (int i = ahead; !work.at_end();) {
+      while (true) {
+#pragma unroll 1
+        for (; i < s.count; ++i) {
           barrier_wait(empty0 + at.stage * 8, at.parity ^ 1);
           if (elected) {
             copy_b(s, i, at.stage);
@@ -134,13 +129,17 @@ class BoxProducer {
           }
           at.advance(p.stages);
         }
+        if (k.left() == 0) break;
+        s = k.template take<kRuns>(p), i = 0;
       }
       if constexpr (Tile::kCanBeCut) {
         const int others = work.sum().parts - 1;
-        if (others > 0) at = TileParts<Tile>::fetch(p, work.read_part(), others, tiles, bars, at, elected);
+        if (others > 0) at = TileParts<Tile>::fetch(p, work.part(), others, tiles, bars, at, elected);
       }
-      any = work.next();
-      if (any) k = Stretches(p, work);
+      if (!work.next()) break;
+      work.fetch_next();
+      k = Stretches(p, work);
+      s = k.template take<kRuns>(p), i = 0;
     }
   }
 };

@@ -20,7 +20,7 @@ class ClusterSum {
         log_columns_(max(p.log_share - kLogWarps, 0)) {}
 
   // By all math warps of a block.
-  __device__ void add_up(const Params& p, const WorkReader::Place& t, const typename Tile::Accumulators& acc) {
+  __device__ void add_up(const Params& p, const Place& t, const typename Tile::Accumulators& acc) {
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     if (threadIdx.x == 0) barrier_expect(full_, (kUnits - (1 << log_share_)) * kUnitBytes);
     named_barrier(1, Tile::kTeamThreads);  // all have multiplied what the ring held

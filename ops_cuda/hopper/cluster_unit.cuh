@@ -4,13 +4,19 @@
 
 namespace cks::cuda::hopper {
 
+// Where a tile lies.
+struct Place {
+  WorkItem::Sum sum;
+  WorkItem::Input input;
+  WorkItem::Output output;
+};
+
 // Of a thread's eight sums in a unit, where they go and what is added to them: all that can be known before the sums.
 // They are stored without staging.
 template <class Tile>
 class ClusterUnit {
   using Ending = TileEpilogue<Tile>;
   using T = typename Tile::T;
-  using Place = WorkReader::Place;
 
  public:
   // Element offsets of channel 0 of a thread's two rows, which all units of its warp have.

@@ -257,7 +257,7 @@ class HopperConv : public ConvolutionKernel {
            : use.precision == Precision::kTF32 ? hopper::tf32_kernel(index)
                                                : hopper::fp32_kernel(index);
   }
-  // Taps, then items: what a kernel reads behind the last tap, unused, exists.
+  // Taps, then items, and room for what a warp reads behind the last tap, unused.
   static std::vector<char> serialize(const Schedule& s) {
     std::vector<char> bytes;
     const auto append = [&](const auto& v) {
@@ -267,6 +267,7 @@ class HopperConv : public ConvolutionKernel {
     static_assert(sizeof(Tap) == sizeof(WorkTap));  // the same four integers
     append(s.taps);
     append(s.items);
+    bytes.resize(bytes.size() + 32 * sizeof(WorkTap));
     return bytes;
   }
 

@@ -13,8 +13,21 @@ namespace cks::cuda::hopper {
 
 struct Params {
   CUtensorMap x, x2, filter, y, residual;
+  // What a block needs first: 64 bytes, as constants come.
   const WorkItem* items;  // [rounds][blocks]
   const WorkTap* taps;
+  int channel_blocks;  // k-blocks of a tap
+  int x_blocks;        // of them, those in x; the others are in x2
+  int box_bytes;       // of the tile's pixels, 128 each: the box may have fewer than the tile has rows
+  int stages, splits;
+  int K;
+  // Where taps share a patch: patches in shared memory, and bytes, copied and from one to the next.
+  int patch_stages, patch_bytes, patch_pitch;
+  bool runs;   // x and x2 are maps in im2col mode
+  bool pairs;  // two blocks of a cluster copy each other's pixels (boxes.cuh)
+  bool filter_stays;
+  bool filter_is_constant;
+
   Epilogue epilogue;
   const float* filter_scales;  // of floats: what an output channel's sum is multiplied by
   // Where X was halved (halve.h): what a row's sum is multiplied by. So many rows of a tile that follow each other have
@@ -24,23 +37,12 @@ struct Params {
   bool x_scales_in_line;
   char* partials;      // of cut tiles, in accumulator order
   unsigned* counters;  // of cut tiles
-  int channel_blocks;  // k-blocks of a tap
-  int x_blocks;        // of them, those in x; the others are in x2
-  int box_bytes;       // of the tile's pixels, 128 each: the box may have fewer than the tile has rows
-  bool runs;           // x and x2 are maps in im2col mode
-  int stages, splits;
-  bool pairs;     // two blocks of a cluster copy each other's pixels (boxes.cuh)
+  int group_pitch, row_blocks[4];  // of patches
   int log_share;  // of the units of a tile that each of a cluster's blocks adds up (cluster_sum.cuh)
-  // Where taps share a patch: patches in shared memory, and bytes.
-  int patch_stages;
-  int patch_bytes, patch_pitch;  // copied, and from one to the next
-  int group_pitch, row_blocks[4];
-  bool filter_stays;
-  int N, K;
+  int N;
   Int3 output, out_step;
   Divider box_d, box_h, box_w;
   int box_n;
-  bool filter_is_constant;
 };
 
 Machine current_machine();

@@ -55,6 +55,7 @@ struct MathWarps {
     const bool plain = Ending::is_plain(p.epilogue);
     PipelineState slab_at;
     for (int round = 0; work.next(); ++round) {
+      work.fetch_next();
       const auto& sum = work.sum();
       const int count = sum.hi - sum.lo;
       if constexpr (kAlternate) {
@@ -77,7 +78,7 @@ struct MathWarps {
       }
       if constexpr (Tile::kCanBeSplit) {
         if (p.splits > 1) {
-          ClusterSum<Tile>(p, stages, tiles, bars).add_up(p, work.read_place(), acc);
+          ClusterSum<Tile>(p, stages, tiles, bars).add_up(p, {sum, work.input(), work.output()}, acc);
           continue;
         }
       }
@@ -108,43 +109,57 @@ __global__ void __launch_bounds__(
   const uint32_t patches = tiles + p.stages * Tile::kStageBytes;
   const uint32_t stages = patches + (kSource == Source::kPatches ? p.patch_stages * p.patch_pitch : 0);
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the shuffle makes it uniform
-  const WorkReader work(p);                                       // the plan is older than the previous grid
   const bool in_cluster = p.splits > 1 || p.pairs;
-  constexpr int kProducer = Tile::kMathWarps;
-  if (threadIdx.x == kProducer * 32) {
-    prefetch_map(&p.filter);
-    prefetch_map(&p.x);
-    if (p.x_blocks < p.channel_blocks) prefetch_map(&p.x2);
-    prefetch_map(&p.y);
-  }
-  Tile::init(bars, p, warp);
-  if (in_cluster) cluster_arrive();
-  __syncthreads();
+  // Of the block: its barriers are made. Of a cluster: they are for whoever has waited for it.
+  const auto begin = [&] {
+    if (in_cluster) cluster_arrive();
+    __syncthreads();
+  };
   // The next grid may set itself up while this one runs. Each role waits for the previous one before it touches what
-  // that may have written or may still read.
-  launch_dependents();
-  if (warp < Tile::kMathWarps) {
+  // that may have written or may still read; the plan is older.
+  const int role = warp - Tile::kMathWarps;
+  if (role < 0) {
+    Tile::init_rings(bars, p, warp);
+    begin();
+    launch_dependents();
     if constexpr (Tile::kTakesRegisters) take_registers<224>();
     const auto make_ring = [&](int first_block, int row) {
       if constexpr (kSource == Source::kBoxes) return BoxRing<Tile>(p, tiles, bars, first_block, row);
       if constexpr (kSource == Source::kPatches) return PatchRing<Tile>(p, tiles, patches, bars, first_block);
     };
-    if (in_cluster) cluster_wait();  // the peers' barriers are ready
-    MathWarps<Tile>::consume(p, work, make_ring, tiles, stages, bars, warp);
+    if (in_cluster) cluster_wait();
+    MathWarps<Tile>::consume(p, WorkReader(p), make_ring, tiles, stages, bars, warp);
   } else {
     if constexpr (Tile::kTakesRegisters) give_up_registers<56>();
-    const int role = warp - kProducer;
-    if (in_cluster && !(p.pairs && role == 0)) cluster_wait();
-    if constexpr (kSource == Source::kBoxes) {
-      if (role == 0) BoxProducer<Tile>::run(p, work, tiles, bars);
-    } else {
-      if (role == 0) PatchProducer<Tile>::run(p, work, tiles, patches, bars);
-      if constexpr (Tile::kConverts) {
-        if (role >= 4) PatchConverter<Tile>::run(p, work, patches, bars, role - 4);
+    if (role == 0) {
+      // Learns what to copy first while others make the barriers.
+      WorkReader work(p);
+      work.next();
+      begin();
+      if constexpr (kSource == Source::kBoxes) {
+        BoxProducer<Tile>::run(p, work, tiles, bars);
+      } else {
+        PatchProducer<Tile>::run(p, work, tiles, patches, bars);
       }
+    } else {
+      if (role == 1) {
+        Tile::init_others(bars);
+        if (elect_lane()) {
+          prefetch_map(&p.filter);
+          prefetch_map(&p.x);
+          if (p.x_blocks < p.channel_blocks) prefetch_map(&p.x2);
+          prefetch_map(&p.y);
+        }
+      }
+      begin();
+      launch_dependents();
+      if (in_cluster) cluster_wait();
+      if constexpr (Tile::kConverts) {
+        if (role >= 4) PatchConverter<Tile>::run(p, WorkReader(p), patches, bars, role - 4);
+      }
+      if (role <= Tile::kTeams && p.splits == 1)
+        StoreWarp<Tile>::run(p, stages + (role - 1) * Tile::kStagedBytes, bars, role - 1);
     }
-    if (role >= 1 && role <= Tile::kTeams && p.splits == 1)
-      StoreWarp<Tile>::run(p, work, stages + (role - 1) * Tile::kStagedBytes, bars, role - 1);
   }
   // No block of a cluster may end while another still copies to it or from it, or tells it what is free.
   if (in_cluster) {

@@ -29,6 +29,8 @@ class PatchConverter {
     bool any_scale = false;
     while (work.next()) {
       const auto& sum = work.sum();
+      work.fetch_next();
+      const WorkItem::Input from = work.input();
       const int taps = max(1, work.part().taps);
       bool first = true;
       for (int c = sum.lo / taps; sum.lo < sum.hi && c * taps < sum.hi; ++c, first = false) {
@@ -37,7 +39,7 @@ class PatchConverter {
         if (!any_scale) converter.choose_scale(patch, true), any_scale = true;
         // Within a tile scales only shrink: its sums could outgrow a larger one.
         if (!converter.convert(patch, first)) {
-          converter.copy_again(patch, c, work.input());
+          converter.copy_again(patch, c, from);
           converter.choose_scale(patch, first);
           converter.convert(patch, false);
         }

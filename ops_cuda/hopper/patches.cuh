@@ -7,34 +7,28 @@
 
 namespace cks::cuda::hopper {
 
-// A walk over an item's k-blocks: the taps of a block of channels, then those of the next one. The tap after the
-// current one is fetched ahead.
+// A walk over an item's k-blocks: the taps of a block of channels, then those of the next one.
 class PatchWalk {
  public:
   PatchWalk() = default;
   __device__ PatchWalk(const Params& p, const WorkReader& work)
-      : list_(reinterpret_cast<const int4*>(p.taps + work.output().first_tap)), taps_(max(1, work.part().taps)) {
+      : reader_(p.taps + work.output().first_tap), taps_(max(1, work.part().taps)) {
     const auto& sum = work.sum();
     left_ = sum.hi - sum.lo, c_ = sum.lo / taps_, t_ = sum.lo - c_ * taps_;
-    const auto& start = work.start();
-    tap_ = {start.d, start.h, start.w, start.filter}, coming_ = read_plan(list_ + after(t_));
   }
   __device__ int left() const { return left_; }
   __device__ int c() const { return c_; }
-  __device__ int filter() const { return tap_.w; }
+  __device__ int filter() { return reader_.read(t_).filter; }
   __device__ bool begins_patch() const { return first_ || t_ == 0; }
   __device__ void advance() {
     first_ = false, --left_;
-    t_ = after(t_), c_ += t_ == 0;
-    tap_ = coming_, coming_ = read_plan(list_ + after(t_));
+    t_ = t_ + 1 == taps_ ? 0 : t_ + 1, c_ += t_ == 0;
   }
 
  private:
-  __device__ int after(int t) const { return t + 1 == taps_ ? 0 : t + 1; }
-  const int4* list_;
+  TapReader reader_;
   int taps_, left_, c_, t_;
   bool first_ = true;
-  int4 tap_, coming_;
 };
 
 template <class Tile>
@@ -49,6 +43,7 @@ struct PatchProducer {
   using Barriers = typename Tile::Barriers;
   static constexpr int kFilterRow = Tile::kFilterRow, kBBytes = Tile::kBBytes;
 
+  // work: at its first item.
   static __device__ void run(const Params& p, WorkReader work, uint32_t filters, uint32_t patches,
                              const Barriers& bars) {
     const bool elected = elect_lane();
@@ -58,8 +53,9 @@ struct PatchProducer {
       barrier_expect(full0 + stage * 8, kBBytes);
       copy_filter(filters + stage * kBBytes, &p.filter, full0 + stage * 8, c * kFilterRow, k0, tap);
     };
-    bool any = work.next();
     PatchWalk walk(p, work);
+    WorkItem::Input from = work.input();
+    launch_dependents();
     if (!p.filter_is_constant) wait_for_previous_grid();
     int ahead = 0;
     if (p.filter_stays) {
@@ -71,20 +67,22 @@ struct PatchProducer {
       PatchWalk k = walk;
 #pragma unroll 1
       for (int i = 0; i < ahead; ++i) {
-        if (elected) copy_b(i, k.c(), k.filter(), work.sum().k0);
+        const int filter = k.filter();
+        if (elected) copy_b(i, k.c(), filter, work.sum().k0);
         k.advance();
       }
     }
     if (p.filter_is_constant) wait_for_previous_grid();
+    work.fetch_next();
     PipelineState s, patch;
-    while (any) {
+    while (!work.at_end()) {
 #pragma unroll 1
       for (; walk.left() > 0; walk.advance()) {
         if (walk.begins_patch()) {
           barrier_wait(patch_empty0 + patch.stage * 8, patch.parity ^ 1);
           if (elected)
             copy_patch<Tile>(p, patches + patch.stage * p.patch_pitch, patch_full0 + patch.stage * 8, walk.c(),
-                             work.input());
+                             from);
           patch.advance(p.patch_stages);
         }
         if (p.filter_stays) continue;
@@ -92,12 +90,14 @@ struct PatchProducer {
           --ahead;
         } else {
           barrier_wait(empty0 + s.stage * 8, s.parity ^ 1);
-          if (elected) copy_b(s.stage, walk.c(), walk.filter(), work.sum().k0);
+          const int filter = walk.filter();
+          if (elected) copy_b(s.stage, walk.c(), filter, work.sum().k0);
         }
         s.advance(p.stages);
       }
-      any = work.next();
-      if (any) walk = PatchWalk(p, work);
+      if (!work.next()) break;
+      work.fetch_next();
+      walk = PatchWalk(p, work), from = work.input();
     }
   }
 };
@@ -131,7 +131,8 @@ class PatchRing {
     const auto& sum = work.sum();
     list_ = p.taps + work.output().first_tap, taps_ = max(1, work.part().taps);
     c_ = sum.lo / taps_, t_ = sum.lo - c_ * taps_;
-    tap_ = {work.start().w, work.start().filter};
+    const auto start = work.start();
+    tap_ = {start.w, start.filter};
     read_ = after(t_);
     coming_ = read(), read_ = after(read_);
     later_ = read();

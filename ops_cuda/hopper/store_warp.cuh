@@ -15,44 +15,54 @@ struct StoreWarp {
   // The slabs that a team leaves, in order: of tiles to store, or of parts of a sum. All lanes of a warp together.
   class Slabs {
    public:
-    __device__ Slabs(const WorkReader& work, int team) : work_(work), skip_(team) {}
+    __device__ Slabs(const Params& p, int team) : work_(p), skip_(team) {}
     __device__ bool next(const Params& p) {
       if (++slab_ < count_) return true;
       slab_ = count_;  // past the last item too, where this may be asked again
-      for (; skip_ >= 0; --skip_)
+      for (; skip_ >= 0; --skip_) {
         if (!work_.next()) return false;
+        work_.fetch_next();
+      }
       skip_ = kTeams - 1;
       slab_ = 0, count_ = (min(BN, p.K - work_.sum().k0) + kSlab - 1) / kSlab;
-      if (is_part()) count_ = TileParts<Tile>::kSlabs;
+      const auto to = work_.output();
+      first_ = {work_.sum().k0, to.w, to.h, to.d, work_.input().n};
+      if constexpr (Tile::kCanBeCut) {
+        part_ = work_.part();
+        if (is_part()) count_ = TileParts<Tile>::kSlabs;
+      }
       return true;
     }
     __device__ bool is_last_of_tile() const { return slab_ + 1 == count_; }
     __device__ bool is_part() const { return Tile::kCanBeCut && work_.sum().parts == WorkItem::kPart; }
     __device__ int slab() const { return slab_; }
-    __device__ WorkItem::Part part() const { return work_.read_part(); }
-    __device__ Coordinates at() const {
-      const auto& to = work_.output();
-      return {work_.sum().k0 + slab_ * kSlab, to.w, to.h, to.d, work_.input().n};
-    }
+    __device__ const WorkItem::Part& part() const { return part_; }
+    __device__ Coordinates at() const { return {first_.c + slab_ * kSlab, first_.w, first_.h, first_.d, first_.n}; }
 
    private:
     WorkReader work_;
     int skip_, slab_ = 0, count_ = 0;
+    Coordinates first_;
+    WorkItem::Part part_;
   };
 
-  static __device__ void run(const Params& p, const WorkReader& work, uint32_t stages, const Barriers& bars, int team) {
+  static __device__ void run(const Params& p, uint32_t stages, const Barriers& bars, int team) {
+    p.epilogue.residual ? store_all<true>(p, stages, bars, team) : store_all<false>(p, stages, bars, team);
+  }
+
+ private:
+  template <bool kResidual>
+  static __device__ void store_all(const Params& p, uint32_t stages, const Barriers& bars, int team) {
     const int lane = threadIdx.x % 32;
     const auto buffer = [&](int i) { return stages + i * (BM * kSlabBytes); };
-    Slabs coming(work, team), going(work, team);
+    Slabs going(p, team), coming = going;
     PipelineState prepared, sent;
-    int free = kStaged;
-    // A free buffer is made ready: the residual, if there is one, goes where the slab will.
-    const auto prepare = [&] {
-      while (free > 0 && coming.next(p)) {
-        --free;
+    // Free buffers are made ready: the residual, if there is one, goes where the slab will.
+    const auto prepare = [&](int count) {
+      for (; count > 0 && (!kResidual || coming.next(p)); --count) {
         if (lane == 0) {
           const uint32_t ready = shared_address(&bars.ready[team][prepared.stage]);
-          if (p.epilogue.residual && !coming.is_part()) {
+          if (kResidual && !coming.is_part()) {
             barrier_expect(ready, p.box_bytes / 128 * kSlabBytes);
             copy_box(buffer(prepared.stage), &p.residual, ready, coming.at());
           } else {
@@ -63,9 +73,9 @@ struct StoreWarp {
       }
     };
     wait_for_previous_grid();
-    prepare();
+    prepare(kStaged);
     bool pending = false;  // whether the last store may still be reading
-    while (going.next(p)) {
+    for (bool any = going.next(p); any;) {
       if (lane == 0) {
         barrier_wait(shared_address(&bars.staged[team][sent.stage]), sent.parity);
         if (going.is_part()) {
@@ -75,16 +85,17 @@ struct StoreWarp {
         }
         store_commit();
       }
+      __syncwarp();
       sent.advance(kStaged);
       // Within a tile the next slab is about to be there: one store may read beside it.
-      const bool was_pending = pending;
+      const bool was_pending = pending, leaves_part = going.is_part() && going.is_last_of_tile();
+      const WorkItem::Part part = going.part();
       pending = kStaged > 1 && !going.is_last_of_tile();
+      any = going.next(p);  // while the store reads: a block has ended when its last one has
       if (lane == 0) pending ? store_wait_read<1>() : store_wait_read<0>();
-      if (lane == 0 && going.is_part() && going.is_last_of_tile()) TileParts<Tile>::tell(p, going.part());
-      free += was_pending + !pending;
-      prepare();
+      if (lane == 0 && leaves_part) TileParts<Tile>::tell(p, part);
+      if (any) prepare(was_pending + !pending);
     }
-    if (lane == 0) store_wait_read<0>();
   }
 };
 

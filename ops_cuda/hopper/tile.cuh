@@ -79,26 +79,32 @@ struct TileTraits {
     uint64_t turn[2], inbox_full;
   };
 
-  // By all warps of a block, each some of them: one takes its warp some 60 cycles, and so do lanes that take turns.
-  static __device__ void init(Barriers& bars, const Params& p, int warp) {
-    constexpr int kWarps = kThreads / 32;
+  // Barriers, as many as a kernel of this shape may have: by warps that have nothing else to do yet. One takes some 60
+  // cycles, unless a lane makes several in a row; so nothing is asked between them.
+  static __device__ void init(uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); }
+  // By the warps that multiply: four of them make the rings'.
+  static __device__ void init_rings(Barriers& bars, const Params& p, int warp) {
+    constexpr int kMakers = 4, kEach = kRing / kMakers;
+    static_assert(kRing % kMakers == 0 && kMostPatchStages == kMakers);
+    const int releases = kTeamThreads / 32 * (kCanPair && p.pairs ? 2 : 1);
+    if (warp < kMakers && elect_lane()) {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) init(bars.full[warp * kEach + i], 1), init(bars.empty[warp * kEach + i], releases);
+      if (kSource == Source::kPatches) init(bars.patch_full[warp], 1), init(bars.patch_empty[warp], kTeamThreads / 32);
+      if (kConverts) init(bars.patch_ready[warp], kConverterWarps);
+      barrier_init_fence();
+    }
+    __syncwarp();
+  }
+  // By one of the others.
+  static __device__ void init_others(Barriers& bars) {
     if (elect_lane()) {
-      const auto init = [](uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); };
-      for (int i = warp; i < p.stages; i += kWarps)
-        init(bars.full[i], 1), init(bars.empty[i], kTeamThreads / 32 * (p.pairs ? 2 : 1));
-      if (kSource == Source::kPatches) {
-        for (int i = warp; i < p.patch_stages; i += kWarps) {
-          init(bars.patch_full[i], 1), init(bars.patch_empty[i], kTeamThreads / 32);
-          if (kConverts) init(bars.patch_ready[i], kConverterWarps);
-        }
-      }
-      // The others from the last warp on, which has fewer of those.
-      const int from_last = kWarps - 1 - warp;
-      for (int i = from_last; i < kTeams * kStaged; i += kWarps)
+#pragma unroll
+      for (int i = 0; i < kTeams * kStaged; ++i)
         init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
-      if (kConverts && from_last == 0) init(bars.patch_again, 1);
-      if (from_last == 1) init(bars.turn[0], kTeamThreads / 32), init(bars.turn[1], kTeamThreads / 32);
-      if (from_last == 2) init(bars.inbox_full, 1);
+      if (kAlternate) init(bars.turn[0], kTeamThreads / 32), init(bars.turn[1], kTeamThreads / 32);
+      if (kCanBeSplit) init(bars.inbox_full, 1);
+      if (kConverts) init(bars.patch_again, 1);
       barrier_init_fence();
     }
     __syncwarp();

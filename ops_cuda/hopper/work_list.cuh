@@ -1,59 +1,86 @@
 // How the warps of a block go through its work: the items of its list, and the buffers of a ring.
 #pragma once
+#include <cstddef>
+
 #include "ops_cuda/hopper/hopper_conv.h"
 
 namespace cks::cuda::hopper {
 
-// 16 bytes of the plan, which no kernel writes. Every lane reads the same, so that the compiler may keep it in uniform
-// registers, which copies and multiplications take their coordinates from.
+// 16 bytes of the plan, which no kernel writes; of them four integers T, as a lane has them.
+//
+// The compiler knows what is the same in all lanes and wants it in uniform registers, which copies and multiplications
+// take their coordinates from: it would wait for a load that all lanes share wherever that stands. So each lane loads
+// something of its own, early, and whoever needs it asks for it late.
+using PlanWords = int4;
 template <class T>
-__device__ T read_plan(const T* from) {
-  static_assert(sizeof(T) == 16);
-  const int4 words = __ldg(reinterpret_cast<const int4*>(from));
-  return *reinterpret_cast<const T*>(&words);
+__device__ PlanWords read_plan(const T* from) {
+  return __ldg(reinterpret_cast<const PlanWords*>(from));
+}
+template <class T>
+__device__ T from_lane(const PlanWords& words, int lane) {
+  static_assert(sizeof(T) == sizeof(PlanWords));
+  const auto get = [&](int word) { return __shfl_sync(0xffffffff, word, lane); };
+  const PlanWords all{get(words.x), get(words.y), get(words.z), get(words.w)};
+  return *reinterpret_cast<const T*>(&all);
 }
 
-// A block's work items in order; what one is about is fetched while the one before it is worked on. (What a role does
-// not ask for, the compiler does not fetch.)
+// A block's work items in order, for all lanes of a warp together: before the first until next() is called.
 class WorkReader {
  public:
   explicit __device__ WorkReader(const Params& p) : next_(p.items + blockIdx.x) { fetch(); }
-  struct Place {
-    WorkItem::Sum sum;
-    WorkItem::Input input;
-    WorkItem::Output output;
-  };
 
-  // False past the last item.
+  // False past the last item. What comes next must have been fetched.
   __device__ bool next() {
-    sum_ = coming_sum_, input_ = coming_input_, output_ = coming_output_, part_ = coming_part_, start_ = coming_start_;
-    item_ = next_;
-    if (coming_sum_.parts == WorkItem::kEnd) return false;
+    words_ = coming_;
+    sum_ = get<WorkItem::Sum>(offsetof(WorkItem, sum));
+    return !at_end();
+  }
+  // Has the item after this one come, while nobody waits.
+  __device__ void fetch_next() {
+    if (at_end()) return;
     next_ += gridDim.x;
     fetch();
-    return true;
   }
+  __device__ bool at_end() const { return sum_.parts == WorkItem::kEnd; }
   __device__ const WorkItem::Sum& sum() const { return sum_; }
-  __device__ const WorkItem::Input& input() const { return input_; }
-  __device__ const WorkItem::Output& output() const { return output_; }
-  __device__ const WorkItem::Part& part() const { return part_; }
-  __device__ const WorkItem::Start& start() const { return start_; }
-  // For what few tiles ask for: read now.
-  __device__ Place read_place() const { return {sum_, read_plan(&item_->input), read_plan(&item_->output)}; }
-  __device__ WorkItem::Part read_part() const { return read_plan(&item_->part); }
+  __device__ WorkItem::Input input() const { return get<WorkItem::Input>(offsetof(WorkItem, input)); }
+  __device__ WorkItem::Output output() const { return get<WorkItem::Output>(offsetof(WorkItem, output)); }
+  __device__ WorkItem::Part part() const { return get<WorkItem::Part>(offsetof(WorkItem, part)); }
+  __device__ WorkItem::Start start() const { return get<WorkItem::Start>(offsetof(WorkItem, start)); }
 
  private:
   __device__ void fetch() {
-    coming_sum_ = read_plan(&next_->sum);
-    coming_input_ = read_plan(&next_->input), coming_output_ = read_plan(&next_->output);
-    coming_part_ = read_plan(&next_->part), coming_start_ = read_plan(&next_->start);
+    const int lane = threadIdx.x % 32, last = sizeof(WorkItem) / sizeof(PlanWords) - 1;
+    coming_ = read_plan(reinterpret_cast<const PlanWords*>(next_) + min(lane, last));
   }
-  const WorkItem *next_, *item_ = nullptr;
-  WorkItem::Sum sum_{}, coming_sum_;
-  WorkItem::Input input_{}, coming_input_;
-  WorkItem::Output output_{}, coming_output_;
-  WorkItem::Part part_{}, coming_part_;
-  WorkItem::Start start_{}, coming_start_;
+  template <class T>
+  __device__ T get(size_t offset) const {
+    return from_lane<T>(words_, int(offset / sizeof(PlanWords)));
+  }
+
+  const WorkItem* next_;
+  PlanWords words_, coming_;
+  WorkItem::Sum sum_{};
+};
+
+// Taps that follow each other in the plan, for all lanes of a warp together: 32 of them at once.
+class TapReader {
+ public:
+  using Tap = WorkItem::Start;
+  TapReader() = default;
+  explicit __device__ TapReader(const WorkTap* first) : first_(first) { fetch(); }
+  __device__ Tap read(int t) {
+    if (t / 32 != page_) page_ = t / 32, fetch();
+    return from_lane<Tap>(words_, t % 32);
+  }
+
+ private:
+  // Behind the last tap something is left to be read (and not used).
+  __device__ void fetch() { words_ = read_plan(first_ + page_ * 32 + threadIdx.x % 32); }
+
+  const WorkTap* first_;
+  int page_ = 0;
+  PlanWords words_;
 };
 
 // A block of channels of the input, as copies name it: of x or, behind its last, of x2.
