@@ -41,6 +41,7 @@ struct MainLoop {
     last_block_seen();
     wgmma_wait<0>();
     changed(acc);
+#pragma unroll 1
     for (int ago = min(count, kInFlight); ago > 0; --ago) ring.release(ago);
   }
 

@@ -53,15 +53,16 @@ struct StoreWarp {
  private:
   template <bool kResidual>
   static __device__ void store_all(const Params& p, uint32_t stages, const Barriers& bars, int team) {
-    const int lane = threadIdx.x % 32;
+    const bool elected = elect_lane();
     const auto buffer = [&](int i) { return stages + i * (BM * kSlabBytes); };
     Slabs going(p, team), coming = going;
     PipelineState prepared, sent;
     // Free buffers are made ready: the residual, if there is one, goes where the slab will.
     const auto prepare = [&](int count) {
+#pragma unroll 1
       for (; count > 0 && (!kResidual || coming.next(p)); --count) {
-        if (lane == 0) {
-          const uint32_t ready = shared_address(&bars.ready[team][prepared.stage]);
+        const uint32_t ready = shared_address(&bars.ready[team][prepared.stage]);
+        if (elected) {
           if (kResidual && !coming.is_part()) {
             barrier_expect(ready, p.box_bytes / 128 * kSlabBytes);
             copy_box(buffer(prepared.stage), &p.residual, ready, coming.at());
@@ -72,29 +73,32 @@ struct StoreWarp {
         prepared.advance(kStaged);
       }
     };
+    int taken = kStaged;  // buffers that have not been made ready, whether stores may be reading them or not
+    bool within_tile = false, ends_part = false;  // the last slab
+    WorkItem::Part part;
     wait_for_previous_grid();
-    prepare(kStaged);
-    bool pending = false;  // whether the last store may still be reading
-    for (bool any = going.next(p); any;) {
-      if (lane == 0) {
-        barrier_wait(shared_address(&bars.staged[team][sent.stage]), sent.parity);
+    while (true) {
+      const bool any = going.next(p);  // while the last slab is read: a block has ended when all have been
+      // Within a tile the next slab is about to be there: one store may read beside it.
+      const int may_read = any && within_tile && kStaged > 1;
+      if (elected) may_read ? store_wait_read<1>() : store_wait_read<0>();
+      if (elected && ends_part) TileParts<Tile>::tell(p, part);
+      if (!any) return;
+      prepare(taken - may_read);
+      taken = may_read + 1;
+      const uint32_t from = buffer(sent.stage);
+      const Coordinates at = going.at();
+      barrier_wait(shared_address(&bars.staged[team][sent.stage]), sent.parity);
+      if (elected) {
         if (going.is_part()) {
-          TileParts<Tile>::send(p, going.part(), going.slab(), buffer(sent.stage));
+          TileParts<Tile>::send(p, going.part(), going.slab(), from);
         } else {
-          store_box(&p.y, buffer(sent.stage), going.at());
+          store_box(&p.y, from, at);
         }
         store_commit();
       }
-      __syncwarp();
       sent.advance(kStaged);
-      // Within a tile the next slab is about to be there: one store may read beside it.
-      const bool was_pending = pending, leaves_part = going.is_part() && going.is_last_of_tile();
-      const WorkItem::Part part = going.part();
-      pending = kStaged > 1 && !going.is_last_of_tile();
-      any = going.next(p);  // while the store reads: a block has ended when its last one has
-      if (lane == 0) pending ? store_wait_read<1>() : store_wait_read<0>();
-      if (lane == 0 && leaves_part) TileParts<Tile>::tell(p, part);
-      if (any) prepare(was_pending + !pending);
+      within_tile = !going.is_last_of_tile(), ends_part = going.is_part() && !within_tile, part = going.part();
     }
   }
 };
