@@ -157,7 +157,8 @@ class BoxRing {
         empty_(Tile::kCanPair && p.pairs ? peer_address(shared_address(bars.empty), threadIdx.x & 1)
                                          : shared_address(bars.empty)),
         stages_(p.stages),
-        releases_(int(threadIdx.x % 32) < (Tile::kCanPair && p.pairs ? 2 : 1)) {}
+        blocks_(Tile::kCanPair && p.pairs ? 2 : 1),
+        is_for_block_(int(threadIdx.x % 32) < blocks_) {}
   __device__ void begin(const Params&, const WorkReader&) {}
   __device__ void skip(int count) { at_.skip(stages_, count); }
   // For the k-block that is `ahead` after the current one, as are those below.
@@ -167,9 +168,12 @@ class BoxRing {
   }
   // The k-block `ago` blocks before the current one has been multiplied.
   __device__ void release(int ago) const {
-    const int stage = at_.stage >= ago ? at_.stage - ago : at_.stage - ago + stages_;
-    const uint32_t bar = empty_ + stage * 8;
-    if (releases_) Tile::kCanPair ? barrier_arrive_peer(bar) : barrier_arrive(bar);
+    if (is_for_block_) arrive(ago);
+  }
+  // The last `count` k-blocks have been; a lane for each, and for each block of a pair.
+  __device__ void release_last(int count) const {
+    const int ago = int(threadIdx.x % 32) / blocks_ + 1;
+    if (ago <= count) arrive(ago);
   }
   __device__ void advance() { at_.advance(stages_); }
   __device__ void advance_pair() { at_ = position(2); }
@@ -189,11 +193,15 @@ class BoxRing {
   __device__ uint32_t row(int ahead = 0) const { return rows_ + position(ahead).stage * Tile::kStageBytes; }
 
  private:
+  __device__ void arrive(int ago) const {
+    const uint32_t bar = empty_ + (at_.stage >= ago ? at_.stage - ago : at_.stage - ago + stages_) * 8;
+    Tile::kCanPair ? barrier_arrive_peer(bar) : barrier_arrive(bar);
+  }
   __device__ PipelineState position(int ahead) const { return ahead == 0 ? at_ : at_.ahead(stages_, ahead); }
 
   uint32_t a_, b_, rows_, full_, empty_;  // empty: of this lane's block of a pair
-  int stages_;
-  bool releases_;  // a lane for each block
+  int stages_, blocks_;  // that copy each other's pixels
+  bool is_for_block_;    // this lane: to tell one of them
   PipelineState at_{};
 };
 

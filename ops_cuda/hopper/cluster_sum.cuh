@@ -19,7 +19,7 @@ class ClusterSum {
         log_share_(p.log_share),
         log_columns_(max(p.log_share - kLogWarps, 0)) {}
 
-  // By all math warps of a block.
+  // By all math warps of a block. They tell the cluster, without waiting, once nobody copies to this block any more.
   __device__ void add_up(const Params& p, const Place& t, const typename Tile::Accumulators& acc) {
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     if (threadIdx.x == 0) barrier_expect(full_, (kUnits - (1 << log_share_)) * kUnitBytes);
@@ -46,11 +46,18 @@ class ClusterSum {
     }
     // A warp takes those units of which it has left the block's own sums in the inbox.
     const typename ClusterUnit<Tile>::Rows rows(p, t, warp * 16);
+    bool full = false;
+    const auto wait_for_peers = [&] {
+      if (full) return;
+      barrier_wait(full_, 0);
+      cluster_arrive();
+      full = true;
+    };
 #pragma unroll 1
     for (int column = 0; column < kColumns; ++column) {
       if (owner_of(warp, column) != rank_) continue;
       const ClusterUnit<Tile> ending(p, t, column, rows);
-      barrier_wait(full_, 0);
+      wait_for_peers();
       float4 sums[2] = {};
 #pragma unroll 2
       for (int peer = 0; peer < p.splits; ++peer) {
@@ -63,7 +70,7 @@ class ClusterSum {
       }
       ending.store(p, sums);
     }
-    barrier_wait(full_, 0);  // its own copies have arrived when the peers have seen this too
+    wait_for_peers();
   }
 
  private:

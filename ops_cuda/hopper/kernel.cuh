@@ -34,9 +34,10 @@ struct MathWarps {
   static constexpr bool kAlternate = Tile::kAlternate;
   static constexpr Team kTeam = Tile::kTeam;
 
-  // make_ring(first row block, this lane's first row): of the tile.
+  // make_ring(first row block, this lane's first row): of the tile. Whether these warps have told the cluster that nobody
+  // copies to this block any more.
   template <class F>
-  static __device__ void consume(const Params& p, WorkReader work, F make_ring, uint32_t tiles, uint32_t stages,
+  static __device__ bool consume(const Params& p, WorkReader work, F make_ring, uint32_t tiles, uint32_t stages,
                                  const Barriers& bars, int warp) {
     const int wg = warp / 4, team = kAlternate ? wg : 0, first_block = kTeam == Team::kShared ? wg * kRowBlocks : 0;
     const int lane = threadIdx.x % 32, row0 = first_block * 64 + warp % 4 * 16;
@@ -79,7 +80,7 @@ struct MathWarps {
       if constexpr (Tile::kCanBeSplit) {
         if (p.splits > 1) {
           ClusterSum<Tile>(p, stages, tiles, bars).add_up(p, {sum, work.input(), work.output()}, acc);
-          continue;
+          return true;
         }
       }
       if constexpr (Tile::kCanBeCut) {
@@ -95,6 +96,7 @@ struct MathWarps {
         Ending::template stage_tile<false>(p, sum.k0, acc, stages, bars, team, slab_at, row0);
       }
     }
+    return false;
   }
 };
 
@@ -108,6 +110,7 @@ __global__ void __launch_bounds__(
   const uint32_t tiles = (shared_address(dynamic) + 1023) & ~1023u;  // what the 128-byte swizzle wants
   const uint32_t patches = tiles + p.stages * Tile::kStageBytes;
   const uint32_t stages = patches + (kSource == Source::kPatches ? p.patch_stages * p.patch_pitch : 0);
+  WorkReader work(p);                                             // the plan is older than the previous grid
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the shuffle makes it uniform
   const bool in_cluster = p.splits > 1 || p.pairs;
   // Of the block: its barriers are made. Of a cluster: they are for whoever has waited for it.
@@ -115,11 +118,12 @@ __global__ void __launch_bounds__(
     if (in_cluster) cluster_arrive();
     __syncthreads();
   };
+  bool has_arrived = false;  // at the cluster's end
   // The next grid may set itself up while this one runs. Each role waits for the previous one before it touches what
-  // that may have written or may still read; the plan is older.
+  // that may have written or may still read.
   const int role = warp - Tile::kMathWarps;
   if (role < 0) {
-    Tile::init_rings(bars, p, warp);
+    Tile::init_by_math_warp(bars, p, warp);
     begin();
     launch_dependents();
     if constexpr (Tile::kTakesRegisters) take_registers<224>();
@@ -128,12 +132,16 @@ __global__ void __launch_bounds__(
       if constexpr (kSource == Source::kPatches) return PatchRing<Tile>(p, tiles, patches, bars, first_block);
     };
     if (in_cluster) cluster_wait();
-    MathWarps<Tile>::consume(p, WorkReader(p), make_ring, tiles, stages, bars, warp);
+    has_arrived = MathWarps<Tile>::consume(p, work, make_ring, tiles, stages, bars, warp);
   } else {
     if constexpr (Tile::kTakesRegisters) give_up_registers<56>();
     if (role == 0) {
       // Learns what to copy first while others make the barriers.
-      WorkReader work(p);
+      if (elect_lane()) {
+        prefetch_map(&p.filter);
+        prefetch_map(&p.x);
+      }
+      __syncwarp();
       work.next();
       begin();
       if constexpr (kSource == Source::kBoxes) {
@@ -143,10 +151,8 @@ __global__ void __launch_bounds__(
       }
     } else {
       if (role == 1) {
-        Tile::init_others(bars);
+        Tile::init_by_storer(bars);
         if (elect_lane()) {
-          prefetch_map(&p.filter);
-          prefetch_map(&p.x);
           if (p.x_blocks < p.channel_blocks) prefetch_map(&p.x2);
           prefetch_map(&p.y);
         }
@@ -155,16 +161,17 @@ __global__ void __launch_bounds__(
       launch_dependents();
       if (in_cluster) cluster_wait();
       if constexpr (Tile::kConverts) {
-        if (role >= 4) PatchConverter<Tile>::run(p, WorkReader(p), patches, bars, role - 4);
+        if (role >= 4) PatchConverter<Tile>::run(p, work, patches, bars, role - 4);
       }
       if (role <= Tile::kTeams && p.splits == 1)
-        StoreWarp<Tile>::run(p, stages + (role - 1) * Tile::kStagedBytes, bars, role - 1);
+        StoreWarp<Tile>::run(p, work, stages + (role - 1) * Tile::kStagedBytes, bars, role - 1);
     }
   }
   // No block of a cluster may end while another still copies to it or from it, or tells it what is free.
   if (in_cluster) {
     __syncwarp();
-    cluster_arrive(), cluster_wait();
+    if (!has_arrived) cluster_arrive();
+    cluster_wait();
   }
 }
 

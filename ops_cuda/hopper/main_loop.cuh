@@ -41,8 +41,7 @@ struct MainLoop {
     last_block_seen();
     wgmma_wait<0>();
     changed(acc);
-#pragma unroll 1
-    for (int ago = min(count, kInFlight); ago > 0; --ago) ring.release(ago);
+    ring.release_last(min(count, kInFlight));
   }
 
   // The same, of patches. Those that are converted have a scale, which the sums take on while they are made.

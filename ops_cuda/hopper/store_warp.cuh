@@ -15,7 +15,7 @@ struct StoreWarp {
   // The slabs that a team leaves, in order: of tiles to store, or of parts of a sum. All lanes of a warp together.
   class Slabs {
    public:
-    __device__ Slabs(const Params& p, int team) : work_(p), skip_(team) {}
+    __device__ Slabs(const WorkReader& work, int team) : work_(work), skip_(team) {}
     __device__ bool next(const Params& p) {
       if (++slab_ < count_) return true;
       slab_ = count_;  // past the last item too, where this may be asked again
@@ -46,16 +46,17 @@ struct StoreWarp {
     WorkItem::Part part_;
   };
 
-  static __device__ void run(const Params& p, uint32_t stages, const Barriers& bars, int team) {
-    p.epilogue.residual ? store_all<true>(p, stages, bars, team) : store_all<false>(p, stages, bars, team);
+  static __device__ void run(const Params& p, const WorkReader& work, uint32_t stages, const Barriers& bars, int team) {
+    p.epilogue.residual ? store_all<true>(p, work, stages, bars, team) : store_all<false>(p, work, stages, bars, team);
   }
 
  private:
   template <bool kResidual>
-  static __device__ void store_all(const Params& p, uint32_t stages, const Barriers& bars, int team) {
+  static __device__ void store_all(const Params& p, const WorkReader& work, uint32_t stages, const Barriers& bars,
+                                   int team) {
     const bool elected = elect_lane();
     const auto buffer = [&](int i) { return stages + i * (BM * kSlabBytes); };
-    Slabs going(p, team), coming = going;
+    Slabs going(work, team), coming = going;
     PipelineState prepared, sent;
     // Free buffers are made ready: the residual, if there is one, goes where the slab will.
     const auto prepare = [&](int count) {

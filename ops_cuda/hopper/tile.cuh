@@ -81,33 +81,44 @@ struct TileTraits {
 
   // Barriers, as many as a kernel of this shape may have: by warps that have nothing else to do yet. One takes some 60
   // cycles, unless a lane makes several in a row; so nothing is asked between them.
-  static __device__ void init(uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); }
-  // By the warps that multiply: four of them make the rings'.
-  static __device__ void init_rings(Barriers& bars, const Params& p, int warp) {
-    constexpr int kMakers = 4, kEach = kRing / kMakers;
+  //
+  // By the warps that multiply: four of them make the rings', others those of slabs.
+  static __device__ void init_by_math_warp(Barriers& bars, const Params& p, int warp) {
+    constexpr int kEach = kRing / kMakers;
     static_assert(kRing % kMakers == 0 && kMostPatchStages == kMakers);
     const int releases = kTeamThreads / 32 * (kCanPair && p.pairs ? 2 : 1);
-    if (warp < kMakers && elect_lane()) {
+    if (elect_lane()) {
+      if (warp < kMakers) {
 #pragma unroll
-      for (int i = 0; i < kEach; ++i) init(bars.full[warp * kEach + i], 1), init(bars.empty[warp * kEach + i], releases);
-      if (kSource == Source::kPatches) init(bars.patch_full[warp], 1), init(bars.patch_empty[warp], kTeamThreads / 32);
-      if (kConverts) init(bars.patch_ready[warp], kConverterWarps);
+        for (int i = 0; i < kEach; ++i)
+          init(bars.full[warp * kEach + i], 1), init(bars.empty[warp * kEach + i], releases);
+        if (kSource == Source::kPatches) init(bars.patch_full[warp], 1), init(bars.patch_empty[warp], kTeamThreads / 32);
+        if (kConverts) init(bars.patch_ready[warp], kConverterWarps);
+      } else {
+        init_slabs(bars, warp - kMakers, kMathWarps - kMakers);
+      }
       barrier_init_fence();
     }
     __syncwarp();
   }
   // By one of the others.
-  static __device__ void init_others(Barriers& bars) {
+  static __device__ void init_by_storer(Barriers& bars) {
     if (elect_lane()) {
-#pragma unroll
-      for (int i = 0; i < kTeams * kStaged; ++i)
-        init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
+      if (kMathWarps == kMakers) init_slabs(bars, 0, 1);
       if (kAlternate) init(bars.turn[0], kTeamThreads / 32), init(bars.turn[1], kTeamThreads / 32);
       if (kCanBeSplit) init(bars.inbox_full, 1);
       if (kConverts) init(bars.patch_again, 1);
       barrier_init_fence();
     }
     __syncwarp();
+  }
+
+ private:
+  static constexpr int kMakers = 4;
+  static __device__ void init(uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); }
+  static __device__ void init_slabs(Barriers& bars, int first, int step) {
+    for (int i = first; i < kTeams * kStaged; i += step)
+      init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
   }
 };
 
