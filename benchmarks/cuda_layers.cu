@@ -173,7 +173,7 @@ void time_concats(const Parts& parts, cudaStream_t stream) {
   std::printf("us, fp16, then tf32, each: one tensor, X and X2, a copy of both\n");
   for (const ConcatLayer& l : kConcatLayers) {
     if (!wanted(l.layer.name, parts)) continue;
-    std::printf("%-18s", l.layer.name);
+    std::printf("%-18s", l.layer.name.c_str());
     time_concat<__half>(l, DataType::kHalf, Precision::kTF32, stream);
     time_concat<float>(l, DataType::kFloat, Precision::kTF32, stream);
     std::printf("\n");

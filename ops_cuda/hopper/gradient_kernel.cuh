@@ -10,6 +10,7 @@
 #pragma once
 #include "ops_cuda/hopper/gradient_rows.cuh"
 #include "ops_cuda/hopper/gradient_wgmma.cuh"
+#include "ops_cuda/hopper/plan_words.cuh"
 
 namespace cks::cuda::hopper {
 
@@ -31,19 +32,41 @@ struct GradientKernel {
     }
   };
 
+  // By the math warps, each some of them. Nothing is asked between them: one takes its warp some 60 cycles, unless a
+  // lane makes several in a row.
+  static __device__ void init(Barriers& bars, const GradientParams& p, int warp) {
+    static_assert(kMaxGradientStages + 2 <= kGradientMathThreads / 32);
+    const auto make = [](uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); };
+    if (elect_lane()) {
+      if (warp < kMaxGradientStages) {
+        make(bars.full[warp], 1), make(bars.empty[warp], kGradientMathThreads / 32);
+      } else if (warp == kMaxGradientStages) {
+        make(bars.left, p.sets * p.cluster_splits), make(bars.read, p.sets * p.cluster_splits);
+      } else {
+        prefetch_map(&p.dy);
+        prefetch_map(&p.x);
+      }
+      barrier_init_fence();
+    }
+    __syncwarp();
+  }
+
+  // By a warp, one lane issuing every copy.
   static __device__ void produce(const GradientParams& p, const GradientItem& item, uint32_t stages,
                                  const Barriers& bars) {
+    const bool elected = elect_lane();
     const int num_k = min(p.tile_k, p.k_squares - item.k), num_c = min(p.tile_c, p.c_squares - item.c);
     const int num_parts = __ldg(p.num_parts + item.tap_set);
     const int bytes = kPlanes * (num_k * p.a_copied + num_parts * num_c * p.b_copied);
     const int4* const places = reinterpret_cast<const int4*>(p.places) + item.first_place;
-    const int4* const parts = reinterpret_cast<const int4*>(p.parts) + item.tap_set * p.max_parts;
+    // A lane has a part: nobody waits for one in the loop.
+    const PlanWords parts = read_plan(p.parts + item.tap_set * p.max_parts + min(int(threadIdx.x % 32), num_parts - 1));
     const auto at = [&](int c, int d, int h, int w, int n) {
       return p.images_inner ? Coordinates{c, n, w, h, d} : Coordinates{c, w, h, d, n};
     };
     Walk walk(item);
     int4 place = __ldg(places + walk.place);
-    wait_for_previous_grid();  // what is read up to here is older
+    wait_for_previous_grid();
     for (int i = 0, stage = 0, parity = 1; i < item.boxes; ++i) {
       const int4 o = place;  // {d, h, w}
       const int n = walk.image;
@@ -52,19 +75,28 @@ struct GradientKernel {
       const uint32_t full = shared_address(&bars.full[stage]);
       uint32_t to = stages + stage * p.stage_bytes;
       barrier_wait(shared_address(&bars.empty[stage]), parity);
-      barrier_expect(full, bytes);
-      for (int plane = 0; plane < kPlanes; ++plane)
-        for (int k = 0; k < num_k; ++k)
-          copy_box(to + plane * p.a_plane + k * p.a_bytes, &p.dy, full,
-                   at((item.k + k) * kSquare + plane * p.dy_plane, o.x, o.y, o.z, n));
-      to += kPlanes * p.a_plane;
-      for (int part = 0; part < num_parts; ++part) {
-        const int4 first = __ldg(parts + part);
+      if (elected) barrier_expect(full, bytes);
+#pragma unroll 1
+      for (int k = 0; k < num_k; ++k) {
+#pragma unroll
         for (int plane = 0; plane < kPlanes; ++plane)
-          for (int c = 0; c < num_c; ++c)
-            copy_box(to + plane * p.b_plane + (part * p.tile_c + c) * p.b_bytes, &p.x, full,
-                     at((item.c + c) * p.width + plane * p.x_plane, o.x * p.stride.d + first.x,
-                        o.y * p.stride.h + first.y, o.z * p.stride.w + first.z, n));
+          if (elected)
+            copy_box(to + plane * p.a_plane + k * p.a_bytes, &p.dy, full,
+                     at((item.k + k) * kSquare + plane * p.dy_plane, o.x, o.y, o.z, n));
+      }
+      to += kPlanes * p.a_plane;
+#pragma unroll 1
+      for (int part = 0; part < num_parts; ++part) {
+        const auto first = from_lane<PlanWords>(parts, part);
+#pragma unroll 1
+        for (int c = 0; c < num_c; ++c) {
+#pragma unroll
+          for (int plane = 0; plane < kPlanes; ++plane)
+            if (elected)
+              copy_box(to + plane * p.b_plane + (part * p.tile_c + c) * p.b_bytes, &p.x, full,
+                       at((item.c + c) * p.width + plane * p.x_plane, o.x * p.stride.d + first.x,
+                          o.y * p.stride.h + first.y, o.z * p.stride.w + first.z, n));
+        }
       }
       if (++stage == p.stages) stage = 0, parity ^= 1;
     }
@@ -272,36 +304,34 @@ __global__ void __launch_bounds__(kGradientBlockThreads, 1) hopper_gradient(cons
   extern __shared__ uint8_t dynamic[];
   __shared__ __align__(8) typename Kernel::Barriers bars;
   const uint32_t stages = (shared_address(dynamic) + 1023) & ~1023u;  // what the 128-byte swizzle wants
-  const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);
-  const GradientItem item = p.items[blockIdx.x];
-  // One barrier takes its warp some 60 cycles: each warp makes some of them.
-  if (elect_lane()) {
-    for (int i = warp; i < p.stages; i += kGradientBlockThreads / 32) {
-      barrier_init(shared_address(&bars.full[i]), 1);
-      barrier_init(shared_address(&bars.empty[i]), kGradientMathThreads / 32);
+  const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), producer = kGradientMathThreads / 32;
+  // The barriers are made, in all blocks that arrive on them. The next grid may set itself up while this one runs.
+  const auto begin = [&] {
+    if (p.sets * p.cluster_splits > 1) {
+      cluster_arrive(), cluster_wait();
+    } else {
+      __syncthreads();
     }
-    if (warp == kGradientMathThreads / 32) {
-      barrier_init(shared_address(&bars.left), uint32_t(p.sets * p.cluster_splits));
-      barrier_init(shared_address(&bars.read), uint32_t(p.sets * p.cluster_splits));
-      prefetch_map(&p.dy);
-      prefetch_map(&p.x);
-    }
-    barrier_init_fence();
-  }
-  __syncwarp();
-  if (p.sets * p.cluster_splits > 1) {
-    cluster_sync();  // others may arrive on these barriers
-  } else {
-    __syncthreads();
-  }
-  launch_dependents();  // the next grid may set itself up while this one runs
+    launch_dependents();
+  };
   // Four warpgroups have 128 registers a thread; the sums want more.
-  if (warp >= kGradientMathThreads / 32) {
+  if (warp >= producer) {
     give_up_registers<32>();
-    if (threadIdx.x == kGradientMathThreads) Kernel::produce(p, item, stages, bars);
+    if (warp == producer) {
+      // Learns what to copy first while others make the barriers. What is read up to the first copy is older than the
+      // previous grid.
+      const GradientItem item = p.items[blockIdx.x];
+      begin();
+      Kernel::produce(p, item, stages, bars);
+    } else {
+      begin();
+    }
   } else {
+    Kernel::init(bars, p, warp);
+    begin();
     take_registers<160>();
-    const typename Kernel::Team team(p, item, stages);  // tables older than the previous grid
+    const GradientItem item = p.items[blockIdx.x];
+    const typename Kernel::Team team(p, item, stages);
     wait_for_previous_grid();
     if (team.joined()) {
       Kernel::template consume<true, kSquare>(p, item, team, stages, bars);

@@ -61,6 +61,7 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
                   0,
                   0};
       for (const TapSet& set : c.sets) c.max_parts = std::max(c.max_parts, int(set.parts.size()));
+      if (c.max_parts > kMostGradientParts) continue;
       c.stage_bytes = o.planes * (tile_k * a_bytes + c.max_parts * tile_c * b_bytes);
       c.stages = std::min(kMaxGradientStages, (m.shared_bytes - kGradientFixedBytes) / c.stage_bytes);
       if (c.stages < 3) continue;

@@ -15,6 +15,7 @@ inline constexpr int kGradientTeams = 3;  // math warpgroups of a block
 inline constexpr int kMaxSteps = 32;      // k-steps of a box: bits of a mask
 inline constexpr int kStepPixels = 16;    // what one wgmma sums up
 inline constexpr int kMaxGradientStages = 8;
+inline constexpr int kMostGradientParts = 32;  // a lane of the warp that copies has one
 inline constexpr int kMaxGradientTaps = 384;      // of a filter
 inline constexpr int kStageAlignment = 1024;      // what the 128-byte swizzle wants
 inline constexpr int kGradientFixedBytes = 2048;  // beside the stages: barriers, and what aligning the stages costs

@@ -3,26 +3,9 @@
 #include <cstddef>
 
 #include "ops_cuda/hopper/hopper_conv.h"
+#include "ops_cuda/hopper/plan_words.cuh"
 
 namespace cks::cuda::hopper {
-
-// 16 bytes of the plan, which no kernel writes; of them four integers T, as a lane has them.
-//
-// The compiler knows what is the same in all lanes and wants it in uniform registers, which copies and multiplications
-// take their coordinates from: it would wait for a load that all lanes share wherever that stands. So each lane loads
-// something of its own, early, and whoever needs it asks for it late.
-using PlanWords = int4;
-template <class T>
-__device__ PlanWords read_plan(const T* from) {
-  return __ldg(reinterpret_cast<const PlanWords*>(from));
-}
-template <class T>
-__device__ T from_lane(const PlanWords& words, int lane) {
-  static_assert(sizeof(T) == sizeof(PlanWords));
-  const auto get = [&](int word) { return __shfl_sync(0xffffffff, word, lane); };
-  const PlanWords all{get(words.x), get(words.y), get(words.z), get(words.w)};
-  return *reinterpret_cast<const T*>(&all);
-}
 
 // A block's work items in order, for all lanes of a warp together: before the first until next() is called.
 class WorkReader {
