@@ -65,6 +65,8 @@ struct MathWarps {
           continue;
         }
       }
+      typename Ending::Biases biases;
+      biases.fetch(p, sum.k0);
       Accumulators acc;
       ring.begin(p, work);
       wait_turn(round / 2);
@@ -91,9 +93,9 @@ struct MathWarps {
         TileParts<Tile>::add_others(ring, tiles, sum.parts - 1, acc);
       }
       if (plain) {
-        Ending::template stage_tile<true>(p, sum.k0, acc, stages, bars, team, slab_at, row0);
+        Ending::template stage_tile<true>(p, sum.k0, acc, stages, bars, team, slab_at, row0, biases);
       } else {
-        Ending::template stage_tile<false>(p, sum.k0, acc, stages, bars, team, slab_at, row0);
+        Ending::template stage_tile<false>(p, sum.k0, acc, stages, bars, team, slab_at, row0, biases);
       }
     }
     return false;

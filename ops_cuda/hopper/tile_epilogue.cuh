@@ -11,7 +11,7 @@ struct TileEpilogue {
   using T = typename Tile::T;
   using Accumulators = typename Tile::Accumulators;
   using Barriers = typename Tile::Barriers;
-  static constexpr int BM = Tile::BM, kRowBlocks = Tile::kRowBlocks, kSlab = Tile::kSlab, kSlabs = Tile::kSlabs,
+  static constexpr int BM = Tile::BM, BN = Tile::BN, kRowBlocks = Tile::kRowBlocks, kSlab = Tile::kSlab, kSlabs = Tile::kSlabs,
                        kSlabBytes = Tile::kSlabBytes, kStaged = Tile::kStaged, kStagedBytes = Tile::kStagedBytes;
   static constexpr bool kFilterHasScales = Tile::kFilterHasScales;
   static constexpr Curve kCurve = Tile::kCurve;
@@ -68,6 +68,40 @@ struct TileEpilogue {
       for (int i = 0; i < 8; ++i) v[i] = clamp(leaky_relu(v[i], i % 2 ? slopes[i / 4].y : slopes[i / 4].x), low, high);
     }
   }
+
+  // The biases of a tile's channels where they have 16 bits, fetched before its sum: a lane has those of some pairs of
+  // channels, of which four times eight lanes have all. (Of 32 bits, with scales, they would take too many registers.)
+  static constexpr bool kHoldsBiases = sizeof(T) == 2;
+  struct Biases {
+    uint32_t pairs[kHoldsBiases ? (BN + 63) / 64 : 1];
+
+    __device__ void fetch(const Params& p, int k0) {
+      if constexpr (kHoldsBiases) {
+        const T* const bias = static_cast<const T*>(p.epilogue.bias);
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int i = 0; i < (BN + 63) / 64; ++i) {
+          const int k = k0 + i * 64 + lane / 4 * 8 + lane % 4 * 2;
+          const float pair[2] = {bias ? to_float(bias[min(k, p.K - 1)]) : 0,
+                                 bias ? to_float(bias[min(k + 1, p.K - 1)]) : 0};
+          pairs[i] = pack_word(pair, static_cast<T*>(nullptr));
+        }
+      }
+    }
+    // Of a thread's channels in the tile's group of 16.
+    __device__ Affine of_group(int group) const {
+      const int lane = threadIdx.x % 32;
+      Affine affine;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int pair = group * 2 + i;
+        const uint32_t word = __shfl_sync(0xffffffff, pairs[pair / 8], pair % 8 * 4 + lane % 4);
+        float (&bias)[2] = *reinterpret_cast<float (*)[2]>(&affine.bias[i * 2]);
+        unpack_word(word, bias, static_cast<T*>(nullptr));
+      }
+      return affine;
+    }
+  };
 
   // Where 16 bytes of a staged slab lie: rows of kSlabBytes, in the swizzle of the store map.
   static __device__ uint32_t staged(uint32_t slab, int row, int chunk) {
@@ -140,14 +174,19 @@ struct TileEpilogue {
 
   template <bool kPlain>
   static __device__ void stage_tile(const Params& p, int k0, Accumulators& acc, uint32_t stages, const Barriers& bars,
-                                    int team, PipelineState& at, int row0) {
+                                    int team, PipelineState& at, int row0, const Biases& biases) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int slab = 0; slab < kSlabs; ++slab) {
       const int first = k0 + slab * kSlab, k = first + lane % 4 * 2;
       if (first >= p.K) continue;
       Affine affine[kSlab / 16];
-      load_affine(p, k, affine);
+      if constexpr (kHoldsBiases) {
+#pragma unroll
+        for (int g = 0; g < kSlab / 16; ++g) affine[g] = biases.of_group(slab * (kSlab / 16) + g);
+      } else {
+        load_affine(p, k, affine);
+      }
       barrier_wait(shared_address(&bars.ready[team][at.stage]), at.parity);
       stage_slab<kPlain>(p, acc, slab, affine, k, stages + team * kStagedBytes + at.stage * (BM * kSlabBytes), row0);
       fence_async_proxy();
