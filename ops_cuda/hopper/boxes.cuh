@@ -200,8 +200,8 @@ class BoxRing {
   __device__ PipelineState position(int ahead) const { return ahead == 0 ? at_ : at_.ahead(stages_, ahead); }
 
   uint32_t a_, b_, rows_, full_, empty_;  // empty: of this lane's block of a pair
-  int stages_, blocks_;  // that copy each other's pixels
-  bool is_for_block_;    // this lane: to tell one of them
+  int stages_, blocks_;                   // that copy each other's pixels
+  bool is_for_block_;                     // this lane: to tell one of them
   PipelineState at_{};
 };
 

@@ -35,10 +35,10 @@ struct Params {
   const float* x_scales;
   int x_scales_count, rows_of_x_scale;
   bool x_scales_in_line;
-  char* partials;      // of cut tiles, in accumulator order
-  unsigned* counters;  // of cut tiles
+  char* partials;                  // of cut tiles, in accumulator order
+  unsigned* counters;              // of cut tiles
   int group_pitch, row_blocks[4];  // of patches
-  int log_share;  // of the units of a tile that each of a cluster's blocks adds up (cluster_sum.cuh)
+  int log_share;                   // of the units of a tile that each of a cluster's blocks adds up (cluster_sum.cuh)
   int N;
   Int3 output, out_step;
   Divider box_d, box_h, box_w;

@@ -81,8 +81,7 @@ struct PatchProducer {
         if (walk.begins_patch()) {
           barrier_wait(patch_empty0 + patch.stage * 8, patch.parity ^ 1);
           if (elected)
-            copy_patch<Tile>(p, patches + patch.stage * p.patch_pitch, patch_full0 + patch.stage * 8, walk.c(),
-                             from);
+            copy_patch<Tile>(p, patches + patch.stage * p.patch_pitch, patch_full0 + patch.stage * 8, walk.c(), from);
           patch.advance(p.patch_stages);
         }
         if (p.filter_stays) continue;

@@ -12,17 +12,16 @@ struct Latency {
   double solo, solo_column, others, second_rows;
 };
 Latency latency_of(const Operands& o, Source source) {
-  if (o.element_bytes == 2 || source == Source::kPatches) return {48, 0.28, 147, 0};
-  return o.products == 1 ? Latency{286, 0.01, 357, 0.4} : Latency{419, 0.952, 699, 0.4};
+  if (o.element_bytes == 2 || source == Source::kPatches) return {62, 0.27, 144, 0};
+  return o.products == 1 ? Latency{363, 0, 357, 0.43} : Latency{408, 0.82, 699, 0.45};
 }
 
 }  // namespace
 
 // Launches wait for each other; four bytes read and two written, through L2.
 double cycles_to_halve(const HalvedInput& x) {
-  const bool one_launch = x.pixel_scales || x.cluster() > 0;
   const int64_t bytes = x.images * x.pixels * x.channels * int64_t(sizeof(float) + sizeof(uint16_t));
-  return (one_launch ? 2000 : 3000) + double(bytes) / 1300;
+  return 2700 + double(bytes) / 1380;
 }
 
 Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filter_bytes, std::optional<int> stages,
@@ -33,38 +32,38 @@ Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filt
   // multiply or the filter comes again and again, the floats' shorter k-blocks nowhere (measured).
   const double columns = s.source == Source::kBoxes ? s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1)
                          : s.team == Team::kShared  ? std::max(s.bn, 64)
-                         : stages                   ? std::max(1.65 * s.bn, 70.0)
-                                                    : 1.35 * s.bn;
+                         : stages                   ? std::max(1.56 * s.bn, 68.0)
+                                                    : 1.107 * s.bn;
   const double multiply = 1.066 * s.bm() / 64 * 2.0 * columns * share;
   // All SMs together are bound by what L2 sends and an SM takes in, one alone by what it can have in flight. Blocks
   // that share a sum read different k-blocks, so that no two of them share a line, and where tiles are cut few of them
   // do. Small tiles of halves hardly suffer from that; those that convert floats do (fitted). The blocks of a pair
   // take in what others do, and are only a little faster.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
-  const double strangers = c.splits > 1 ? (s.team != Team::kSolo  ? 0.279
-                                           : o.element_bytes == 4 ? 1.09
+  const double strangers = c.splits > 1 ? (s.team != Team::kSolo  ? 0.42
+                                           : o.element_bytes == 4 ? 1.02
                                                                   : 0.05)
-                           : c.cut      ? (c.pairs ? 0.05 : 0.15)
+                           : c.cut      ? (c.pairs ? 0.07 : 0.18)
                                         : 0;
   const double apart = 1 + strangers * busy;
   const double loaded_bytes = (c.pairs ? 0.9 : 1) * pixel_bytes + filter_bytes;
-  const double load = loaded_bytes / (118.3 - 60.6 * busy) * share * apart + (c.pairs ? 26 : 0);
+  const double load = loaded_bytes / (118.3 - 53.5 * busy) * share * apart + (c.pairs ? 52 : 0);
   const Latency least = latency_of(o, s.source);
   const double latency = 1539.0 / (stages.value_or(kMaxStages) - 1) +
                          (s.team == Team::kSolo ? least.solo + least.solo_column * s.bn
                                                 : least.others * (0.7 + 0.3 * s.row_blocks * s.bn / 128) *
                                                       (1 + least.second_rows * (s.row_blocks - 1)));
-  const double store = 616 + 0.0516 * s.bm() * s.bn * o.output_bytes * share;
-  const double split = c.splits > 1 ? 940 + 100 * c.splits + 0.03 * s.bm() * s.bn : 0;
+  const double store = 560 + 0.0516 * s.bm() * s.bn * o.output_bytes * share;
+  const double split = c.splits > 1 ? 1115 + 98 * c.splits + 0.037 * s.bm() * s.bn : 0;
   Cost cost{.k_block = std::max({multiply, load, latency}),
             .tile = store + split,
-            .leave = 800 + 0.14 * s.bm() * s.bn,
-            .add = 500 + 0.12 * s.bm() * s.bn,
-            .delay = 3000 + 0.1 * s.bm() * s.bn,
+            .leave = 1250 + 0.17 * s.bm() * s.bn,
+            .add = 1230 + 0.107 * s.bm() * s.bn,
+            .delay = 4600 + 0.044 * s.bm() * s.bn,
             .last_tile = 0,
-            .start = c.blocks_per_sm > 1 ? 1930.0 : 2967.0};  // room for two lets the next launch's block set itself up
+            .start = c.blocks_per_sm > 1 ? 1930.0 : 2480.0};  // room for two lets the next launch's block set itself up
   // Half of the threads store a tile: that takes longer, but only the last one of a block shows in full.
-  if (s.team == Team::kAlternate) cost.tile = 400 + 0.43 * store, cost.last_tile = 0.69 * store;
+  if (s.team == Team::kAlternate) cost.tile = 302 + 0.55 * store, cost.last_tile = 0.28 * store;
   return cost;
 }
 

@@ -34,8 +34,7 @@ struct TileTraits {
   using T = typename Math::Element;
   using Input = typename Math::Input;
   static constexpr TileShape kShape{kTeam, kRowBlocks, BN, kCurve, kSource};
-  static constexpr int BM = kShape.bm(), kMathWarps = kShape.math_warpgroups() * 4,
-                       kThreads = kShape.threads(int(sizeof(Input)));
+  static constexpr int BM = kShape.bm(), kMathWarps = kShape.math_warpgroups() * 4;
   static constexpr int kTeamThreads = kTeam == Team::kShared ? 256 : 128;  // that work on one tile
   static constexpr bool kAlternate = kTeam == Team::kAlternate;
   static constexpr int kTeams = kAlternate ? 2 : 1;
@@ -92,7 +91,8 @@ struct TileTraits {
 #pragma unroll
         for (int i = 0; i < kEach; ++i)
           init(bars.full[warp * kEach + i], 1), init(bars.empty[warp * kEach + i], releases);
-        if (kSource == Source::kPatches) init(bars.patch_full[warp], 1), init(bars.patch_empty[warp], kTeamThreads / 32);
+        if (kSource == Source::kPatches)
+          init(bars.patch_full[warp], 1), init(bars.patch_empty[warp], kTeamThreads / 32);
         if (kConverts) init(bars.patch_ready[warp], kConverterWarps);
       } else {
         init_slabs(bars, warp - kMakers, kMathWarps - kMakers);

@@ -11,8 +11,9 @@ struct TileEpilogue {
   using T = typename Tile::T;
   using Accumulators = typename Tile::Accumulators;
   using Barriers = typename Tile::Barriers;
-  static constexpr int BM = Tile::BM, BN = Tile::BN, kRowBlocks = Tile::kRowBlocks, kSlab = Tile::kSlab, kSlabs = Tile::kSlabs,
-                       kSlabBytes = Tile::kSlabBytes, kStaged = Tile::kStaged, kStagedBytes = Tile::kStagedBytes;
+  static constexpr int BM = Tile::BM, BN = Tile::BN, kRowBlocks = Tile::kRowBlocks, kSlab = Tile::kSlab,
+                       kSlabs = Tile::kSlabs, kSlabBytes = Tile::kSlabBytes, kStaged = Tile::kStaged,
+                       kStagedBytes = Tile::kStagedBytes;
   static constexpr bool kFilterHasScales = Tile::kFilterHasScales;
   static constexpr Curve kCurve = Tile::kCurve;
 
