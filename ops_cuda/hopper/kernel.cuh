@@ -34,8 +34,8 @@ struct MathWarps {
   static constexpr bool kAlternate = Tile::kAlternate;
   static constexpr Team kTeam = Tile::kTeam;
 
-  // make_ring(first row block, this lane's first row): of the tile. Whether these warps have told the cluster that
-  // nobody copies to this block any more.
+  // make_ring(first row block, this lane's first row): of the tile. Returns whether these warps have told the cluster
+  // that nobody copies to this block any more.
   template <class F>
   static __device__ bool consume(const Params& p, WorkReader work, F make_ring, uint32_t tiles, uint32_t stages,
                                  const Barriers& bars, int warp) {
