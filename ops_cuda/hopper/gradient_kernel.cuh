@@ -36,13 +36,12 @@ struct GradientKernel {
   // lane makes several in a row.
   static __device__ void init(Barriers& bars, const GradientParams& p, int warp) {
     static_assert(kMaxGradientStages + 2 <= kGradientMathThreads / 32);
-    const auto make = [](uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); };
     if (elect_lane()) {
       if (warp < kMaxGradientStages) {
-        make(bars.full[warp], 1), make(bars.empty[warp], kGradientMathThreads / 32);
+        barrier_init(bars.full[warp], 1), barrier_init(bars.empty[warp], kGradientMathThreads / 32);
       } else if (warp == kMaxGradientStages) {
-        make(bars.left, p.sets * p.cluster_splits), make(bars.read, p.sets * p.cluster_splits);
-      } else {
+        barrier_init(bars.left, p.sets * p.cluster_splits), barrier_init(bars.read, p.sets * p.cluster_splits);
+      } else if (warp == kMaxGradientStages + 1) {
         prefetch_map(&p.dy);
         prefetch_map(&p.x);
       }

@@ -267,7 +267,7 @@ class HopperConv : public ConvolutionKernel {
     static_assert(sizeof(Tap) == sizeof(WorkTap));  // the same four integers
     append(s.taps);
     append(s.items);
-    bytes.resize(bytes.size() + 32 * sizeof(WorkTap));
+    bytes.resize(bytes.size() + hopper::kTapsAtOnce * sizeof(WorkTap));
     return bytes;
   }
 

@@ -11,9 +11,11 @@
 
 namespace cks::cuda::hopper {
 
+inline constexpr int kTapsAtOnce = 32;  // a lane of a warp reads one: so many exist behind the last
+
 struct Params {
   CUtensorMap x, x2, filter, y, residual;
-  // What a block needs first: 64 bytes, as constants come.
+  // What a block needs first, side by side.
   const WorkItem* items;  // [rounds][blocks]
   const WorkTap* taps;
   int channel_blocks;  // k-blocks of a tap

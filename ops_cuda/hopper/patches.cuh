@@ -10,7 +10,6 @@ namespace cks::cuda::hopper {
 // A walk over an item's k-blocks: the taps of a block of channels, then those of the next one.
 class PatchWalk {
  public:
-  PatchWalk() = default;
   __device__ PatchWalk(const Params& p, const WorkReader& work)
       : reader_(p.taps + work.output().first_tap), taps_(max(1, work.part().taps)) {
     const auto& sum = work.sum();

@@ -15,8 +15,8 @@ using ptx::shared_address;
 using ptx::wait_for_previous_grid;
 
 // ---------------------------------------------------------------- mbarriers
-__device__ inline void barrier_init(uint32_t bar, uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
+__device__ inline void barrier_init(uint64_t& bar, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&bar)), "r"(arrivals) : "memory");
 }
 __device__ inline void barrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 __device__ inline void barrier_expect(uint32_t bar, uint32_t bytes) {

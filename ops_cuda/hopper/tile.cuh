@@ -90,10 +90,10 @@ struct TileTraits {
       if (warp < kMakers) {
 #pragma unroll
         for (int i = 0; i < kEach; ++i)
-          init(bars.full[warp * kEach + i], 1), init(bars.empty[warp * kEach + i], releases);
+          barrier_init(bars.full[warp * kEach + i], 1), barrier_init(bars.empty[warp * kEach + i], releases);
         if (kSource == Source::kPatches)
-          init(bars.patch_full[warp], 1), init(bars.patch_empty[warp], kTeamThreads / 32);
-        if (kConverts) init(bars.patch_ready[warp], kConverterWarps);
+          barrier_init(bars.patch_full[warp], 1), barrier_init(bars.patch_empty[warp], kTeamThreads / 32);
+        if (kConverts) barrier_init(bars.patch_ready[warp], kConverterWarps);
       } else {
         init_slabs(bars, warp - kMakers, kMathWarps - kMakers);
       }
@@ -105,9 +105,9 @@ struct TileTraits {
   static __device__ void init_by_storer(Barriers& bars) {
     if (elect_lane()) {
       if (kMathWarps == kMakers) init_slabs(bars, 0, 1);
-      if (kAlternate) init(bars.turn[0], kTeamThreads / 32), init(bars.turn[1], kTeamThreads / 32);
-      if (kCanBeSplit) init(bars.inbox_full, 1);
-      if (kConverts) init(bars.patch_again, 1);
+      if (kAlternate) barrier_init(bars.turn[0], kTeamThreads / 32), barrier_init(bars.turn[1], kTeamThreads / 32);
+      if (kCanBeSplit) barrier_init(bars.inbox_full, 1);
+      if (kConverts) barrier_init(bars.patch_again, 1);
       barrier_init_fence();
     }
     __syncwarp();
@@ -115,10 +115,9 @@ struct TileTraits {
 
  private:
   static constexpr int kMakers = 4;
-  static __device__ void init(uint64_t& bar, int arrivals) { barrier_init(shared_address(&bar), arrivals); }
   static __device__ void init_slabs(Barriers& bars, int first, int step) {
     for (int i = first; i < kTeams * kStaged; i += step)
-      init((&bars.ready[0][0])[i], 1), init((&bars.staged[0][0])[i], kTeamThreads / 32);
+      barrier_init((&bars.ready[0][0])[i], 1), barrier_init((&bars.staged[0][0])[i], kTeamThreads / 32);
   }
 };
 

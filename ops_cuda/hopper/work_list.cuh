@@ -46,20 +46,19 @@ class WorkReader {
   WorkItem::Sum sum_{};
 };
 
-// Taps that follow each other in the plan, for all lanes of a warp together: 32 of them at once.
+// Taps that follow each other in the plan, for all lanes of a warp together: so many of them at once.
 class TapReader {
  public:
   using Tap = WorkItem::Start;
-  TapReader() = default;
   explicit __device__ TapReader(const WorkTap* first) : first_(first) { fetch(); }
   __device__ Tap read(int t) {
-    if (t / 32 != page_) page_ = t / 32, fetch();
-    return from_lane<Tap>(words_, t % 32);
+    if (t / kTapsAtOnce != page_) page_ = t / kTapsAtOnce, fetch();
+    return from_lane<Tap>(words_, t % kTapsAtOnce);
   }
 
  private:
   // Behind the last tap something is left to be read (and not used).
-  __device__ void fetch() { words_ = read_plan(first_ + page_ * 32 + threadIdx.x % 32); }
+  __device__ void fetch() { words_ = read_plan(first_ + page_ * kTapsAtOnce + threadIdx.x % kTapsAtOnce); }
 
   const WorkTap* first_;
   int page_ = 0;
