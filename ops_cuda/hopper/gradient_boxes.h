@@ -5,7 +5,6 @@
 
 namespace cks::cuda::hopper::gradient {
 
-inline constexpr int kPixelBytes = 2 * kSquare;
 inline constexpr int kImages = 3;  // the logical axes: 0, 1, 2 are d, h, w
 
 // A live tap; axes in the order of the layout.
@@ -35,8 +34,12 @@ inline int64_t pixels_of(const Axes& box) { return int64_t(box[0]) * box[1] * bo
 // Where k-steps lie in a box of which each axis has `pitch` pixels between neighbours.
 inline Axes pitches(const Axes& box) { return {1, box[0], box[0] * box[1], box[0] * box[1] * box[2]}; }
 
-inline int64_t aligned_box_bytes(const Axes& box) { return round_up(pixels_of(box) * kPixelBytes, 1024); }
-bool fits_tensor_map(const Frame&, const Axes& x_box);
+inline int pixel_bytes(int channels) { return 2 * channels; }
+inline int64_t aligned_box_bytes(const Axes& box, int channels) {
+  return round_up(pixels_of(box) * pixel_bytes(channels), kStageAlignment);
+}
+// Of a box of pixels that lie `step` apart.
+bool fits_tensor_map(const Axes& box, const Axes& step);
 
 // Calls body(first pixel of each k-step in the box), in order.
 template <class F>

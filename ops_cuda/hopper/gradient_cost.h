@@ -1,26 +1,40 @@
 // What a way to do the whole problem costs, and into how many parts its sums had best be split.
 #pragma once
+#include <algorithm>
 #include <limits>
 
 #include "ops_cuda/hopper/gradient_taps.h"
 
 namespace cks::cuda::hopper::gradient {
 
-// Cycles of products: of 64 output channels, so many input channels and 16 pixels, by themselves or beside others.
-double product_cycles(int width, bool joined);
+// Cycles of the product for one square and k-step, by itself or in a run.
+double product_cycles(const GradientShape&, bool joined);
+
+// Of all products of a team, `k_steps` those that a tap needs.
+template <class F>
+double team_cycles(const GradientShape& shape, const Group& team, F k_steps) {
+  double most = 0, all = 0;
+  for (const int tap : team.taps) {
+    if (tap == kMissing) continue;
+    const double steps = k_steps(tap);
+    most = std::max(most, steps), all += steps;
+  }
+  return (team.joined ? most * double(team.taps.size()) : all) * product_cycles(shape, team.joined);
+}
 
 // A way to do the whole problem, and what it costs.
 struct Candidate {
   const Frame* frame;
   Axes box;
-  std::array<bool, 4> margins;
-  bool joined;  // taps in one wgmma, also where some of them are dead
-  int width, tile_k, tile_c;
+  std::array<bool, 4> margins, exact;
+  GradientShape shape;
+  int tile_k, tile_c;
   Axes x_box;
   std::vector<TapSet> sets;
   std::vector<double> set_cycles;  // of one tile, all boxes
+  std::vector<double> set_fill;    // cycles, until the first of them is there
   std::vector<int64_t> set_boxes;
-  int max_parts, stages, stage_bytes;
+  int max_parts, stages, stage_bytes, beyond_bytes;
   int64_t tiles;
   double estimate;
 };
@@ -32,13 +46,23 @@ struct Split {
   double cycles = std::numeric_limits<double>::infinity();
 };
 
+// What the boxes of a stage weigh on the way to shared memory, in bytes.
+double load_bytes(const GradientOperands&, const Candidate&, size_t boxes_of_x);
+
+// Until a block's first box is there, after the load's latency.
+double fill_cycles(double bytes);
+
 // Of a box; `products`: the cycles of its products.
 double box_cycles(const GradientOperands&, double products, double bytes, int stages, bool shared);
 
 // How much longer products take where teams have none.
 double idle_teams(const TapSet&, int tile_k);
 
-// `roughly`: items are not dealt to blocks one by one.
+// Of the whole problem, where clusters with so many parts of every sum write dW, and where a second kernel adds up so
+// many parts of each tap set's sums. `roughly`: items are not dealt to blocks one by one.
+double direct_cycles(const Problem&, const Candidate&, const GradientMachine&, int splits);
+double summed_cycles(const Problem&, const Candidate&, const GradientMachine&, const std::vector<int>& splits,
+                     bool roughly);
 Split choose_split(const Problem&, const Candidate&, const GradientMachine&, bool roughly);
 
 }  // namespace cks::cuda::hopper::gradient

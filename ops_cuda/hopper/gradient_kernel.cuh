@@ -4,9 +4,9 @@
 //
 // A producer lane copies dY's and X's boxes to a ring of stages by TMA; what lies outside a tensor is filled with
 // zeros, so that a box may hang over. Three math warpgroups, the teams, multiply k-step by k-step: for each of its
-// squares a team moves the descriptor of X by the tap's offset in the box. A box that hangs over an image's edge pairs
-// the zeros there with real pixels of the other operand: an infinity among those gives NaN also for taps that do not
-// meet it.
+// squares, or runs of them, a team moves the descriptor of X by the tap's offset in the box. A box that hangs over an
+// image's edge pairs the zeros there with real pixels of the other operand: an infinity among those gives NaN also for
+// taps that do not meet it.
 #pragma once
 #include "ops_cuda/hopper/gradient_rows.cuh"
 #include "ops_cuda/hopper/gradient_wgmma.cuh"
@@ -16,7 +16,7 @@ namespace cks::cuda::hopper {
 
 template <class T, int kPlanes>
 struct GradientKernel {
-  static constexpr int kSlots = kPlanes == 1 ? 3 : 2, kSquares = kGradientTeams * kSlots;
+  static constexpr int kSlots = GradientOperands{kPlanes}.slots();  // squares of a team that are 64 channels wide
 
   struct Barriers {
     uint64_t full[kMaxGradientStages], empty[kMaxGradientStages];
@@ -93,7 +93,7 @@ struct GradientKernel {
           for (int plane = 0; plane < kPlanes; ++plane)
             if (elected)
               copy_box(to + plane * p.b_plane + (part * p.tile_c + c) * p.b_bytes, &p.x, full,
-                       at((item.c + c) * p.width + plane * p.x_plane, o.x * p.stride.d + first.x,
+                       at((item.c + c) * p.shape.width + plane * p.x_plane, o.x * p.stride.d + first.x,
                           o.y * p.stride.h + first.y, o.z * p.stride.w + first.z, n));
         }
       }
@@ -101,30 +101,45 @@ struct GradientKernel {
     }
   }
 
-  // A team's squares: where their operands begin, which of them are squares of dW at all.
-  struct Team {
-    GradientSlot slot[kSlots];
-    uint32_t a[kSlots], b[kSlots];  // in 16 bytes
-    bool used[kSlots];
-    int index;
-    __device__ Team(const GradientParams& p, const GradientItem& item, uint32_t stages)
+  // What a team does: kRuns runs of kJoin squares, each one wgmma.
+  template <int kSquareWidth, int kJoinedTaps, int kRunsOfTeam>
+  struct Shape {
+    static constexpr int kWidth = kSquareWidth, kJoin = kJoinedTaps, kRuns = kRunsOfTeam;
+    static constexpr int kColumns = kWidth * kJoin, kRunSums = kColumns / 2, kSums = kRuns * kRunSums;  // of a thread
+    static constexpr int kMasks = kJoin == 1 ? kRuns : 1;
+  };
+
+  // The squares of the warp's team, in its lanes.
+  class Team {
+   public:
+    __device__ Team(const GradientParams& p, const GradientItem& item)
         : index(__shfl_sync(0xffffffff, threadIdx.x / 128, 0)) {
-#pragma unroll
-      for (int s = 0; s < kSlots; ++s) {
-        const int4* from = reinterpret_cast<const int4*>(p.slots + item.tap_set * kSquares + index * kSlots + s);
-        int4* to = reinterpret_cast<int4*>(&slot[s]);
-        to[0] = __ldg(from), to[1] = __ldg(from + 1);
-        used[s] = slot[s].k >= 0 && item.k + slot[s].k < p.k_squares && item.c + slot[s].c < p.c_squares;
-        a[s] = (stages >> 4) + slot[s].a, b[s] = (stages >> 4) + slot[s].b;
-      }
+      const int lane = threadIdx.x % 32, at = min(lane, p.team_squares - 1);
+      const GradientSlot* const from = p.slots + item.tap_set * p.squares + index * p.team_squares + at;
+      low_ = read_plan(from), high_ = read_plan(reinterpret_cast<const PlanWords*>(from) + 1);
+      const GradientSlot& slot = of_lane();
+      used_ = __ballot_sync(0xffffffff, lane < p.team_squares && slot.k >= 0 && item.k + slot.k < p.k_squares &&
+                                            item.c + slot.c < p.c_squares);
     }
-    // Whether one wgmma does all of them.
-    __device__ bool joined() const {
-      bool all = slot[0].apart > 0;
-#pragma unroll
-      for (int s = 0; s < kSlots; ++s) all = all && used[s];
-      return __shfl_sync(0xffffffff, all, 0);
+    const int index;
+    // Whether it is a square of dW; all lanes ask for the same one.
+    __device__ bool used(int square) const { return used_ >> square & 1; }
+    __device__ bool all_used(int squares) const { return used_ + 1 == 1u << squares; }
+    __device__ GradientSlot operator[](int square) const {
+      struct Halves {
+        PlanWords low, high;
+      };
+      const Halves all{from_lane<PlanWords>(low_, square), from_lane<PlanWords>(high_, square)};
+      return *reinterpret_cast<const GradientSlot*>(&all);
     }
+
+   private:
+    __device__ GradientSlot of_lane() const {
+      const PlanWords all[2] = {low_, high_};
+      return *reinterpret_cast<const GradientSlot*>(all);
+    }
+    PlanWords low_, high_;
+    uint32_t used_;
   };
 
   // Calls body(where the operands of a k-step begin) for each k-step of the mask; several in a row, so that their
@@ -153,22 +168,27 @@ struct GradientKernel {
     }
   }
 
-  using Sums = float[kSlots * 32];
-
-  // kJoined: all squares of the team at once. kWidth: input channels of a square.
-  template <bool kJoined, int kWidth>
-  static __device__ void consume(const GradientParams& p, const GradientItem& item, const Team& team, uint32_t stages,
-                                 const Barriers& bars) {
-    constexpr int kCount = kJoined ? kSlots : 1;  // squares of a wgmma
+  template <class S>
+  static __forceinline__ __device__ void consume(const GradientParams& p, const GradientItem& item, const Team& team,
+                                                 uint32_t stages, const Barriers& bars) {
+    constexpr int kRunsOfMask = S::kRuns / S::kMasks;
     const int lane = threadIdx.x % 32;
-    const uint32_t apart = kJoined ? __shfl_sync(0xffffffff, team.slot[0].apart, 0) : 0;
-    Sums acc = {};
-    float total[kPlanes == 1 ? 1 : kSlots * 32] = {};  // what was promoted
-    const uint32_t* const masks = p.masks + int64_t(item.first_place) * kSquares + team.index * kSlots;
-    uint32_t mask[kSlots], next[kSlots];
+    uint32_t at_a[S::kRuns], at_b[S::kRuns], apart[S::kRuns];  // of the runs' operands, in 16 bytes
+    bool live[S::kRuns];
+#pragma unroll
+    for (int r = 0; r < S::kRuns; ++r) {
+      const GradientSlot slot = team[r * S::kJoin];
+      live[r] = team.used(r * S::kJoin);
+      at_a[r] = descriptor_low(stages) + slot.a, at_b[r] = descriptor_low(stages) + slot.b;
+      apart[r] = S::kJoin > 1 ? slot.apart : 0;
+    }
+    float acc[S::kSums] = {};
+    float total[kPlanes == 1 ? 1 : S::kSums] = {};  // what was promoted
+    const uint32_t* const masks = p.masks + int64_t(item.first_place) * p.squares + team.index * p.team_squares;
+    uint32_t mask[S::kMasks], next[S::kMasks];
     const auto fetch = [&](int place) {
 #pragma unroll
-      for (int s = 0; s < kSlots; s += kCount) next[s] = team.used[s] ? __ldg(masks + place * kSquares + s) : 0;
+      for (int m = 0; m < S::kMasks; ++m) next[m] = live[m] ? __ldg(masks + place * p.squares + m * S::kJoin) : 0;
     };
     Walk walk(item);
     fetch(walk.place);
@@ -179,29 +199,32 @@ struct GradientKernel {
 #pragma unroll 1
     for (int i = 0; i < item.boxes; ++i) {
 #pragma unroll
-      for (int s = 0; s < kSlots; s += kCount) mask[s] = __shfl_sync(0xffffffff, next[s], 0);
+      for (int m = 0; m < S::kMasks; ++m) mask[m] = __shfl_sync(0xffffffff, next[m], 0);
       walk.advance(p, item);
       fetch(walk.place);
       barrier_wait(shared_address(&bars.full[stage]), parity);
       const uint32_t offset = stage * (p.stage_bytes >> 4);
-      const auto a = [&](uint32_t low) { return transposed_descriptor(p.high_a, low); };
-      const auto b = [&](uint32_t low) { return transposed_descriptor(p.high_b, low, apart); };
+      // Products of the mask's runs, of one plane of each operand.
+      const auto multiply = [&](int m, uint32_t step_a, uint32_t step_b, int accumulate) {
+#pragma unroll
+        for (int r = m; r < m + kRunsOfMask; ++r)
+          wgmma_transposed<T, S::kColumns>(
+              acc + r * S::kRunSums, transposed_descriptor(p.high_a, at_a[r] + offset + step_a),
+              transposed_descriptor(p.high_b, at_b[r] + offset + step_b, apart[r]), accumulate);
+      };
       wgmma_fence();
 #pragma unroll
-      for (int s = 0; s < kSlots; s += kCount) {
-        const uint32_t at_a = team.a[s] + offset, at_b = team.b[s] + offset;
+      for (int m = 0; m < S::kMasks; ++m) {
         if constexpr (kPlanes == 2) {
           // The small products first: added to a large sum they would lose digits each time.
           int begun = 0;
-          for_steps(p, mask[s], [&](uint32_t step_a, uint32_t step_b) {
-            wgmma_transposed<T, kCount * kWidth>(acc, s, a(at_a + step_a + (p.a_plane >> 4)), b(at_b + step_b), begun);
-            wgmma_transposed<T, kCount * kWidth>(acc, s, a(at_a + step_a), b(at_b + step_b + (p.b_plane >> 4)), 1);
+          for_steps(p, mask[m], [&](uint32_t step_a, uint32_t step_b) {
+            multiply(m, step_a + (p.a_plane >> 4), step_b, begun);
+            multiply(m, step_a, step_b + (p.b_plane >> 4), 1);
             begun = 1;
           });
         }
-        for_steps(p, mask[s], [&](uint32_t step_a, uint32_t step_b) {
-          wgmma_transposed<T, kCount * kWidth>(acc, s, a(at_a + step_a), b(at_b + step_b), 1);
-        });
+        for_steps(p, mask[m], [&](uint32_t step_a, uint32_t step_b) { multiply(m, step_a, step_b, 1); });
       }
       wgmma_commit();
       if constexpr (kPlanes == 1) {
@@ -214,36 +237,38 @@ struct GradientKernel {
         release(stage);
         accumulators_changed(acc);
 #pragma unroll
-        for (int s = 0; s < kSlots; ++s) {
-          if (mask[kJoined ? 0 : s]) {
-#pragma unroll
-            for (int j = 0; j < 32; ++j) total[s * 32 + j] += acc[s * 32 + j];
-          }
-        }
+        for (int j = 0; j < S::kSums; ++j)
+          if (mask[j / S::kRunSums / kRunsOfMask]) total[j] += acc[j];
       }
       if (++stage == p.stages) stage = 0, parity ^= 1;
     }
     wgmma_wait<0>();
     accumulators_changed(acc);
-    Sums& sums = *reinterpret_cast<Sums*>(kPlanes == 1 ? acc : total);
+    float* const sums = kPlanes == 1 ? acc : total;
     if (!p.direct) {
-      leave_squares(p, item, team, sums);
-    } else if (kPlanes == 2 || p.dw_is_float) {
-      store_rows<float, float>(p, item, team, sums, stages, bars);
-    } else if (p.cluster_splits > 1) {
-      store_rows<T, float>(p, item, team, sums, stages, bars);
+      if constexpr (S::kWidth == kSquare) leave_squares<S>(p, item, team, sums);
     } else {
-      store_rows<T, T>(p, item, team, sums, stages, bars);
+      if (p.k_exponents) undo_scales<S>(p, item, sums);
+      named_barrier(1, kGradientMathThreads);  // nobody reads boxes any more
+      if (kPlanes == 2 || stages_floats(p)) {
+        stage_squares<S>(GradientRows<float, float>(p, item, stages), item, team, sums);
+      } else {
+        stage_squares<S>(GradientRows<T, T>(p, item, stages), item, team, sums);
+      }
     }
   }
 
+  // Sums that others are added to.
+  static __device__ bool stages_floats(const GradientParams& p) { return p.dw_is_float || p.cluster_splits > 1; }
+
   // The block's part of the sums, in accumulator order.
-  static __device__ void leave_squares(const GradientParams& p, const GradientItem& item, const Team& team,
-                                       const Sums& sums) {
+  template <class S>
+  static __forceinline__ __device__ void leave_squares(const GradientParams& p, const GradientItem& item,
+                                                       const Team& team, const float* sums) {
 #pragma unroll
-    for (int s = 0; s < kSlots; ++s) {
-      if (!team.used[s]) continue;
-      const GradientSlot& slot = team.slot[s];
+    for (int s = 0; s < S::kRuns * S::kJoin; ++s) {
+      if (!team.used(s)) continue;
+      const GradientSlot slot = team[s];
       const int64_t square =
           slot.partial + (int64_t(item.split) * p.k_squares + item.k + slot.k) * p.c_squares + item.c + slot.c;
       float4* const to = p.partials + square * (kSquare * kSquare / 4) + threadIdx.x % 128;
@@ -255,20 +280,31 @@ struct GradientKernel {
     }
   }
 
-  // The block's sums in dW, with the other blocks of its cluster.
-  template <class Out, class Staged>
-  static __device__ void store_rows(const GradientParams& p, const GradientItem& item, const Team& team, Sums& sums,
-                                    uint32_t shared, const Barriers& bars) {
-    const GradientRows<Out, Staged> rows(p, item, shared);
-    if (p.k_exponents) undo_scales(p, item, sums);
-    named_barrier(1, kGradientMathThreads);  // nobody reads boxes any more
-    if (!rows.whole()) rows.make_tables();
+  template <class S, class Rows>
+  static __forceinline__ __device__ void stage_squares(const Rows& rows, const GradientItem& item, const Team& team,
+                                                       const float* sums) {
 #pragma unroll
-    for (int s = 0; s < kSlots; ++s)
-      if (team.used[s]) rows.leave_square(sums, s * 32, item.tap_set, team.slot[s].order);
-    meet(p, bars.left);
-    rows.write();
-    meet(p, bars.read);  // else a block could end while others read its sums
+    for (int s = 0; s < S::kRuns * S::kJoin; ++s) {
+      if (team.used(s)) rows.template leave_square<S::kWidth>(sums + s * (S::kWidth / 2), item.tap_set, team[s].order);
+    }
+  }
+
+  // The sums that a block has staged go to dW, with those of the other blocks of its cluster.
+  static __device__ void write_rows(const GradientParams& p, const GradientItem& item, uint32_t shared,
+                                    const Barriers& bars) {
+    const auto write = [&](const auto& rows) {
+      if (!rows.whole()) rows.make_tables();
+      meet(p, bars.left);
+      rows.write();
+      meet(p, bars.read);  // else a block could end while others read its sums
+    };
+    if (kPlanes == 2 || p.dw_is_float) {
+      write(GradientRows<float, float>(p, item, shared));
+    } else if (stages_floats(p)) {
+      write(GradientRows<T, float>(p, item, shared));
+    } else {
+      write(GradientRows<T, T>(p, item, shared));
+    }
   }
 
   // The math threads of all blocks of a cluster. Each block has a barrier of its own for it, on which every block
@@ -283,17 +319,60 @@ struct GradientKernel {
   }
 
   // Of floats that were scaled.
-  static __device__ void undo_scales(const GradientParams& p, const GradientItem& item, Sums& sums) {
+  template <class S>
+  static __forceinline__ __device__ void undo_scales(const GradientParams& p, const GradientItem& item, float* sums) {
+    constexpr int kExponents = S::kWidth / 4;
     const int lane = threadIdx.x % 32, k = item.k * kSquare + threadIdx.x % 128 / 32 * 16 + lane / 4,
-              c = item.c * p.width + lane % 4 * 2;
-    int k_exponent[2], c_exponent[16];
+              c = item.c * S::kWidth + lane % 4 * 2;
+    int k_exponent[2], c_exponent[kExponents];
 #pragma unroll
     for (int i = 0; i < 2; ++i) k_exponent[i] = __ldcg(p.k_exponents + min(k + i * 8, p.K - 1));
 #pragma unroll
-    for (int i = 0; i < 16; ++i) c_exponent[i] = __ldcg(p.c_exponents + min(c + i / 2 * 8 + i % 2, p.C - 1));
+    for (int i = 0; i < kExponents; ++i) c_exponent[i] = __ldcg(p.c_exponents + min(c + i / 2 * 8 + i % 2, p.C - 1));
 #pragma unroll
-    for (int i = 0; i < kSlots * 32; ++i)
-      sums[i] = times_power(sums[i], -k_exponent[i % 4 / 2] - c_exponent[i % 32 / 4 * 2 + i % 2]);
+    for (int i = 0; i < S::kSums; ++i)
+      sums[i] = times_power(sums[i], -k_exponent[i % 4 / 2] - c_exponent[i % (S::kWidth / 2) / 4 * 2 + i % 2]);
+  }
+
+  // With the shape that the problem has, or as much of it as the team needs.
+  static __forceinline__ __device__ void consume_any(const GradientParams& p, const GradientItem& item, uint32_t stages,
+                                                     const Barriers& bars) {
+    const Team team(p, item);  // older than the previous grid
+    wait_for_previous_grid();
+    const auto as = [&](auto shape) { consume<decltype(shape)>(p, item, team, stages, bars); };
+    if (p.shape.width == kSquare) {
+      if (team[0].apart > 0 && team.all_used(kSlots)) {
+        as(Shape<kSquare, kSlots, 1>());
+      } else {
+        as(Shape<kSquare, 1, kSlots>());
+      }
+    } else if constexpr (kPlanes == 2) {
+      as(Shape<32, 3, 1>());
+    } else {
+      int runs = 1;
+      for (int r = 1; r < p.shape.runs; ++r) runs += team.used(r * p.shape.join);
+      if (p.shape.width == 32) {
+        if (p.shape.join == 3) {
+          as(Shape<32, 3, 1>());
+        } else if (runs == 2) {
+          as(Shape<32, 2, 2>());
+        } else {
+          as(Shape<32, 2, 1>());
+        }
+      } else if (p.shape.join == 5) {
+        if (runs == 2) {
+          as(Shape<16, 5, 2>());
+        } else {
+          as(Shape<16, 5, 1>());
+        }
+      } else if (runs == 3) {
+        as(Shape<16, 3, 3>());
+      } else if (runs == 2) {
+        as(Shape<16, 3, 2>());
+      } else {
+        as(Shape<16, 3, 1>());
+      }
+    }
   }
 };
 
@@ -304,41 +383,25 @@ __global__ void __launch_bounds__(kGradientBlockThreads, 1) hopper_gradient(cons
   __shared__ __align__(8) typename Kernel::Barriers bars;
   const uint32_t stages = (shared_address(dynamic) + 1023) & ~1023u;  // what the 128-byte swizzle wants
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), producer = kGradientMathThreads / 32;
-  // The barriers are made, in all blocks that arrive on them. The next grid may set itself up while this one runs.
-  const auto begin = [&] {
-    if (p.sets * p.cluster_splits > 1) {
-      cluster_arrive(), cluster_wait();
-    } else {
-      __syncthreads();
-    }
-    launch_dependents();
-  };
+  // The producer learns what to copy first while others make the barriers. What is read up to the first copy is older
+  // than the previous grid.
+  if (warp < producer) Kernel::init(bars, p, warp);
+  const GradientItem item = p.items[blockIdx.x];
+  // Of all blocks that arrive on them. The next grid may set itself up while this one runs.
+  if (p.sets * p.cluster_splits > 1) {
+    cluster_arrive(), cluster_wait();
+  } else {
+    __syncthreads();
+  }
+  launch_dependents();
   // Four warpgroups have 128 registers a thread; the sums want more.
   if (warp >= producer) {
     give_up_registers<32>();
-    if (warp == producer) {
-      // Learns what to copy first while others make the barriers. What is read up to the first copy is older than the
-      // previous grid.
-      const GradientItem item = p.items[blockIdx.x];
-      begin();
-      Kernel::produce(p, item, stages, bars);
-    } else {
-      begin();
-    }
+    if (warp == producer) Kernel::produce(p, item, stages, bars);
   } else {
-    Kernel::init(bars, p, warp);
-    begin();
     take_registers<160>();
-    const GradientItem item = p.items[blockIdx.x];
-    const typename Kernel::Team team(p, item, stages);
-    wait_for_previous_grid();
-    if (team.joined()) {
-      Kernel::template consume<true, kSquare>(p, item, team, stages, bars);
-    } else if (kPlanes == 1 && p.width == kNarrow) {
-      Kernel::template consume<false, kNarrow>(p, item, team, stages, bars);
-    } else {
-      Kernel::template consume<false, kSquare>(p, item, team, stages, bars);
-    }
+    Kernel::consume_any(p, item, stages, bars);
+    if (p.direct) Kernel::write_rows(p, item, stages, bars);
   }
 }
 

@@ -30,30 +30,29 @@ struct GradientRows {
   __device__ GradientRows(const GradientParams& p, const GradientItem& item, uint32_t shared)
       : p(p),
         first_k(item.k * kSquare),
-        first_c(item.c * p.width),
+        first_c(item.c * p.shape.width),
         num_k(min(kSquare, p.K - first_k)),
-        num_c(min(p.width, p.C - first_c)),
+        num_c(min(p.shape.width, p.C - first_c)),
         live(p.set_first[p.sets]),
         shared(shared) {}
 
   __device__ int taps_of(int set) const { return p.set_first[set + 1] - p.set_first[set]; }
   __device__ uint32_t pitch(int taps) const {  // of staged rows; they begin at other banks
-    return uint32_t(p.width * taps * int(sizeof(Staged)) + 16);
+    return uint32_t(p.shape.width * taps * int(sizeof(Staged)) + 16);
   }
   // A block has all taps, in their order: its rows are dW's.
   __device__ bool whole() const { return p.sets == 1 && live == p.taps; }
 
   // A square of a block's sums, in the order of accumulators; the tap is the order-th of its set.
-  template <int kAll>
-  __device__ void leave_square(const float (&sums)[kAll], int first, int tap_set, int order) const {
+  template <int kWidth>
+  __forceinline__ __device__ void leave_square(const float* sums, int tap_set, int order) const {
     const int lane = threadIdx.x % 32, taps = taps_of(tap_set);
     const int row = threadIdx.x % 128 / 32 * 16 + lane / 4, column = lane % 4 * 2;
     const uint32_t to = shared + row * pitch(taps) + (column * taps + order) * int(sizeof(Staged));
 #pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      if (i == kNarrow / 2 && p.width == kNarrow) break;
+    for (int i = 0; i < kWidth / 2; ++i) {
       const int k = i % 4 / 2 * 8, c = i / 4 * 8 + i % 2;
-      store_element(to + k * pitch(taps) + c * taps * int(sizeof(Staged)), from_float<Staged>(sums[first + i]));
+      store_element(to + k * pitch(taps) + c * taps * int(sizeof(Staged)), from_float<Staged>(sums[i]));
     }
   }
 

@@ -17,44 +17,87 @@ namespace {
 constexpr int kMaxPromotedPixels = 64;  // of a box whose sum is promoted
 
 struct Search {
+  double within = 1;  // candidates that are no more than so many times slower than the best one are kept
   std::vector<Candidate> candidates;
   double best = std::numeric_limits<double>::infinity();  // of their estimates
+  bool too_slow(double cycles) const { return cycles > within * best; }
 };
 
-// `slots`: squares of a team. With fewer than it has room for, more blocks share the taps, so that the pixels need less
-// splitting.
+// How much further than a stage the runs of a tap set reach where taps are missing.
+int beyond_stage(const Frame& f, const Covering& covering, const TapSet& set, const GradientShape& shape,
+                 const Axes& box, int b_bytes) {
+  const Axes pitch = step_pitches(f, covering);
+  int64_t last_step = 0;
+  for_steps(box, [&](const Axes& at) {
+    int64_t first = 0;
+    for (int a = 0; a < 4; ++a) first += int64_t(at[a]) * pitch[a];
+    last_step = std::max(last_step, first);
+  });
+  last_step += box[0] % kStepPixels == 0 ? kStepPixels : pitch[1] + kStepPixels / 2;
+  int64_t end = 0;
+  for (const Group& g : set.groups) {
+    for (size_t first = 0; first < g.taps.size(); first += size_t(shape.join)) {
+      const int t = g.taps[first], next = g.taps[first + 1];
+      const int64_t offset = pixel_offset(covering, t),
+                    apart = next == kMissing ? 0 : pixel_offset(covering, next) - offset;
+      const int64_t part = std::ranges::find(set.parts, covering.part_of[t]) - set.parts.begin();
+      end = std::max(
+          end, part * b_bytes + (offset + (shape.join - 1) * apart + last_step) * int64_t(pixel_bytes(shape.width)));
+    }
+  }
+  return int(std::max<int64_t>(0, end - int64_t(set.parts.size()) * b_bytes));
+}
+
+// `slots`: squares of a team, where they are not narrow. With fewer than it has room for, more blocks share the taps,
+// so that the pixels need less splitting.
 void consider(const Problem& p, const GradientOperands& o, const GradientMachine& m, const Frame& f, const Axes& box,
-              const std::array<bool, 4>& margins, int slots, bool joined, int width, Search& search) {
+              const std::array<bool, 4>& margins, const GradientShape& shape, int slots, Search& search) {
+  const bool joined = shape.join > 1;
   if (o.planes == 2 && pixels_of(box) > kMaxPromotedPixels) return;
-  const Covering covering = cover(f, box, margins, !joined);
-  if (!fits_tensor_map(f, covering.x_box) || aligned_box_bytes(covering.x_box) > m.shared_bytes) return;
-  const int k_squares = int(ceil_div(p.filter.K, kSquare)), c_squares = int(ceil_div(p.filter.C, width));
+  // Taps that are joined do the same k-steps, dead or not, along the axes where they differ: mostly w alone.
+  std::array<bool, 4> exact;
+  for (int a = 0; a < 4; ++a) exact[a] = !joined || f.logical[a] != 2;
+  const auto group = [&](const Covering& c) {
+    return shape.narrow_runs() ? make_narrow_groups(c, shape) : make_groups(c, slots, joined);
+  };
+  Covering covering = cover(f, box, margins, exact);
+  std::vector<Group> groups = group(covering);
+  if (groups.empty()) return;
+  if (joined && !are_rows(f, covering, groups)) {
+    exact.fill(false);
+    covering = cover(f, box, margins, exact);
+    groups = group(covering);
+    if (groups.empty()) return;
+  }
+  const int64_t x_bytes = aligned_box_bytes(covering.x_box, shape.width);
+  if (!fits_tensor_map(covering.x_box, covering.x_step) || x_bytes > m.shared_bytes) return;
+  const int k_squares = int(ceil_div(p.filter.K, kSquare)), c_squares = int(ceil_div(p.filter.C, shape.width));
   std::vector<double> steps;
   for (const FrameTap& t : covering.taps) steps.push_back(k_steps(t, box));
   // No tile takes fewer cycles than the products alone.
   double least = 0;
   for (const double n : steps) least += n;
-  least *= std::min(product_cycles(width, true), product_cycles(width, false)) * o.products() *
+  least *= std::min(product_cycles(shape, true), product_cycles(shape, false)) * o.products() *
            double(k_squares * c_squares) / m.multiprocessors;
-  if (search.best < least) return;
-  const int a_bytes = int(aligned_box_bytes(box)), b_bytes = int(aligned_box_bytes(covering.x_box));
-  const std::vector<Group> groups = make_groups(f, covering, slots, joined);
-  for (int tile_k = 1; tile_k <= std::min(kGradientTeams, k_squares); ++tile_k) {
-    for (int tile_c = 1; tile_c <= std::min(o.slots(), c_squares); ++tile_c) {
+  if (search.too_slow(least)) return;
+  const int a_bytes = int(aligned_box_bytes(box, kSquare)), b_bytes = int(x_bytes);
+  for (int tile_k = 1; tile_k <= (shape.narrow() ? 1 : std::min(kGradientTeams, k_squares)); ++tile_k) {
+    for (int tile_c = 1; tile_c <= (shape.narrow() ? 1 : std::min(o.slots(), c_squares)); ++tile_c) {
       // The squares of one tap can always be joined.
       if ((joined || slots < o.slots()) && tile_c > 1) continue;
-      if (width < kSquare && tile_k * tile_c > 1) continue;
       Candidate c{&f,
                   box,
                   margins,
-                  joined,
-                  width,
+                  exact,
+                  shape,
                   tile_k,
                   tile_c,
                   covering.x_box,
                   make_tap_sets(covering, groups, slots, tile_k, tile_c),
                   {},
                   {},
+                  {},
+                  0,
                   0,
                   0,
                   0,
@@ -63,17 +106,14 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
       for (const TapSet& set : c.sets) c.max_parts = std::max(c.max_parts, int(set.parts.size()));
       if (c.max_parts > kMostGradientParts) continue;
       c.stage_bytes = o.planes * (tile_k * a_bytes + c.max_parts * tile_c * b_bytes);
-      c.stages = std::min(kMaxGradientStages, (m.shared_bytes - kGradientFixedBytes) / c.stage_bytes);
+      if (shape.narrow_runs()) c.beyond_bytes = beyond_stage(f, covering, c.sets[0], shape, box, b_bytes);
+      c.stages = std::min(kMaxGradientStages, (m.shared_bytes - kGradientFixedBytes - c.beyond_bytes) / c.stage_bytes);
       if (c.stages < 3) continue;
       c.tiles = ceil_div(k_squares, tile_k) * ceil_div(c_squares, tile_c);
       for (const TapSet& set : c.sets) {
         Axes begin = covering.taps[set.taps[0]].begin, end = covering.taps[set.taps[0]].end;
         double products = 0;
-        for (const Group& g : set.groups) {
-          double most = 0;
-          for (const int t : g.taps) most = std::max(most, steps[t]);
-          for (const int t : g.taps) products += (g.joined ? most : steps[t]) * product_cycles(width, g.joined);
-        }
+        for (const Group& g : set.groups) products += team_cycles(shape, g, [&](int tap) { return steps[tap]; });
         for (const int t : set.taps) {
           for (int a = 0; a < 4; ++a) {
             begin[a] = std::min(begin[a], covering.taps[t].begin[a]);
@@ -83,13 +123,14 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
         double boxes = 1;
         for (int a = 0; a < 4; ++a) boxes *= double(pieces(begin[a], end[a], box[a]));
         products *= tile_k * tile_c * o.products() * idle_teams(set, tile_k);
-        const double bytes = o.planes * (double(tile_k) * a_bytes + double(set.parts.size()) * tile_c * b_bytes);
+        const double bytes = load_bytes(o, c, set.parts.size());
         c.set_cycles.push_back(boxes * box_cycles(o, products / boxes, bytes, c.stages, c.tiles > 1));
         c.set_boxes.push_back(int64_t(boxes));
+        c.set_fill.push_back(fill_cycles(bytes));
       }
       // Nor can their boxes be dealt more evenly than evenly.
       const double even = std::accumulate(c.set_cycles.begin(), c.set_cycles.end(), 0.0) * double(c.tiles);
-      if (search.best < even / m.multiprocessors) continue;
+      if (search.too_slow(even / m.multiprocessors)) continue;
       c.estimate = choose_split(p, c, m, true).cycles;
       if (std::isinf(c.estimate)) continue;
       search.best = std::min(search.best, c.estimate);
@@ -98,17 +139,23 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
   }
 }
 
+// Those that the kernel has, beside squares 64 channels wide. Promoted sums leave few registers.
+std::vector<GradientShape> narrow_shapes(const GradientOperands& o) {
+  if (o.planes == 2) return {{32, 3, 1}};
+  return {{32, 3, 1}, {32, 2, 2}, {16, 5, 2}, {16, 3, 3}};
+}
+
 void consider_box(const Problem& p, const GradientOperands& o, const GradientMachine& m, const Frame& f,
                   const Axes& box, Search& search) {
   std::array<bool, 4> all, none{}, row{};
   for (int a = 0; a < 4; ++a) all[a] = f.logical[a] != kImages, row[a] = f.logical[a] == 2;
-  for (const auto& margins : {all, row, none})
-    for (const bool joined : {false, true})
-      for (int slots = o.slots(); slots > (joined ? o.slots() - 1 : 0); --slots)
-        consider(p, o, m, f, box, margins, slots, joined, kSquare, search);
-  // Sums of two planes take too many registers for narrow squares to gain.
-  if (o.planes == 1)
-    for (const auto& margins : {all, row, none}) consider(p, o, m, f, box, margins, o.slots(), false, kNarrow, search);
+  for (const auto& margins : {all, row, none}) {
+    for (int slots = o.slots(); slots > 0; --slots)
+      consider(p, o, m, f, box, margins, {kSquare, 1, o.slots()}, slots, search);
+    consider(p, o, m, f, box, margins, {kSquare, o.slots(), 1}, o.slots(), search);
+    for (const GradientShape& shape : narrow_shapes(o))
+      consider(p, o, m, f, box, margins, shape, shape.slots(), search);
+  }
 }
 
 std::optional<GradientSchedule> best_of(const Problem& p, const GradientOperands& o, const GradientMachine& m,
@@ -125,10 +172,36 @@ std::optional<GradientSchedule> best_of(const Problem& p, const GradientOperands
   return best;
 }
 
+// Looks at every box of the problem.
+void consider_all(const Problem& p, const GradientOperands& o, const GradientMachine& m,
+                  const std::array<Frame, 2>& frames, Search& search) {
+  // Those with the fewest products first: most of the others need not be looked at in full.
+  struct FramedBox {
+    const Frame* frame;
+    Axes box;
+    double steps;
+  };
+  std::vector<FramedBox> boxes;
+  for (const Frame& f : frames) {
+    for (const Axes& box : boxes_of(f)) {
+      double steps = 0;
+      for (const FrameTap& t : f.taps) steps += k_steps(t, box);
+      boxes.push_back({&f, box, steps});
+    }
+  }
+  std::ranges::stable_sort(boxes, {}, &FramedBox::steps);
+  for (const FramedBox& b : boxes) consider_box(p, o, m, *b.frame, b.box, search);
+}
+
+std::array<Frame, 2> frames_of(const Problem& p) {
+  const std::vector<GradientTap> taps = weight_gradient_taps(p);
+  return {make_frame(p, taps, false), make_frame(p, taps, true)};
+}
+
 }  // namespace
 
-int GradientSchedule::a_bytes() const { return int(aligned_box_bytes(layout.box)); }
-int GradientSchedule::b_bytes() const { return int(aligned_box_bytes(x_box)); }
+int GradientSchedule::a_bytes() const { return int(aligned_box_bytes(layout.box, kSquare)); }
+int GradientSchedule::b_bytes() const { return int(aligned_box_bytes(x_box, shape.width)); }
 
 GradientRowSpace gradient_row_space(int width, int most_taps_of_set, int live_taps, int taps, int cluster_splits,
                                     int element_bytes, int shared_bytes) {
@@ -173,33 +246,30 @@ GradientSchedule make_gradient_schedule(const Problem& p, const GradientOperands
 }
 
 GradientSchedule choose_gradient_schedule(const Problem& p, const GradientOperands& o, const GradientMachine& m) {
-  const std::vector<GradientTap> taps = weight_gradient_taps(p);
-  const std::array<Frame, 2> frames{make_frame(p, taps, false), make_frame(p, taps, true)};
+  const std::array<Frame, 2> frames = frames_of(p);
   if (frames[0].taps.empty()) {  // dW is zero
     GradientSchedule s{};
     s.sums.assign(size_t(p.filter.taps()), GradientSums{0, 0});
     return s;
   }
-  // Those with the fewest products first: most of the others need not be looked at in full.
-  struct FramedBox {
-    const Frame* frame;
-    Axes box;
-    double steps;
-  };
-  std::vector<FramedBox> boxes;
-  for (const Frame& f : frames) {
-    for (const Axes& box : boxes_of(f)) {
-      double steps = 0;
-      for (const FrameTap& t : f.taps) steps += k_steps(t, box);
-      boxes.push_back({&f, box, steps});
-    }
-  }
-  std::ranges::stable_sort(boxes, {}, &FramedBox::steps);
   Search search;
-  for (const FramedBox& b : boxes) consider_box(p, o, m, *b.frame, b.box, search);
+  consider_all(p, o, m, frames, search);
   std::optional<GradientSchedule> best = best_of(p, o, m, search);
   if (!best) throw Error("no box of the Hopper weight gradient fits the shared memory of this device");
   return *std::move(best);
+}
+
+std::vector<GradientSchedule> likely_gradient_schedules(const Problem& p, const GradientOperands& o,
+                                                        const GradientMachine& m, double within) {
+  const std::array<Frame, 2> frames = frames_of(p);
+  Search search;
+  search.within = within;
+  if (!frames[0].taps.empty()) consider_all(p, o, m, frames, search);
+  std::vector<GradientSchedule> schedules;
+  for (const Candidate& c : search.candidates)
+    if (!search.too_slow(c.estimate)) schedules.push_back(make_tables(p, o, m, c));
+  std::ranges::stable_sort(schedules, {}, &GradientSchedule::cycles);
+  return schedules;
 }
 
 }  // namespace cks::cuda::hopper

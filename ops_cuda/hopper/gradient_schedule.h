@@ -1,16 +1,16 @@
 // From a problem to what each block of the Hopper weight gradient does. Pure host code: nothing here touches a device.
 //
 // dW[k][c][tap] is a product of dY and X summed over pixels. A block keeps up to teams * slots squares of dW, each 64
-// output channels by 64 (or 32) input channels of one tap, and walks over boxes of output pixels: for each it has dY's
-// box, and X's boxes with a margin that all its taps share, so that a tap is only an offset into shared memory. A box
-// is a sequence of k-steps, 16 pixels each; those that no live pixel of a tap needs are masked out, box by box.
+// output channels by 64 (or 32, or 16) input channels of one tap, and walks over boxes of output pixels: for each it
+// has dY's box, and X's boxes with a margin that all its taps share, so that a tap is only an offset into shared
+// memory. Taps equally far apart are a run, which one wgmma can do. A box is a sequence of k-steps, 16 pixels each;
+// those that no live pixel of a tap needs are masked out, box by box.
 #pragma once
 #include "plan/plan.h"
 
 namespace cks::cuda::hopper {
 
 inline constexpr int kSquare = 64;        // channels, both ways
-inline constexpr int kNarrow = 32;        // input channels of narrow squares
 inline constexpr int kGradientTeams = 3;  // math warpgroups of a block
 inline constexpr int kMaxSteps = 32;      // k-steps of a box: bits of a mask
 inline constexpr int kStepPixels = 16;    // what one wgmma sums up
@@ -25,10 +25,21 @@ inline constexpr int kMaxClusterTaps = kMaxGradientCluster * kGradientTeams * 3;
 // How operands are multiplied: as they are, or as two halves each (three products), for strict fp32.
 struct GradientOperands {
   int planes;  // 1 or 2
-  // Squares of a team. Sums of two planes are promoted, which takes twice the registers.
-  int slots() const { return planes == 1 ? 3 : 2; }
-  int squares() const { return kGradientTeams * slots(); }
+  // Squares of a team that are 64 channels wide. Sums of two planes are promoted, which takes twice the registers.
+  constexpr int slots() const { return planes == 1 ? 3 : 2; }
   int products() const { return planes == 1 ? 1 : 3; }
+};
+
+// The squares of a team: `runs` of `join` taps each. Runs of one do the k-steps that their tap needs. Longer ones of
+// squares 64 channels wide are as many as the team has room for, or the team has runs of one. Longer runs of narrower
+// squares may have taps missing at the end, and a team does all k-steps that any of its taps needs; a block has them
+// all: it makes whole rows of dW, that no other block has a part of.
+struct GradientShape {
+  int width, join, runs;
+  int slots() const { return join * runs; }
+  int squares() const { return kGradientTeams * slots(); }
+  bool narrow() const { return width < kSquare; }
+  bool narrow_runs() const { return narrow() && join > 1; }
 };
 
 // Pixels in the order they have in shared memory, the fastest axis first: images, then w, h, d where images are inner
@@ -47,8 +58,8 @@ struct GradientSlot {
                     // before the stage
   int32_t k, c;     // its square in the block's tile; k < 0: none
   int32_t partial;  // where the tap's partial squares begin, counted in squares
-  int32_t apart;  // of a team's first slot: all its squares share dY's operand, and X's lie so far apart (in 16 bytes),
-                  // so that one wgmma does them; 0: it does not
+  int32_t apart;  // of a run's first slot: all its squares share dY's operand, and X's lie so far apart (in 16 bytes),
+                  // so that one wgmma does them; 0: it does not, or all but the first are missing
   int32_t order;  // of the tap among its set's
   int32_t padding;
 };
@@ -69,13 +80,12 @@ struct GradientSums {
 
 struct GradientSchedule {
   BoxLayout layout;
-  Axes x_box;
+  Axes x_box, x_step;          // of X's boxes: their extent, and how far apart in X their pixels are
   int tile_k = 1, tile_c = 1;  // squares of a block's tile
-  // Input channels of a square. Narrow ones cost more than half of a product, but twice as many blocks each have twice
-  // as many taps: whole rows of dW, that no other block has a part of.
-  int width = kSquare;
+  GradientShape shape{kSquare, 1, 1};
   int max_parts = 1;  // boxes of X (a tap set has one for every class of taps that shares a margin)
   int stages = 0, stage_bytes = 0;
+  int beyond_bytes = 0;                 // behind the last stage, which runs with missing taps read
   std::vector<int32_t> step_a, step_b;  // where a k-step begins in the boxes of dY and X, in 16 bytes
   int32_t group_a = 0, group_b = 0;     // from its first 8 pixels to the others, in bytes
   // Longest first; of a direct schedule: all tap sets of a square, and of a tap set all parts, one after the other.
@@ -120,6 +130,10 @@ struct GradientMachine {
 bool can_implement_gradient(const Problem&);
 
 GradientSchedule choose_gradient_schedule(const Problem&, const GradientOperands&, const GradientMachine&);
+
+// All those that take at most `within` times what the best one does by the model, the best one first: for measurements.
+std::vector<GradientSchedule> likely_gradient_schedules(const Problem&, const GradientOperands&, const GradientMachine&,
+                                                        double within);
 
 // Every layout of boxes that fits, for tests: each gives a schedule.
 std::vector<BoxLayout> gradient_layouts(const Problem&);

@@ -7,8 +7,6 @@
 namespace cks::cuda::hopper::gradient {
 namespace {
 
-constexpr int kPixelUnits = kPixelBytes / 16;  // of the slots' offsets
-
 // The places of a tap set's boxes with the masks of its taps, and what each costs.
 struct PlaceList {
   std::vector<Axes> places;  // along the image axis: 0
@@ -20,8 +18,7 @@ PlaceList make_places(const Candidate& c, const Covering& covering, const TapSet
   const Frame& f = *c.frame;
   Axes count;
   for (int a = 0; a < 4; ++a) count[a] = f.logical[a] == kImages ? 1 : int32_t(ceil_div(f.out[a], c.box[a]));
-  const double bytes = o.planes * (double(c.tile_k) * double(aligned_box_bytes(c.box)) +
-                                   double(set.parts.size()) * c.tile_c * double(aligned_box_bytes(c.x_box)));
+  const double bytes = load_bytes(o, c, set.parts.size());
   PlaceList list;
   Axes i;
   for (i[3] = 0; i[3] < count[3]; ++i[3])
@@ -30,20 +27,19 @@ PlaceList make_places(const Candidate& c, const Covering& covering, const TapSet
         for (i[0] = 0; i[0] < count[0]; ++i[0]) {
           Axes at;
           for (int a = 0; a < 4; ++a) at[a] = i[a] * c.box[a];
-          std::vector<uint32_t> masks(set.taps.size());
+          std::vector<uint32_t> masks;
           double products = 0;
-          size_t next = 0;
           for (const Group& g : set.groups) {
+            const size_t first = masks.size();
             uint32_t any = 0;
-            const size_t first = next;
             for (const int t : g.taps) {
-              masks[next] = live_steps(covering.taps[t], c.box, at);
-              any |= masks[next++];
+              if (t == kMissing) continue;
+              masks.push_back(live_steps(covering.taps[t], c.box, at));
+              any |= masks.back();
             }
-            for (size_t j = first; j < next; ++j) {
-              if (g.joined) masks[j] = any;
-              products += std::popcount(masks[j]) * product_cycles(c.width, g.joined);
-            }
+            if (g.joined) std::fill(masks.begin() + int64_t(first), masks.end(), any);
+            size_t next = first;
+            products += team_cycles(c.shape, g, [&](int) { return double(std::popcount(masks[next++])); });
           }
           if (products == 0) continue;
           list.places.push_back(at);
@@ -61,22 +57,23 @@ GradientPlace place_of(const Frame& f, const Axes& at) {
 }
 
 // Where k-steps begin, and where the taps of a tap set do: what the kernel adds up to addresses.
-void place_steps(const Candidate& c, GradientSchedule& s) {
-  const Axes pitch_a = pitches(c.box), pitch_b = pitches(c.x_box);
+void place_steps(const Candidate& c, const Covering& covering, GradientSchedule& s) {
+  const Axes pitch_a = pitches(c.box), pitch_b = step_pitches(*c.frame, covering);
+  const int bytes_a = pixel_bytes(kSquare), bytes_b = pixel_bytes(c.shape.width);
   for_steps(c.box, [&](const Axes& at) {
     int32_t a = 0, b = 0;
     for (int i = 0; i < 4; ++i) a += at[i] * pitch_a[i], b += at[i] * pitch_b[i];
-    s.step_a.push_back(a * kPixelUnits), s.step_b.push_back(b * kPixelUnits);
+    s.step_a.push_back(a * bytes_a / 16), s.step_b.push_back(b * bytes_b / 16);
   });
   const bool one_row = c.box[0] % kStepPixels == 0;  // else a k-step's second 8 pixels are next along the second axis
-  s.group_a = (one_row ? 8 : pitch_a[1]) * kPixelBytes, s.group_b = (one_row ? 8 : pitch_b[1]) * kPixelBytes;
+  s.group_a = (one_row ? 8 : pitch_a[1]) * bytes_a, s.group_b = (one_row ? 8 : pitch_b[1]) * bytes_b;
 }
 
 // The squares of a tap set's blocks, and room for their partial sums. Returns which of the set's taps each has, or -1.
 std::vector<int> place_squares(const Problem& p, const GradientOperands& o, const Candidate& c,
                                const Covering& covering, const TapSet& set, int splits, GradientSchedule& s) {
-  std::vector<GradientSlot> slots(o.squares(), GradientSlot{0, 0, -1, -1, 0, 0, 0, 0});
-  std::vector<int> tap_of(o.squares(), -1);
+  std::vector<GradientSlot> slots(size_t(c.shape.squares()), GradientSlot{0, 0, -1, -1, 0, 0, 0, 0});
+  std::vector<int> tap_of(slots.size(), -1);
   const int groups = int(set.groups.size());
   std::vector<int> filter_taps;
   for (const int t : set.taps) filter_taps.push_back(covering.taps[t].filter);
@@ -84,28 +81,32 @@ std::vector<int> place_squares(const Problem& p, const GradientOperands& o, cons
   int order = 0;
   for (int g = 0; g < groups; ++g) {
     const Group& group = set.groups[g];
-    for (int j = 0; j < int(group.taps.size()); ++j, ++order) {
+    for (int j = 0; j < int(group.taps.size()); ++j) {
       const int t = group.taps[j];
+      if (t == kMissing) continue;
       const int filter_tap = covering.taps[t].filter;
       const int part = int(std::ranges::find(set.parts, covering.part_of[t]) - set.parts.begin());
       for (int k = 0; k < c.tile_k; ++k) {
         for (int x = 0; x < c.tile_c; ++x) {
-          const int at = (k * groups + g) * o.slots() + j + x;
+          const int at = (k * groups + g) * c.shape.slots() + j + x;
           GradientSlot& slot = slots[at];
           slot.k = k, slot.c = x, slot.partial = int32_t(s.partial_squares);
           slot.order = int32_t(std::ranges::find(filter_taps, filter_tap) - filter_taps.begin());
           slot.a = k * s.a_bytes() / 16;
           slot.b = o.planes * c.tile_k * s.a_bytes() / 16 + (part * c.tile_c + x) * s.b_bytes() / 16 +
-                   pixel_offset(*c.frame, covering, t) * kPixelUnits;
+                   pixel_offset(covering, t) * pixel_bytes(c.shape.width) / 16;
           tap_of[at] = order;
         }
       }
       s.sums[filter_tap] = {int32_t(s.partial_squares), splits};
-      s.partial_squares += splits * ceil_div(p.filter.K, kSquare) * ceil_div(p.filter.C, c.width);
+      s.partial_squares += splits * ceil_div(p.filter.K, kSquare) * ceil_div(p.filter.C, c.shape.width);
+      ++order;
     }
     for (int k = 0; k < c.tile_k && group.joined; ++k) {
-      GradientSlot* const first = &slots[(k * groups + g) * o.slots()];
-      first->apart = first[1].b - first[0].b;
+      for (int run = 0; run < (c.shape.narrow_runs() ? c.shape.runs : 1); ++run) {
+        GradientSlot* const first = &slots[(k * groups + g) * c.shape.slots() + run * c.shape.join];
+        if (first[1].k >= 0) first->apart = first[1].b - first[0].b;
+      }
     }
   }
   s.slots.insert(s.slots.end(), slots.begin(), slots.end());
@@ -143,12 +144,12 @@ std::vector<int64_t> cut_boxes(const PlaceList& list, int64_t image_blocks, int 
 
 GradientSchedule make_tables(const Problem& p, const GradientOperands& o, const GradientMachine& m, Candidate c) {
   const Frame& f = *c.frame;
-  const Covering covering = cover(f, c.box, c.margins, !c.joined);
+  const Covering covering = cover(f, c.box, c.margins, c.exact);
   GradientSchedule s;
   s.layout = {f.images_inner, c.box};
-  s.x_box = c.x_box, s.tile_k = c.tile_k, s.tile_c = c.tile_c, s.width = c.width;
-  s.max_parts = c.max_parts, s.stages = c.stages, s.stage_bytes = c.stage_bytes;
-  place_steps(c, s);
+  s.x_box = c.x_box, s.x_step = covering.x_step, s.tile_k = c.tile_k, s.tile_c = c.tile_c, s.shape = c.shape;
+  s.max_parts = c.max_parts, s.stages = c.stages, s.stage_bytes = c.stage_bytes, s.beyond_bytes = c.beyond_bytes;
+  place_steps(c, covering, s);
 
   std::vector<PlaceList> lists;
   const int images_axis = f.images_inner ? 0 : 3;
@@ -180,7 +181,8 @@ GradientSchedule make_tables(const Problem& p, const GradientOperands& o, const 
       item.place = int32_t(cuts[part] % places), item.image = int32_t(cuts[part] / places * c.box[images_axis]);
       item.boxes = int32_t(cuts[part + 1] - cuts[part]), item.split = part;
       for (item.k = 0; item.k < ceil_div(p.filter.K, kSquare); item.k += c.tile_k)
-        for (item.c = 0; item.c < ceil_div(p.filter.C, c.width); item.c += c.tile_c) timed.push_back({cycles, item});
+        for (item.c = 0; item.c < ceil_div(p.filter.C, c.shape.width); item.c += c.tile_c)
+          timed.push_back({cycles, item});
     }
     for (int place = 0; place < places; ++place) {
       s.places.push_back(place_of(f, list.places[place]));

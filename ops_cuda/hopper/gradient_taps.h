@@ -4,16 +4,19 @@
 
 namespace cks::cuda::hopper::gradient {
 
-// Taps that read one box of X: congruent modulo the stride, and no farther apart than the margin.
+// Taps that read one box of X: congruent modulo its step, and no farther apart than the margin.
 struct Part {
   Axes base, last;  // the least and the greatest offset
 };
 
 // The squares of one team: one 64 output channels, up to `slots` operands in X.
 struct Group {
-  std::vector<int> taps;  // of Covering::taps; with several input channels in the tile, one
-  bool joined;            // as many operands as fit, equally far apart
+  // Of Covering::taps, or kMissing; with several input channels in the tile, one. Of narrow squares: runs, one after
+  // the other.
+  std::vector<int> taps;
+  bool joined;  // as many operands as fit, equally far apart
 };
+inline constexpr int kMissing = -1;
 
 struct TapSet {
   std::vector<Group> groups;
@@ -26,18 +29,25 @@ struct Covering {
   std::vector<FrameTap> taps;
   std::vector<int> part_of;  // each tap's
   std::vector<Part> parts;
-  Axes x_box;
+  Axes x_box, x_step;  // its pixels lie so far apart
 };
 
-// `margins`: along which axes the taps of a part may differ. `exact`: no k-step is multiplied for a tap that it is dead
-// for.
-Covering cover(const Frame&, const Axes& box, const std::array<bool, 4>& margins, bool exact);
+// `margins`: along which axes the taps of a part may differ. `exact`: along which no k-step is multiplied for a tap
+// that it is dead for.
+Covering cover(const Frame&, const Axes& box, const std::array<bool, 4>& margins, const std::array<bool, 4>& exact);
+
+// How far apart in a box of X the pixels are that neighbours in dY's box read.
+Axes step_pitches(const Frame&, const Covering&);
 
 // A tap's place in its box of X, in pixels.
-int32_t pixel_offset(const Frame&, const Covering&, int tap);
+int32_t pixel_offset(const Covering&, int tap);
 
 // Groups of taps equally far apart, as many as `slots` each: rows of taps, then columns, then what is left.
-std::vector<Group> make_groups(const Frame&, const Covering&, int slots, bool joined);
+std::vector<Group> make_groups(const Covering&, int slots, bool joined);
+// The same for runs of narrow squares, dealt evenly to all teams of one block; none where it has no room for them.
+std::vector<Group> make_narrow_groups(const Covering&, const GradientShape&);
+// Whether the taps of each team that has joined ones differ along w alone.
+bool are_rows(const Frame&, const Covering&, const std::vector<Group>&);
 
 // The groups of a tile, `apart` those of a tile one square wide, dealt to tap sets.
 std::vector<TapSet> make_tap_sets(const Covering&, const std::vector<Group>& apart, int slots, int tile_k, int tile_c);

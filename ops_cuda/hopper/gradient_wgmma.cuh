@@ -1,5 +1,5 @@
-// wgmma for the weight gradient: D[64 x 64] += A[16 pixels x 64]^T * B[16 pixels x 64], for up to three squares D side
-// by side, or half of one. Both operands lie in shared memory pixel by pixel, channels contiguous, so that both are
+// wgmma for the weight gradient: D[64 x N] += A[16 pixels x 64]^T * B[16 pixels x N], N columns of squares D side by
+// side. Both operands lie in shared memory pixel by pixel, channels contiguous, so that both are
 // transposed on their way in (16-bit types alone can be).
 #pragma once
 #include "ops_cuda/hopper/wgmma.cuh"
@@ -14,16 +14,15 @@ __device__ inline uint64_t transposed_descriptor(uint32_t high, uint32_t low, ui
 }
 
 #define CKS_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define CKS_D16(i) CKS_D4(i), CKS_D4(i + 4), CKS_D4(i + 8), CKS_D4(i + 12)
+#define CKS_D8(i) CKS_D4(i), CKS_D4(i + 4)
+#define CKS_D16(i) CKS_D8(i), CKS_D8(i + 8)
 #define CKS_D32(i) CKS_D16(i), CKS_D16(i + 16)
 #define CKS_R16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-#define CKS_R32                                                                                                    \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29," \
-  "%30,%31"
-#define CKS_R64                                                                                                       \
-  CKS_R32                                                                                                             \
-  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59," \
-  "%60,%61,%62,%63"
+#define CKS_R24 CKS_R16 ",%16,%17,%18,%19,%20,%21,%22,%23"
+#define CKS_R32 CKS_R24 ",%24,%25,%26,%27,%28,%29,%30,%31"
+#define CKS_R40 CKS_R32 ",%32,%33,%34,%35,%36,%37,%38,%39"
+#define CKS_R48 CKS_R40 ",%40,%41,%42,%43,%44,%45,%46,%47"
+#define CKS_R64 CKS_R48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define CKS_R96                                                                                                       \
   CKS_R64                                                                                                             \
   ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91," \
@@ -34,15 +33,16 @@ __device__ inline uint64_t transposed_descriptor(uint32_t high, uint32_t low, ui
                : __VA_ARGS__                                                                                    \
                : "l"(a), "l"(b), "r"(accumulate))
 #define CKS_WGMMA_ALL_N(type)                                                                 \
-  if constexpr (N == 32) CKS_WGMMA(32, type, CKS_R16, 16, 17, 18, CKS_D16(0));                \
+  if constexpr (N == 48) CKS_WGMMA(48, type, CKS_R24, 24, 25, 26, CKS_D16(0), CKS_D8(16));    \
   if constexpr (N == 64) CKS_WGMMA(64, type, CKS_R32, 32, 33, 34, CKS_D32(0));                \
+  if constexpr (N == 80) CKS_WGMMA(80, type, CKS_R40, 40, 41, 42, CKS_D32(0), CKS_D8(32));    \
+  if constexpr (N == 96) CKS_WGMMA(96, type, CKS_R48, 48, 49, 50, CKS_D32(0), CKS_D16(32));   \
   if constexpr (N == 128) CKS_WGMMA(128, type, CKS_R64, 64, 65, 66, CKS_D32(0), CKS_D32(32)); \
   if constexpr (N == 192) CKS_WGMMA(192, type, CKS_R96, 96, 97, 98, CKS_D32(0), CKS_D32(32), CKS_D32(64));
 
-// N columns: half a square, or squares side by side, from square `first` on. accumulate 0: D = A^T * B.
-template <class T, int N, int kAll>
-__device__ void wgmma_transposed(float (&all)[kAll], int first, uint64_t a, uint64_t b, int accumulate) {
-  float* const d = all + first * 32;
+// D begins at d. accumulate 0: D = A^T * B.
+template <class T, int N>
+__device__ void wgmma_transposed(float* d, uint64_t a, uint64_t b, int accumulate) {
   if constexpr (std::is_same_v<T, __half>) {
     CKS_WGMMA_ALL_N("f16")
   } else {
@@ -55,10 +55,14 @@ __device__ void wgmma_transposed(float (&all)[kAll], int first, uint64_t a, uint
 #undef CKS_WGMMA
 #undef CKS_R96
 #undef CKS_R64
+#undef CKS_R48
+#undef CKS_R40
 #undef CKS_R32
+#undef CKS_R24
 #undef CKS_R16
 #undef CKS_D32
 #undef CKS_D16
+#undef CKS_D8
 #undef CKS_D4
 
 }  // namespace cks::cuda::hopper

@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(
   // Of the block: its barriers are made. Of a cluster: they are for whoever has waited for it.
   const auto begin = [&] {
     if (in_cluster) cluster_arrive();
-    __syncthreads();
+    named_barrier(15, int(blockDim.x));  // roles come to it by different ways
   };
   bool has_arrived = false;  // at the cluster's end
   // The next grid may set itself up while this one runs. Each role waits for the previous one before it touches what

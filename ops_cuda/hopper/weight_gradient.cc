@@ -15,7 +15,7 @@ namespace {
 
 using namespace hopper;
 
-// A channels-last tensor of 16-bit elements, whose pixels a map has in the order of a BoxLayout, and the box of 64
+// A channels-last tensor of 16-bit elements, whose pixels a map has in the order of a BoxLayout, and the box of `width`
 // channels that a copy moves: every `step`-th pixel along each axis.
 struct BoxedPixels {
   CUtensorMapDataType type;
@@ -23,8 +23,8 @@ struct BoxedPixels {
   std::array<cuuint64_t, 4> pitch;   // bytes, of the axes after the channels
   std::array<cuuint32_t, 5> span, step;
 
-  BoxedPixels(CUtensorMapDataType type, int64_t channels, const Dims& size, int64_t images, bool images_inner,
-              const Axes& box, const Dims& stride)
+  BoxedPixels(CUtensorMapDataType type, int64_t channels, int width, const Dims& size, int64_t images,
+              bool images_inner, const Axes& box, const Axes& steps)
       : type(type) {
     const uint64_t w = uint64_t(channels) * 2, h = w * uint64_t(size[2]), d = h * uint64_t(size[1]),
                    n = d * uint64_t(size[0]);
@@ -35,14 +35,16 @@ struct BoxedPixels {
     };
     const auto sizes = ordered(uint64_t(images), size[0], size[1], size[2]);
     pitch = ordered(cuuint64_t(n), d, h, w);
-    const auto steps = ordered(cuuint32_t(1), stride[0], stride[1], stride[2]);
-    extent[0] = cuuint64_t(channels), span[0] = kSquare, step[0] = 1;
+    extent[0] = cuuint64_t(channels), span[0] = cuuint32_t(width), step[0] = 1;
     for (int a = 0; a < 4; ++a)
-      extent[a + 1] = sizes[a], step[a + 1] = steps[a], span[a + 1] = cuuint32_t(box[a]) * steps[a];
+      extent[a + 1] = sizes[a], step[a + 1] = cuuint32_t(steps[a]), span[a + 1] = cuuint32_t(box[a] * steps[a]);
   }
 
   CUtensorMap map(const void* base) const {
-    return make_tensor_map(type, CU_TENSOR_MAP_SWIZZLE_128B, base, extent, pitch, span, step);
+    const CUtensorMapSwizzle swizzle = span[0] == kSquare ? CU_TENSOR_MAP_SWIZZLE_128B
+                                       : span[0] == 32    ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                          : CU_TENSOR_MAP_SWIZZLE_32B;
+    return make_tensor_map(type, swizzle, base, extent, pitch, span, step);
   }
 };
 
@@ -113,9 +115,11 @@ void launch_after(const char* doing, const void* function, int64_t blocks, int t
   check(cudaLaunchKernelExC(&launch, function, arguments), doing);
 }
 
-// The high word of the descriptors of an operand whose groups of 8 pixels lie `group` bytes apart: rows of 128 bytes in
-// the 128-byte swizzle.
-uint32_t descriptor_high(int group) { return uint32_t(group) >> 4 | 1u << 30; }
+// The high word of the descriptors of an operand whose groups of 8 pixels lie `group` bytes apart, each pixel a row of
+// so many channels, in the swizzle of its width.
+uint32_t descriptor_high(int group, int width) {
+  return uint32_t(group) >> 4 | (width == kSquare ? 1u : width == 32 ? 2u : 3u) << 30;
+}
 
 int planes_of(DataType type, Precision precision) {
   return type == DataType::kFloat && precision == Precision::kFP32 ? 2 : 1;
@@ -166,28 +170,29 @@ class HopperGradient : public WeightGradientKernel {
     const auto width = [&](int64_t channels) {
       return type == DataType::kFloat ? planes_ * round_up(channels, 8) : channels;
     };
-    dy_.emplace(element, width(f.K), p.output, p.N, s.layout.images_inner, s.layout.box, Dims{1, 1, 1});
-    x_.emplace(element, width(f.C), p.input, p.N, s.layout.images_inner, s.x_box, p.stride);
+    dy_.emplace(element, width(f.K), kSquare, p.output, p.N, s.layout.images_inner, s.layout.box, Axes{1, 1, 1, 1});
+    x_.emplace(element, width(f.C), s.shape.width, p.input, p.N, s.layout.images_inner, s.x_box, s.x_step);
 
     tables_.point(params_);
     params_.stride = to_int3(p.stride);
     params_.images_inner = s.layout.images_inner, params_.box_images = s.layout.box[s.layout.images_inner ? 0 : 3];
     params_.direct = s.direct, params_.dw_is_float = type == DataType::kFloat;
     params_.K = int(f.K), params_.C = int(f.C), params_.taps = int(f.taps());
-    params_.width = s.width;
-    params_.k_squares = sum_.k_squares, params_.c_squares = int(ceil_div(f.C, s.width));
+    params_.shape = s.shape, params_.team_squares = s.shape.slots(), params_.squares = s.shape.squares();
+    params_.k_squares = sum_.k_squares, params_.c_squares = int(ceil_div(f.C, s.shape.width));
     params_.tile_k = s.tile_k, params_.tile_c = s.tile_c, params_.max_parts = s.max_parts;
     params_.stages = s.stages, params_.stage_bytes = s.stage_bytes;
     params_.a_bytes = s.a_bytes(), params_.b_bytes = s.b_bytes();
-    const auto copied = [](const Axes& box) { return box[0] * box[1] * box[2] * box[3] * kSquare * 2; };
-    params_.a_copied = copied(s.layout.box), params_.b_copied = copied(s.x_box);
+    const auto copied = [](const Axes& box, int channels) { return box[0] * box[1] * box[2] * box[3] * channels * 2; };
+    params_.a_copied = copied(s.layout.box, kSquare), params_.b_copied = copied(s.x_box, s.shape.width);
     params_.a_plane = s.tile_k * s.a_bytes(), params_.b_plane = s.max_parts * s.tile_c * s.b_bytes();
-    params_.high_a = descriptor_high(s.group_a), params_.high_b = descriptor_high(s.group_b);
+    params_.high_a = descriptor_high(s.group_a, kSquare);
+    params_.high_b = descriptor_high(s.group_b, s.shape.width);
     for (size_t i = 0; i < s.step_a.size(); ++i) params_.steps[i] = uint32_t(s.step_a[i]) | uint32_t(s.step_b[i]) << 16;
 
     function_ = type == DataType::kBFloat16 ? bfloat16_gradient() : half_gradient(planes_);
     allow_all_shared_memory(function_);
-    shared_bytes_ = size_t(s.stages) * size_t(s.stage_bytes) + kStageAlignment;
+    shared_bytes_ = size_t(s.stages) * size_t(s.stage_bytes) + size_t(s.beyond_bytes) + kStageAlignment;
     params_.sets = params_.cluster_splits = 1;
     if (direct_) write_rows(s, f, int(size_of(type)));
   }
@@ -249,7 +254,7 @@ class HopperGradient : public WeightGradientKernel {
       most = std::max(most, int(s.set_taps[set].size()));
     }
     params_.set_first[s.set_taps.size()] = int16_t(live);
-    const GradientRowSpace space = gradient_row_space(s.width, most, live, int(f.taps()), s.cluster_splits,
+    const GradientRowSpace space = gradient_row_space(s.shape.width, most, live, int(f.taps()), s.cluster_splits,
                                                       element_bytes, most_shared_bytes() - kGradientFixedBytes);
     params_.rows_at = space.rows_at, params_.row_bytes = space.row_bytes;
     params_.row_channels = space.row_channels, params_.rows_at_once = space.rows_at_once;

@@ -24,7 +24,8 @@ struct GradientParams {
   int K, C, taps;
   Int3 stride;
   int images_inner, box_images;  // how many images a box has
-  int width;                     // input channels of a square: kSquare or kNarrow
+  GradientShape shape;           // of a team's squares,
+  int team_squares, squares;     // so many, and of all teams
   int k_squares, c_squares;      // of dW
   int tile_k, tile_c, max_parts;
   int stages, stage_bytes;

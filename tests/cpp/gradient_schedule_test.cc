@@ -46,23 +46,34 @@ bool decode(const BoxLayout& layout, const Axes& box, int64_t row, Pixel& pixel)
   return row == 0;
 }
 
-// What one wgmma does together: the same k-steps of one operand of dY, and operands of X equally far apart.
-void check_joined(const Problem& p, const GradientOperands& o, const GradientSchedule& s) {
+// What one wgmma does together: the same k-steps of one operand of dY, and operands of X equally far apart; of narrow
+// squares, what lies where taps are missing is in the block's shared memory.
+void check_joined(const Problem& p, const GradientSchedule& s) {
   const auto holds = [&](bool x, const char* what) { require(x, what, p, s); };
-  for (size_t first = 0; first < s.slots.size(); first += size_t(o.slots())) {
-    const int32_t apart = s.slots[first].apart;
-    if (apart == 0) continue;
+  const int team_slots = s.shape.slots(), run_slots = s.shape.narrow_runs() ? s.shape.join : team_slots;
+  for (int first = 0; first < int(s.slots.size()); first += run_slots) {
+    const GradientSlot& base = s.slots[size_t(first)];
+    if (s.shape.narrow_runs() ? base.k < 0 : base.apart == 0) continue;
     ++joined_teams;
-    holds(apart > 0 && apart < 1 << 14, "a distance that no descriptor holds");
-    for (int i = 0; i < o.slots(); ++i) {
-      const GradientSlot& slot = s.slots[first + size_t(i)];
-      holds(slot.k >= 0 && slot.a == s.slots[first].a && slot.b == s.slots[first].b + i * apart, "a joined square");
+    holds(base.apart >= 0 && base.apart < 1 << 14, "a distance that no descriptor holds");
+    const int tap_set = first / s.shape.squares(), at = first % s.shape.squares();
+    int taps = 0;
+    for (int i = 0; i < run_slots; ++i) {
+      const GradientSlot& slot = s.slots[size_t(first + i)];
+      if (slot.k < 0) continue;
+      holds(i == taps++, "a missing tap before another one of a run");
+      holds(slot.a == base.a && slot.b == base.b + i * base.apart, "a joined square");
     }
-    const int tap_set = int(first) / o.squares(), at = int(first) % o.squares();
+    holds(taps == run_slots || (s.shape.narrow_runs() && taps > 0), "a joined square without a tap");
+    const int last_step = *std::ranges::max_element(s.step_b);
+    const int end = (base.b + (run_slots - 1) * base.apart + last_step) * 16 + s.group_b + 16 * s.shape.width;
+    holds(!s.shape.narrow_runs() || end <= s.stage_bytes + s.beyond_bytes, "a missing tap beyond the shared memory");
+    // A team of narrow squares does them all with the k-steps of its first one.
+    const int masks_at = s.shape.narrow_runs() ? at - at % team_slots : at;
     for (const GradientItem& item : s.items) {
       for (int place = 0; item.tap_set == tap_set && place < item.num_places; ++place) {
-        const uint32_t* masks = &s.masks[size_t((item.first_place + place) * o.squares() + at)];
-        for (int i = 1; i < o.slots(); ++i) holds(masks[i] == masks[0], "joined squares with other k-steps");
+        const uint32_t* masks = &s.masks[size_t((item.first_place + place) * s.shape.squares())];
+        for (int i = 0; i < taps; ++i) holds(masks[at + i] == masks[masks_at], "joined squares with other k-steps");
       }
     }
   }
@@ -72,7 +83,7 @@ void check_joined(const Problem& p, const GradientOperands& o, const GradientSch
 // parts, and room in shared memory for what it does with them.
 void check_direct(const Problem& p, const GradientMachine& m, const GradientSchedule& s) {
   const auto holds = [&](bool x, const char* what) { require(x, what, p, s); };
-  const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, s.width);
+  const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, s.shape.width);
   const int sets = int(s.set_taps.size()), cluster = s.cluster();
   holds(s.tile_k == 1 && s.tile_c == 1 && cluster == sets * s.cluster_splits, "a cluster's tile");
   holds(cluster <= kMaxGradientCluster && m.clusters[size_t(cluster)] > 0, "a cluster that does not fit the GPU");
@@ -83,7 +94,6 @@ void check_direct(const Problem& p, const GradientMachine& m, const GradientSche
     holds(item.k == first.k && item.c == first.c, "a cluster of several squares");
     holds(item.tap_set == rank / s.cluster_splits && item.split == rank % s.cluster_splits, "the order of a cluster");
   }
-  for (const GradientSlot& slot : s.slots) holds(cluster == 1 || slot.apart == 0, "joined products in a cluster");
   std::set<int> taps;
   size_t most = 0;
   for (const std::vector<int>& of_set : s.set_taps) {
@@ -95,28 +105,30 @@ void check_direct(const Problem& p, const GradientMachine& m, const GradientSche
     holds(s.sums[tap].splits == (taps.contains(int(tap)) ? s.cluster_splits : 0), "a tap that nobody writes");
   for (const int element_bytes : {2, 4}) {
     const GradientRowSpace r =
-        gradient_row_space(s.width, int(most), int(taps.size()), int(p.filter.taps()), s.cluster_splits, element_bytes,
-                           m.shared_bytes - kGradientFixedBytes);
+        gradient_row_space(s.shape.width, int(most), int(taps.size()), int(p.filter.taps()), s.cluster_splits,
+                           element_bytes, m.shared_bytes - kGradientFixedBytes);
     holds(r.row_channels >= 8 && r.bytes <= m.shared_bytes - kGradientFixedBytes, "shared memory of the rows");
-    holds(r.rows_at >= int(kSquare * s.width * most) * r.staged_bytes, "rows among the sums");
+    holds(r.rows_at >= int(kSquare * s.shape.width * most) * r.staged_bytes, "rows among the sums");
     holds(r.tables_at >=
               r.rows_at + kGradientTeams * 4 * r.rows_at_once * r.row_channels * int(p.filter.taps()) * element_bytes,
           "tables among the rows");
   }
-  shared_sums += s.cluster_splits > 1, narrow += s.width < kSquare;
+  shared_sums += s.cluster_splits > 1, narrow += s.shape.width < kSquare;
   ++direct_schedules;
 }
 
 void check(const Problem& p, const GradientOperands& o, const GradientMachine& m, const GradientSchedule& s) {
   const auto holds = [&](bool x, const char* what) { require(x, what, p, s); };
-  const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, s.width);
+  const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, s.shape.width);
   holds(s.stages >= 2 && s.stages <= kMaxGradientStages, "stages");
-  holds(s.stages * s.stage_bytes + kGradientFixedBytes <= m.shared_bytes, "shared memory");
+  holds(s.stages * s.stage_bytes + s.beyond_bytes + kGradientFixedBytes <= m.shared_bytes, "shared memory");
   holds(s.step_a.size() <= kMaxSteps && s.step_a.size() == s.step_b.size(), "k-steps");
   for (int a = 0; a < 4; ++a) holds(s.layout.box[a] <= 256 && s.x_box[a] <= 256, "a box beyond a tensor map's");
-  const int a_rows = s.a_bytes() / 128, b_rows = s.b_bytes() / 128;
-  const int b_begin = o.planes * s.tile_k * a_rows;
+  const int a_rows = s.a_bytes() / 128, b_pixel = 2 * s.shape.width, b_rows = s.b_bytes() / b_pixel;
+  const int b_begin = o.planes * s.tile_k * s.a_bytes();
 
+  const auto& [step0, step1, step2, step3] = s.x_step;
+  const Dims x_step = s.layout.images_inner ? Dims{step3, step2, step1} : Dims{step2, step1, step0};
   // [tap][output pixel] -> how often, for the first square; and how often each square of dW gets each part of a sum.
   const int64_t outputs = p.N * volume(p.output);
   std::vector<std::vector<int>> seen(size_t(p.filter.taps()), std::vector<int>(size_t(outputs)));
@@ -126,11 +138,11 @@ void check(const Problem& p, const GradientOperands& o, const GradientMachine& m
     if (s.sums[t].splits > 0) tap_of_sums[s.sums[t].first] = t;
     split_sums += s.sums[t].splits > 1;
   }
-  check_joined(p, o, s);
+  check_joined(p, s);
   for (const GradientItem& item : s.items) {
     holds(item.boxes > 0, "an empty item");
-    for (int at = 0; at < o.squares(); ++at) {
-      const GradientSlot& slot = s.slots[item.tap_set * o.squares() + at];
+    for (int at = 0; at < s.shape.squares(); ++at) {
+      const GradientSlot& slot = s.slots[item.tap_set * s.shape.squares() + at];
       if (slot.k < 0 || item.k + slot.k >= k_squares || item.c + slot.c >= c_squares) continue;
       holds(tap_of_sums.contains(slot.partial), "a slot of no tap");
       const int64_t tap = tap_of_sums[slot.partial];
@@ -143,15 +155,16 @@ void check(const Problem& p, const GradientOperands& o, const GradientMachine& m
       int place = item.place, image = item.image;
       for (int box = 0; box < item.boxes; ++box) {
         const GradientPlace& at_place = s.places[item.first_place + place];
-        const uint32_t mask = s.masks[(item.first_place + place) * o.squares() + at];
+        const uint32_t mask = s.masks[(item.first_place + place) * s.shape.squares() + at];
         for (size_t step = 0; step < s.step_a.size(); ++step) {
           if (!(mask >> step & 1)) continue;
           for (int i = 0; i < kStepPixels; ++i) {
             const int64_t a = slot.a / 8 + s.step_a[step] / 8 + i / 8 * (s.group_a / 128) + i % 8;
-            const int64_t b = slot.b / 8 + s.step_b[step] / 8 + i / 8 * (s.group_b / 128) + i % 8 - b_begin;
+            const int64_t b_byte = (slot.b + s.step_b[step]) * 16 + i / 8 * s.group_b + i % 8 * b_pixel - b_begin;
+            const int64_t b = b_byte / b_pixel;
             Pixel dy, x;
             holds(decode(s.layout, s.layout.box, a - slot.k * a_rows, dy), "a k-step beyond dY's box");
-            holds(b >= 0, "a k-step before X's boxes");
+            holds(b_byte >= 0 && b_byte % b_pixel == 0, "a k-step before X's boxes");
             const int part = int(b / b_rows) / s.tile_c;
             holds(part < s.num_parts[item.tap_set] && int(b / b_rows) % s.tile_c == slot.c, "another box of X");
             holds(decode(s.layout, s.x_box, b % b_rows, x), "a k-step beyond X's box");
@@ -161,7 +174,7 @@ void check(const Problem& p, const GradientOperands& o, const GradientMachine& m
             bool exists = dy.n < p.N, real = true;
             int64_t index = dy.n;
             for (int axis = 0; axis < 3; ++axis) {
-              x.at[axis] = first[axis] * p.stride[axis] + base[axis] + x.at[axis] * p.stride[axis];
+              x.at[axis] = first[axis] * p.stride[axis] + base[axis] + x.at[axis] * x_step[axis];
               dy.at[axis] += first[axis];
               exists = exists && dy.at[axis] < p.output[axis];
               real = real && x.at[axis] >= 0 && x.at[axis] < p.input[axis];
