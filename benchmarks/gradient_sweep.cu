@@ -68,8 +68,10 @@ double sweep(const Layer& layer, double within, const char* dtype, DataType type
   const Buffer<T> x(p.N * p.filter.C * volume(p.input), random), dy(p.N * p.filter.K * volume(p.output), random);
   const Buffer<T> dw(p.filter.elements(), random);
   double best_us = INFINITY, chosen_us = INFINITY;
-  for (const hopper::GradientSchedule& s : hopper::likely_gradient_schedules(
-           p, hopper::gradient_operands(type, precision), hopper::current_gradient_machine(), within)) {
+  hopper::GradientOperands operands = hopper::gradient_operands(type, precision);
+  operands.floats = type == DataType::kFloat;
+  for (const hopper::GradientSchedule& s :
+       hopper::likely_gradient_schedules(p, operands, hopper::current_gradient_machine(), within)) {
     const auto kernel = hopper::make_scheduled_gradient(p, type, precision, s);
     const Buffer<char> workspace(int64_t(kernel->workspace_bytes()));
     const double us =

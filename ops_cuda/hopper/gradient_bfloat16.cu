@@ -1,5 +1,5 @@
 #include "ops_cuda/hopper/gradient_kernel.cuh"
 
 const void* cks::cuda::hopper::bfloat16_gradient() {
-  return reinterpret_cast<const void*>(&hopper_gradient<__nv_bfloat16, 1>);
+  return reinterpret_cast<const void*>(&hopper_gradient<__nv_bfloat16, 1, false>);
 }

@@ -39,6 +39,9 @@ inline int64_t aligned_box_bytes(const Axes& box, int channels) {
   return round_up(pixels_of(box) * pixel_bytes(channels), kStageAlignment);
 }
 // Of a box of pixels that lie `step` apart.
+inline int64_t float_box_bytes(const Axes& box, int channels) {
+  return round_up(pixels_of(box) * channels * int64_t(sizeof(float)), 128);
+}
 bool fits_tensor_map(const Axes& box, const Axes& step);
 
 // Calls body(first pixel of each k-step in the box), in order.

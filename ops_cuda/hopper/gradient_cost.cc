@@ -16,6 +16,12 @@ constexpr double kNarrowOperand = 0.27;           // or of its operands, both to
 constexpr double kLoadRate = 42;                  // bytes, all SMs at work on the same pixels
 constexpr double kOwnLoadRate = 22.5;             // likewise, each on its own
 constexpr double kLeastPixel = 84;                // bytes: a pixel of fewer takes as long
+constexpr double kMemoryRate = 20;                // bytes of floats, from memory,
+constexpr double kConvertRate = 17;               // converted to a half each,
+constexpr double kConvertTwiceRate = 10;          // or two
+constexpr double kPassStart = 9500;               // passes that convert before,
+constexpr double kPass = 0.0043;                  // for each element,
+constexpr double kPassTwice = 0.0055;             // or to two halves
 constexpr double kLoadShare = 0.27;               // of a load, while products run
 constexpr double kAloneRate = 74;                 // bytes, what one SM can have
 constexpr double kLatency = 1900;                 // of a load
@@ -109,6 +115,9 @@ double product_cycles(const GradientShape& s, bool joined) {
 }
 
 double load_bytes(const GradientOperands& o, const Candidate& c, size_t boxes_of_x) {
+  if (o.floats)
+    return double(float_box_bytes(c.box, kSquare)) +
+           double(boxes_of_x) * double(float_box_bytes(c.x_box, c.shape.width));
   return o.planes * (double(c.tile_k) * double(pixels_of(c.box)) * pixel_bytes(kSquare) +
                      double(boxes_of_x) * c.tile_c * double(pixels_of(c.x_box)) *
                          std::max(kLeastPixel, double(pixel_bytes(c.shape.width))));
@@ -116,13 +125,21 @@ double load_bytes(const GradientOperands& o, const Candidate& c, size_t boxes_of
 
 double fill_cycles(double bytes) { return bytes / kAloneRate; }
 
-double box_cycles(const GradientOperands& o, double products, double bytes, int stages, bool shared) {
+double box_cycles(const GradientOperands& o, const Candidate& c, double products, double bytes) {
   // With few stages a box waits for the one that had its stage.
-  const double ring = (bytes / kAloneRate + kLatency) / (stages - 1);
+  const double ring = (bytes / kAloneRate + kLatency) / ((o.floats ? c.float_stages + 1 : c.stages) - 1);
   // Before sums are promoted a team's products must end, and nobody else's may fill all of the gap.
   const double drain = o.planes == 2 ? kDrain : 0;
-  const double load = bytes / (shared ? kLoadRate : kOwnLoadRate);
-  return std::max({products + kLoadShare * load + drain, load, ring, kBoxOverhead});
+  // Floats are read from memory by tiles that have them for themselves.
+  const double load = bytes / (c.tiles > 1 ? kLoadRate : o.floats ? kMemoryRate : kOwnLoadRate);
+  const double convert = o.floats ? bytes / (o.planes == 1 ? kConvertRate : kConvertTwiceRate) : 0;
+  return std::max({products + kLoadShare * load + drain, load, ring, convert, kBoxOverhead});
+}
+
+double conversion_cycles(const Problem& p, const GradientOperands& o) {
+  const double elements =
+      double(p.N) * (double(volume(p.output)) * double(p.filter.K) + double(volume(p.input)) * double(p.filter.C));
+  return kPassStart + elements * (o.planes == 1 ? kPass : kPassTwice);
 }
 
 double idle_teams(const TapSet& set, int tile_k) {

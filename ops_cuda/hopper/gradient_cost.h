@@ -31,12 +31,12 @@ struct Candidate {
   int tile_k, tile_c;
   Axes x_box;
   std::vector<TapSet> sets;
-  std::vector<double> set_cycles;  // of one tile, all boxes
-  std::vector<double> set_fill;    // cycles, until the first of them is there
-  std::vector<int64_t> set_boxes;
-  int max_parts, stages, stage_bytes, beyond_bytes;
-  int64_t tiles;
-  double estimate;
+  std::vector<double> set_cycles = {};  // of one tile, all boxes
+  std::vector<double> set_fill = {};    // cycles, until the first of them is there
+  std::vector<int64_t> set_boxes = {};
+  int max_parts = 0, stages = 0, stage_bytes = 0, float_stages = 0, float_stage_bytes = 0, beyond_bytes = 0;
+  int64_t tiles = 0;
+  double estimate = 0;
 };
 
 // How the boxes of each tap set are split among blocks.
@@ -53,7 +53,10 @@ double load_bytes(const GradientOperands&, const Candidate&, size_t boxes_of_x);
 double fill_cycles(double bytes);
 
 // Of a box; `products`: the cycles of its products.
-double box_cycles(const GradientOperands&, double products, double bytes, int stages, bool shared);
+double box_cycles(const GradientOperands&, const Candidate&, double products, double bytes);
+
+// Of the passes that make halves of floats, before.
+double conversion_cycles(const Problem&, const GradientOperands&);
 
 // How much longer products take where teams have none.
 double idle_teams(const TapSet&, int tile_k);

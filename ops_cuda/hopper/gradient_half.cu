@@ -1,6 +1,6 @@
 #include "ops_cuda/hopper/gradient_kernel.cuh"
 
 const void* cks::cuda::hopper::half_gradient(int planes) {
-  return planes == 1 ? reinterpret_cast<const void*>(&hopper_gradient<__half, 1>)
-                     : reinterpret_cast<const void*>(&hopper_gradient<__half, 2>);
+  return planes == 1 ? reinterpret_cast<const void*>(&hopper_gradient<__half, 1, false>)
+                     : reinterpret_cast<const void*>(&hopper_gradient<__half, 2, false>);
 }

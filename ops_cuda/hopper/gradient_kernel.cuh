@@ -7,19 +7,27 @@
 // squares, or runs of them, a team moves the descriptor of X by the tap's offset in the box. A box that hangs over an
 // image's edge pairs the zeros there with real pixels of the other operand: an infinity among those gives NaN also for
 // taps that do not meet it.
+//
+// Of floats, blocks either get halves that a pass before has made (gradient_passes.cu), or copy boxes of floats and
+// convert those themselves (gradient_converter.cuh): a launch less and each tensor read once, but every tile's own
+// work.
 #pragma once
+#include "ops_cuda/hopper/gradient_converter.cuh"
 #include "ops_cuda/hopper/gradient_rows.cuh"
 #include "ops_cuda/hopper/gradient_wgmma.cuh"
 #include "ops_cuda/hopper/plan_words.cuh"
 
 namespace cks::cuda::hopper {
 
-template <class T, int kPlanes>
+template <class T, int kPlanes, bool kFloats>
 struct GradientKernel {
   static constexpr int kSlots = GradientOperands{kPlanes}.slots();  // squares of a team that are 64 channels wide
 
   struct Barriers {
     uint64_t full[kMaxGradientStages], empty[kMaxGradientStages];
+    uint64_t float_full[kMaxFloatStages], float_empty[kMaxFloatStages];
+    uint64_t multiplied;  // no team reads boxes any more
+    uint64_t judged;      // of blocks that convert floats: all warps have done all boxes
     uint64_t left, read;  // of a cluster: all blocks have left their sums, and have read the others'
   };
 
@@ -35,15 +43,22 @@ struct GradientKernel {
   // By the math warps, each some of them. Nothing is asked between them: one takes its warp some 60 cycles, unless a
   // lane makes several in a row.
   static __device__ void init(Barriers& bars, const GradientParams& p, int warp) {
-    static_assert(kMaxGradientStages + 2 <= kGradientMathThreads / 32);
+    static_assert(kMaxGradientStages + 3 <= kGradientMathThreads / 32);
     if (elect_lane()) {
       if (warp < kMaxGradientStages) {
-        barrier_init(bars.full[warp], 1), barrier_init(bars.empty[warp], kGradientMathThreads / 32);
+        barrier_init(bars.full[warp], kFloats ? kGradientConverterWarps : 1);
+        barrier_init(bars.empty[warp], kGradientMathThreads / 32);
       } else if (warp == kMaxGradientStages) {
+        barrier_init(bars.multiplied, kGradientMathThreads / 32);
         barrier_init(bars.left, p.sets * p.cluster_splits), barrier_init(bars.read, p.sets * p.cluster_splits);
       } else if (warp == kMaxGradientStages + 1) {
         prefetch_map(&p.dy);
         prefetch_map(&p.x);
+      } else if (kFloats && warp == kMaxGradientStages + 2) {
+#pragma unroll
+        for (int i = 0; i < kMaxFloatStages; ++i)
+          barrier_init(bars.float_full[i], 1), barrier_init(bars.float_empty[i], kGradientConverterWarps);
+        barrier_init(bars.judged, kGradientBlockThreads / 32);
       }
       barrier_init_fence();
     }
@@ -56,49 +71,69 @@ struct GradientKernel {
     const bool elected = elect_lane();
     const int num_k = min(p.tile_k, p.k_squares - item.k), num_c = min(p.tile_c, p.c_squares - item.c);
     const int num_parts = __ldg(p.num_parts + item.tap_set);
-    const int bytes = kPlanes * (num_k * p.a_copied + num_parts * num_c * p.b_copied);
+    constexpr int kCopies = kFloats ? 1 : kPlanes;
+    const int bytes = kCopies * (num_k * p.a_copied + num_parts * num_c * p.b_copied);
+    const uint64_t* const all_full = kFloats ? bars.float_full : bars.full;
+    const uint64_t* const all_empty = kFloats ? bars.float_empty : bars.empty;
+    const int ring_stages = kFloats ? p.floats.stages : p.stages;
+    const int stage_bytes = kFloats ? p.floats.stage_bytes : p.stage_bytes;
+    const int a_bytes = kFloats ? p.floats.a_bytes : p.a_bytes, b_bytes = kFloats ? p.floats.b_bytes : p.b_bytes;
+    const uint32_t ring = stages + (kFloats ? p.floats.at : 0);
     const int4* const places = reinterpret_cast<const int4*>(p.places) + item.first_place;
     // A lane has a part: nobody waits for one in the loop.
     const PlanWords parts = read_plan(p.parts + item.tap_set * p.max_parts + min(int(threadIdx.x % 32), num_parts - 1));
     const auto at = [&](int c, int d, int h, int w, int n) {
       return p.images_inner ? Coordinates{c, n, w, h, d} : Coordinates{c, w, h, d, n};
     };
-    Walk walk(item);
-    int4 place = __ldg(places + walk.place);
     wait_for_previous_grid();
-    for (int i = 0, stage = 0, parity = 1; i < item.boxes; ++i) {
-      const int4 o = place;  // {d, h, w}
-      const int n = walk.image;
-      walk.advance(p, item);
-      place = __ldg(places + walk.place);
-      const uint32_t full = shared_address(&bars.full[stage]);
-      uint32_t to = stages + stage * p.stage_bytes;
-      barrier_wait(shared_address(&bars.empty[stage]), parity);
-      if (elected) barrier_expect(full, bytes);
+    int stage = 0, parity = 1, attempt = 0;
+    do {
+      Walk walk(item);
+      int4 place = __ldg(places + walk.place);
+      for (int i = 0; i < item.boxes; ++i) {
+        const int4 o = place;  // {d, h, w}
+        const int n = walk.image;
+        walk.advance(p, item);
+        place = __ldg(places + walk.place);
+        const uint32_t full = shared_address(&all_full[stage]);
+        uint32_t to = ring + stage * stage_bytes;
+        barrier_wait(shared_address(&all_empty[stage]), parity);
+        if (elected) barrier_expect(full, bytes);
 #pragma unroll 1
-      for (int k = 0; k < num_k; ++k) {
+        for (int k = 0; k < num_k; ++k) {
 #pragma unroll
-        for (int plane = 0; plane < kPlanes; ++plane)
-          if (elected)
-            copy_box(to + plane * p.a_plane + k * p.a_bytes, &p.dy, full,
-                     at((item.k + k) * kSquare + plane * p.dy_plane, o.x, o.y, o.z, n));
-      }
-      to += kPlanes * p.a_plane;
-#pragma unroll 1
-      for (int part = 0; part < num_parts; ++part) {
-        const auto first = from_lane<PlanWords>(parts, part);
-#pragma unroll 1
-        for (int c = 0; c < num_c; ++c) {
-#pragma unroll
-          for (int plane = 0; plane < kPlanes; ++plane)
+          for (int plane = 0; plane < kCopies; ++plane)
             if (elected)
-              copy_box(to + plane * p.b_plane + (part * p.tile_c + c) * p.b_bytes, &p.x, full,
-                       at((item.c + c) * p.shape.width + plane * p.x_plane, o.x * p.stride.d + first.x,
-                          o.y * p.stride.h + first.y, o.z * p.stride.w + first.z, n));
+              copy_box(to + plane * p.a_plane + k * a_bytes, &p.dy, full,
+                       at((item.k + k) * kSquare + plane * p.dy_plane, o.x, o.y, o.z, n));
         }
+        to += kFloats ? a_bytes : kPlanes * p.a_plane;
+#pragma unroll 1
+        for (int part = 0; part < num_parts; ++part) {
+          const auto first = from_lane<PlanWords>(parts, part);
+#pragma unroll 1
+          for (int c = 0; c < num_c; ++c) {
+#pragma unroll
+            for (int plane = 0; plane < kCopies; ++plane)
+              if (elected)
+                copy_box(to + plane * p.b_plane + (part * p.tile_c + c) * b_bytes, &p.x, full,
+                         at((item.c + c) * p.shape.width + plane * p.x_plane, o.x * p.stride.d + first.x,
+                            o.y * p.stride.h + first.y, o.z * p.stride.w + first.z, n));
+          }
+        }
+        if (++stage == ring_stages) stage = 0, parity ^= 1;
       }
-      if (++stage == p.stages) stage = 0, parity ^= 1;
-    }
+    } while (again(p, stages, bars, attempt++));
+  }
+
+  // After the last box: whether all warps of the block do all of them again (gradient_converter.cuh).
+  static __device__ bool again(const GradientParams& p, uint32_t stages, const Barriers& bars, int attempt) {
+    if (!kFloats || attempt == GradientConverter<kPlanes>::kLast) return false;
+    const uint32_t judged = shared_address(&bars.judged);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(judged);
+    barrier_wait(judged, attempt % 2);
+    return gradient_scales(p, stages).again;
   }
 
   // What a team does: kRuns runs of kJoin squares, each one wgmma.
@@ -182,74 +217,91 @@ struct GradientKernel {
       at_a[r] = descriptor_low(stages) + slot.a, at_b[r] = descriptor_low(stages) + slot.b;
       apart[r] = S::kJoin > 1 ? slot.apart : 0;
     }
-    float acc[S::kSums] = {};
-    float total[kPlanes == 1 ? 1 : S::kSums] = {};  // what was promoted
+    float acc[S::kSums];
+    float total[kPlanes == 1 ? 1 : S::kSums];  // what was promoted
     const uint32_t* const masks = p.masks + int64_t(item.first_place) * p.squares + team.index * p.team_squares;
     uint32_t mask[S::kMasks], next[S::kMasks];
     const auto fetch = [&](int place) {
 #pragma unroll
       for (int m = 0; m < S::kMasks; ++m) next[m] = live[m] ? __ldg(masks + place * p.squares + m * S::kJoin) : 0;
     };
-    Walk walk(item);
-    fetch(walk.place);
-    int stage = 0, parity = 0, last = -1;
+    int stage = 0, parity = 0, attempt = 0;
     const auto release = [&](int which) {
       if (lane == 0) barrier_arrive(shared_address(&bars.empty[which]));
     };
-#pragma unroll 1
-    for (int i = 0; i < item.boxes; ++i) {
+    do {
 #pragma unroll
-      for (int m = 0; m < S::kMasks; ++m) mask[m] = __shfl_sync(0xffffffff, next[m], 0);
-      walk.advance(p, item);
+      for (float& sum : acc) sum = 0;
+#pragma unroll
+      for (float& sum : total) sum = 0;
+      Walk walk(item);
       fetch(walk.place);
-      barrier_wait(shared_address(&bars.full[stage]), parity);
-      const uint32_t offset = stage * (p.stage_bytes >> 4);
-      // Products of the mask's runs, of one plane of each operand.
-      const auto multiply = [&](int m, uint32_t step_a, uint32_t step_b, int accumulate) {
+      int last = -1;
+#pragma unroll 1
+      for (int i = 0; i < item.boxes; ++i) {
 #pragma unroll
-        for (int r = m; r < m + kRunsOfMask; ++r)
-          wgmma_transposed<T, S::kColumns>(
-              acc + r * S::kRunSums, transposed_descriptor(p.high_a, at_a[r] + offset + step_a),
-              transposed_descriptor(p.high_b, at_b[r] + offset + step_b, apart[r]), accumulate);
-      };
-      wgmma_fence();
+        for (int m = 0; m < S::kMasks; ++m) mask[m] = __shfl_sync(0xffffffff, next[m], 0);
+        walk.advance(p, item);
+        fetch(walk.place);
+        barrier_wait(shared_address(&bars.full[stage]), parity);
+        const uint32_t offset = stage * (p.stage_bytes >> 4);
+        // Products of the mask's runs, of one plane of each operand.
+        const auto multiply = [&](int m, uint32_t step_a, uint32_t step_b, int accumulate) {
 #pragma unroll
-      for (int m = 0; m < S::kMasks; ++m) {
-        if constexpr (kPlanes == 2) {
-          // The small products first: added to a large sum they would lose digits each time.
-          int begun = 0;
-          for_steps(p, mask[m], [&](uint32_t step_a, uint32_t step_b) {
-            multiply(m, step_a + (p.a_plane >> 4), step_b, begun);
-            multiply(m, step_a, step_b + (p.b_plane >> 4), 1);
-            begun = 1;
-          });
+          for (int r = m; r < m + kRunsOfMask; ++r)
+            wgmma_transposed<T, S::kColumns>(
+                acc + r * S::kRunSums, transposed_descriptor(p.high_a, at_a[r] + offset + step_a),
+                transposed_descriptor(p.high_b, at_b[r] + offset + step_b, apart[r]), accumulate);
+        };
+        wgmma_fence();
+#pragma unroll
+        for (int m = 0; m < S::kMasks; ++m) {
+          if constexpr (kPlanes == 2) {
+            // The small products first: added to a large sum they would lose digits each time.
+            int begun = 0;
+            for_steps(p, mask[m], [&](uint32_t step_a, uint32_t step_b) {
+              multiply(m, step_a + (p.a_plane >> 4), step_b, begun);
+              multiply(m, step_a, step_b + (p.b_plane >> 4), 1);
+              begun = 1;
+            });
+          }
+          for_steps(p, mask[m], [&](uint32_t step_a, uint32_t step_b) { multiply(m, step_a, step_b, 1); });
         }
-        for_steps(p, mask[m], [&](uint32_t step_a, uint32_t step_b) { multiply(m, step_a, step_b, 1); });
-      }
-      wgmma_commit();
-      if constexpr (kPlanes == 1) {
-        wgmma_wait<1>();
-        if (last >= 0) release(last);
-        last = stage;
-      } else {
-        // Tensor cores cut off what a sum cannot hold: short sums, and rounded additions of them, keep that small.
-        wgmma_wait<0>();
-        release(stage);
-        accumulators_changed(acc);
+        wgmma_commit();
+        if constexpr (kPlanes == 1) {
+          wgmma_wait<1>();
+          if (last >= 0) release(last);
+          last = stage;
+        } else {
+          // Tensor cores cut off what a sum cannot hold: short sums, and rounded additions of them, keep that small.
+          wgmma_wait<0>();
+          release(stage);
+          accumulators_changed(acc);
 #pragma unroll
-        for (int j = 0; j < S::kSums; ++j)
-          if (mask[j / S::kRunSums / kRunsOfMask]) total[j] += acc[j];
+          for (int j = 0; j < S::kSums; ++j)
+            if (mask[j / S::kRunSums / kRunsOfMask]) total[j] += acc[j];
+        }
+        if (++stage == p.stages) stage = 0, parity ^= 1;
       }
-      if (++stage == p.stages) stage = 0, parity ^= 1;
-    }
-    wgmma_wait<0>();
-    accumulators_changed(acc);
+      wgmma_wait<0>();
+      accumulators_changed(acc);
+      if (kPlanes == 1 && kFloats && last >= 0) release(last);
+    } while (again(p, stages, bars, attempt++));
     float* const sums = kPlanes == 1 ? acc : total;
+    if (kFloats) {
+      const GradientScales& scales = gradient_scales(p, stages);
+      undo_scales<S>(scales.exponents[0], scales.exponents[1], kSquare, S::kWidth, sums);
+    }
     if (!p.direct) {
       if constexpr (S::kWidth == kSquare) leave_squares<S>(p, item, team, sums);
     } else {
-      if (p.k_exponents) undo_scales<S>(p, item, sums);
-      named_barrier(1, kGradientMathThreads);  // nobody reads boxes any more
+      if (!kFloats && p.k_exponents) {
+        const int k = item.k * kSquare, c = item.c * S::kWidth;
+        undo_scales<S>(p.k_exponents + k, p.c_exponents + c, p.K - k, p.C - c, sums);
+      }
+      __syncwarp();
+      if (lane == 0) barrier_arrive(shared_address(&bars.multiplied));
+      barrier_wait(shared_address(&bars.multiplied), 0);
       if (kPlanes == 2 || stages_floats(p)) {
         stage_squares<S>(GradientRows<float, float>(p, item, stages), item, team, sums);
       } else {
@@ -318,17 +370,17 @@ struct GradientKernel {
     barrier_acquire_peers(shared_address(&barrier), 0);
   }
 
-  // Of floats that were scaled.
+  // Of floats that were scaled: by these powers, of so many channels, from the block's first on.
   template <class S>
-  static __forceinline__ __device__ void undo_scales(const GradientParams& p, const GradientItem& item, float* sums) {
+  static __forceinline__ __device__ void undo_scales(const int* of_k, const int* of_c, int num_k, int num_c,
+                                                     float* sums) {
     constexpr int kExponents = S::kWidth / 4;
-    const int lane = threadIdx.x % 32, k = item.k * kSquare + threadIdx.x % 128 / 32 * 16 + lane / 4,
-              c = item.c * S::kWidth + lane % 4 * 2;
+    const int lane = threadIdx.x % 32, k = threadIdx.x % 128 / 32 * 16 + lane / 4, c = lane % 4 * 2;
     int k_exponent[2], c_exponent[kExponents];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) k_exponent[i] = __ldcg(p.k_exponents + min(k + i * 8, p.K - 1));
+    for (int i = 0; i < 2; ++i) k_exponent[i] = of_k[min(k + i * 8, num_k - 1)];
 #pragma unroll
-    for (int i = 0; i < kExponents; ++i) c_exponent[i] = __ldcg(p.c_exponents + min(c + i / 2 * 8 + i % 2, p.C - 1));
+    for (int i = 0; i < kExponents; ++i) c_exponent[i] = of_c[min(c + i / 2 * 8 + i % 2, num_c - 1)];
 #pragma unroll
     for (int i = 0; i < S::kSums; ++i)
       sums[i] = times_power(sums[i], -k_exponent[i % 4 / 2] - c_exponent[i % (S::kWidth / 2) / 4 * 2 + i % 2]);
@@ -376,9 +428,9 @@ struct GradientKernel {
   }
 };
 
-template <class T, int kPlanes>
+template <class T, int kPlanes, bool kFloats>
 __global__ void __launch_bounds__(kGradientBlockThreads, 1) hopper_gradient(const __grid_constant__ GradientParams p) {
-  using Kernel = GradientKernel<T, kPlanes>;
+  using Kernel = GradientKernel<T, kPlanes, kFloats>;
   extern __shared__ uint8_t dynamic[];
   __shared__ __align__(8) typename Kernel::Barriers bars;
   const uint32_t stages = (shared_address(dynamic) + 1023) & ~1023u;  // what the 128-byte swizzle wants
@@ -394,12 +446,18 @@ __global__ void __launch_bounds__(kGradientBlockThreads, 1) hopper_gradient(cons
     __syncthreads();
   }
   launch_dependents();
-  // Four warpgroups have 128 registers a thread; the sums want more.
+  // Four warpgroups have 128 registers a thread; the sums want more, and who converts some.
+  constexpr int kOthers = !kFloats ? 32 : kPlanes == 1 ? 104 : 80;
   if (warp >= producer) {
-    give_up_registers<32>();
-    if (warp == producer) Kernel::produce(p, item, stages, bars);
+    give_up_registers<kOthers>();
+    if (warp == producer) {
+      Kernel::produce(p, item, stages, bars);
+    } else if constexpr (kFloats) {
+      GradientConverter<kPlanes>::run(p, item, stages, bars, int(threadIdx.x) - (producer + 1) * 32,
+                                      [&](int attempt) { return Kernel::again(p, stages, bars, attempt); });
+    }
   } else {
-    take_registers<160>();
+    take_registers<(512 - kOthers) / 3 / 8 * 8>();
     Kernel::consume_any(p, item, stages, bars);
     if (p.direct) Kernel::write_rows(p, item, stages, bars);
   }

@@ -1,6 +1,7 @@
 // The passes around the Hopper weight gradient: floats to scaled halves before it, the sum of the partial squares
 // after.
 #include "ops_cuda/element.cuh"
+#include "ops_cuda/hopper/gradient_halves.cuh"
 #include "ops_cuda/hopper/gradient_passes.h"
 #include "ops_cuda/hopper/gradient_ptx.cuh"
 
@@ -10,7 +11,6 @@ namespace {
 // ---------------------------------------------------------------- floats to halves
 constexpr int kColumns = kSquare / 4;            // of float4, of a block
 constexpr int kRows = kScaleThreads / kColumns;  // pixels at once
-constexpr int kTopExponent = 14;                 // of the scaled magnitudes
 
 // A block's share of a tensor: 64 channels, and a range of pixels.
 struct Share {
@@ -33,12 +33,6 @@ struct Share {
                        : float4{};
   }
 };
-
-__device__ float finite_magnitude(float v) { return fabsf(v) <= 3.402823466e38f ? fabsf(v) : 0.f; }
-__device__ void raise(float4& most, float4 v) {
-  most.x = fmaxf(most.x, finite_magnitude(v.x)), most.y = fmaxf(most.y, finite_magnitude(v.y));
-  most.z = fmaxf(most.z, finite_magnitude(v.z)), most.w = fmaxf(most.w, finite_magnitude(v.w));
-}
 
 __global__ void __launch_bounds__(kScaleThreads, 2) find_largest(const __grid_constant__ ScaleParams p) {
   constexpr int kAtOnce = 4;
@@ -65,31 +59,14 @@ __global__ void __launch_bounds__(kScaleThreads, 2) find_largest(const __grid_co
   }
 }
 
-__device__ int exponent_of(float largest) {
-  // The greatest power that a float holds is enough for subnormal channels.
-  return largest > 0 ? min(kTopExponent - ilogbf(largest), 126) : 0;
-}
-
-__device__ uint2 pack_halves(const float (&v)[4]) {
-  __half* const type = nullptr;
-  return {pack_word(v, type), pack_word(v + 2, type)};
-}
-
 // Four channels of a pixel, from `channel` on.
 template <int kPlanes>
 __device__ void write_halves(const ScaledTensor& t, int64_t pixel, int channel, float4 v, float4 scale) {
   uint2* const to = reinterpret_cast<uint2*>(static_cast<__half*>(t.to) + pixel * (kPlanes * t.pitch) + channel);
-  float x[4] = {v.x * scale.x, v.y * scale.y, v.z * scale.z, v.w * scale.w};
-  const uint2 high = pack_halves(x);
-  to[0] = high;
-  if constexpr (kPlanes == 2) {
-    float rounded[4];
-    const uint32_t words[2] = {high.x, high.y};
-    unpack<__half>(words, rounded);
+  uint2 halves[kPlanes];
+  to_halves(v, scale, halves);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) x[j] -= rounded[j];  // an infinity leaves NaN
-    to[t.pitch / 4] = pack_halves(x);
-  }
+  for (int plane = 0; plane < kPlanes; ++plane) to[plane * (t.pitch / 4)] = halves[plane];
 }
 
 template <int kPlanes>
@@ -110,7 +87,7 @@ __global__ void __launch_bounds__(kScaleThreads, 2) scale_to_halves(const __grid
     __syncthreads();
     if (peer == 0) {
       for (int i = 1; i < kPeers; ++i) m = fmaxf(m, largest[i][channel]);
-      const int exponent = exponent_of(m);
+      const int exponent = exponent_to(kTopExponent, m);
       scales[channel] = ldexpf(1.f, exponent);
       if (share.range == 0 && at < t.pitch) t.exponents[at] = exponent;
     }
@@ -176,7 +153,7 @@ __global__ void __launch_bounds__(kFewThreads, 2) scale_few_pixels(const __grid_
 #pragma unroll
     for (int i = 0; i < kFewBlocks; ++i)
       m = fmaxf(m, load_peer_float(peer_address(shared_address(&largest[threadIdx.x]), i)));
-    const int exponent = exponent_of(m), at = slice * kSquare + int(threadIdx.x);
+    const int exponent = exponent_to(kTopExponent, m), at = slice * kSquare + int(threadIdx.x);
     scales[threadIdx.x] = ldexpf(1.f, exponent);
     if (rank == 0 && at < t.pitch) t.exponents[at] = exponent;
   }

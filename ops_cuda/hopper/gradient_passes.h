@@ -47,14 +47,6 @@ struct SumKernel {
   constexpr int shared_bytes(int all_taps) const { return 16 / groups * 8 * all_taps * int(sizeof(float)); }
 };
 
-#ifdef __CUDACC__
-// v * 2^exponent for what two scales add up to, which one float may not hold.
-__device__ inline float times_power(float v, int exponent) {
-  const int half = exponent / 2;
-  return v * __int_as_float((127 + half) << 23) * __int_as_float((127 + exponent - half) << 23);
-}
-#endif
-
 // __global__ functions of one ScaleParams: a block for each range and slice of both tensors, or a cluster for each
 // slice.
 const void* largest_kernel();

@@ -20,6 +20,11 @@ __device__ inline void store_words(uint32_t address, uint32_t a, uint32_t b) {
 __device__ inline void store_words(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
+__device__ inline void store_words_if(bool there, uint32_t address, uint2 v) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %3, 0;\n@p st.shared.v2.b32 [%0], {%1,%2};\n}" ::"r"(address),
+               "r"(v.x), "r"(v.y), "r"(int(there))
+               : "memory");
+}
 __device__ inline uint2 load_two_words(uint32_t address) {
   uint2 v;
   asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));

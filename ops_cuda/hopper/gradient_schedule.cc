@@ -85,6 +85,7 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
     for (int tile_c = 1; tile_c <= (shape.narrow() ? 1 : std::min(o.slots(), c_squares)); ++tile_c) {
       // The squares of one tap can always be joined.
       if ((joined || slots < o.slots()) && tile_c > 1) continue;
+      if (o.floats && tile_k * tile_c > 1) continue;
       Candidate c{&f,
                   box,
                   margins,
@@ -93,22 +94,22 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
                   tile_k,
                   tile_c,
                   covering.x_box,
-                  make_tap_sets(covering, groups, slots, tile_k, tile_c),
-                  {},
-                  {},
-                  {},
-                  0,
-                  0,
-                  0,
-                  0,
-                  0,
-                  0};
+                  make_tap_sets(covering, groups, slots, tile_k, tile_c)};
       for (const TapSet& set : c.sets) c.max_parts = std::max(c.max_parts, int(set.parts.size()));
       if (c.max_parts > kMostGradientParts) continue;
       c.stage_bytes = o.planes * (tile_k * a_bytes + c.max_parts * tile_c * b_bytes);
       if (shape.narrow_runs()) c.beyond_bytes = beyond_stage(f, covering, c.sets[0], shape, box, b_bytes);
-      c.stages = std::min(kMaxGradientStages, (m.shared_bytes - kGradientFixedBytes - c.beyond_bytes) / c.stage_bytes);
-      if (c.stages < 3) continue;
+      int room = m.shared_bytes - kGradientFixedBytes - c.beyond_bytes;
+      if (o.floats) {
+        // Both rings have a box in each of two stages at least, better three.
+        c.float_stage_bytes =
+            int(float_box_bytes(box, kSquare) + c.max_parts * float_box_bytes(covering.x_box, shape.width));
+        room -= kGradientScaleBytes + kStageAlignment;
+        c.float_stages = room >= 3 * (c.float_stage_bytes + c.stage_bytes) ? 3 : 2;
+        room -= c.float_stages * c.float_stage_bytes;
+      }
+      c.stages = std::min(kMaxGradientStages, room / c.stage_bytes);
+      if (c.stages < (o.floats ? 2 : 3)) continue;
       c.tiles = ceil_div(k_squares, tile_k) * ceil_div(c_squares, tile_c);
       for (const TapSet& set : c.sets) {
         Axes begin = covering.taps[set.taps[0]].begin, end = covering.taps[set.taps[0]].end;
@@ -124,7 +125,7 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
         for (int a = 0; a < 4; ++a) boxes *= double(pieces(begin[a], end[a], box[a]));
         products *= tile_k * tile_c * o.products() * idle_teams(set, tile_k);
         const double bytes = load_bytes(o, c, set.parts.size());
-        c.set_cycles.push_back(boxes * box_cycles(o, products / boxes, bytes, c.stages, c.tiles > 1));
+        c.set_cycles.push_back(boxes * box_cycles(o, c, products / boxes, bytes));
         c.set_boxes.push_back(int64_t(boxes));
         c.set_fill.push_back(fill_cycles(bytes));
       }
@@ -201,6 +202,14 @@ std::array<Frame, 2> frames_of(const Problem& p) {
 }  // namespace
 
 int GradientSchedule::a_bytes() const { return int(aligned_box_bytes(layout.box, kSquare)); }
+int GradientSchedule::float_a_bytes() const { return int(float_box_bytes(layout.box, kSquare)); }
+int GradientSchedule::float_b_bytes() const { return int(float_box_bytes(x_box, shape.width)); }
+int GradientSchedule::floats_at() const {
+  return int(round_up(int64_t(stages) * stage_bytes + beyond_bytes, kStageAlignment));
+}
+int GradientSchedule::shared_bytes() const {
+  return floats_at() + float_stages * float_stage_bytes + (float_stages > 0 ? kGradientScaleBytes : 0);
+}
 int GradientSchedule::b_bytes() const { return int(aligned_box_bytes(x_box, shape.width)); }
 
 GradientRowSpace gradient_row_space(int width, int most_taps_of_set, int live_taps, int taps, int cluster_splits,
@@ -259,16 +268,38 @@ GradientSchedule choose_gradient_schedule(const Problem& p, const GradientOperan
   return *std::move(best);
 }
 
+GradientSchedule choose_gradient_of_floats(const Problem& p, int planes, const GradientMachine& m) {
+  GradientSchedule before = choose_gradient_schedule(p, {planes}, m);
+  if (before.items.empty()) return before;
+  before.cycles += conversion_cycles(p, {planes});
+  const std::array<Frame, 2> frames = frames_of(p);
+  Search search;
+  search.best = before.cycles;
+  consider_all(p, {planes, true}, m, frames, search);
+  std::optional<GradientSchedule> inside = best_of(p, {planes, true}, m, search);
+  return inside && inside->cycles < before.cycles ? *std::move(inside) : before;
+}
+
 std::vector<GradientSchedule> likely_gradient_schedules(const Problem& p, const GradientOperands& o,
                                                         const GradientMachine& m, double within) {
   const std::array<Frame, 2> frames = frames_of(p);
-  Search search;
-  search.within = within;
-  if (!frames[0].taps.empty()) consider_all(p, o, m, frames, search);
   std::vector<GradientSchedule> schedules;
-  for (const Candidate& c : search.candidates)
-    if (!search.too_slow(c.estimate)) schedules.push_back(make_tables(p, o, m, c));
+  const auto add = [&](const GradientOperands& operands, double before) {
+    Search search;
+    search.within = within;
+    if (!frames[0].taps.empty()) consider_all(p, operands, m, frames, search);
+    for (const Candidate& c : search.candidates) {
+      if (search.too_slow(c.estimate)) continue;
+      schedules.push_back(make_tables(p, operands, m, c));
+      schedules.back().cycles += before;
+    }
+  };
+  add({o.planes}, o.floats ? conversion_cycles(p, o) : 0);
+  if (o.floats) add(o, 0);
   std::ranges::stable_sort(schedules, {}, &GradientSchedule::cycles);
+  std::erase_if(schedules, [&, best = schedules.empty() ? 0 : schedules[0].cycles](const GradientSchedule& s) {
+    return s.cycles > within * best;
+  });
   return schedules;
 }
 

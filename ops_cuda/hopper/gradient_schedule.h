@@ -19,12 +19,15 @@ inline constexpr int kMostGradientParts = 32;     // a lane of the warp that cop
 inline constexpr int kMaxGradientTaps = 384;      // of a filter
 inline constexpr int kStageAlignment = 1024;      // what the 128-byte swizzle wants
 inline constexpr int kGradientFixedBytes = 2048;  // beside the stages: barriers, and what aligning the stages costs
+inline constexpr int kMaxFloatStages = 3;
+inline constexpr int kGradientScaleBytes = 1040;  // of blocks that convert floats
 inline constexpr int kMaxGradientCluster = 8;     // blocks
 inline constexpr int kMaxClusterTaps = kMaxGradientCluster * kGradientTeams * 3;
 
 // How operands are multiplied: as they are, or as two halves each (three products), for strict fp32.
 struct GradientOperands {
-  int planes;  // 1 or 2
+  int planes;           // 1 or 2
+  bool floats = false;  // blocks convert the boxes of floats that they copy; else both tensors are halves
   // Squares of a team that are 64 channels wide. Sums of two planes are promoted, which takes twice the registers.
   constexpr int slots() const { return planes == 1 ? 3 : 2; }
   int products() const { return planes == 1 ? 1 : 3; }
@@ -85,9 +88,10 @@ struct GradientSchedule {
   GradientShape shape{kSquare, 1, 1};
   int max_parts = 1;  // boxes of X (a tap set has one for every class of taps that shares a margin)
   int stages = 0, stage_bytes = 0;
-  int beyond_bytes = 0;                 // behind the last stage, which runs with missing taps read
-  std::vector<int32_t> step_a, step_b;  // where a k-step begins in the boxes of dY and X, in 16 bytes
-  int32_t group_a = 0, group_b = 0;     // from its first 8 pixels to the others, in bytes
+  int beyond_bytes = 0;                         // behind the last stage, which runs with missing taps read
+  int float_stages = 0, float_stage_bytes = 0;  // of boxes of floats, if blocks convert those
+  std::vector<int32_t> step_a, step_b;          // where a k-step begins in the boxes of dY and X, in 16 bytes
+  int32_t group_a = 0, group_b = 0;             // from its first 8 pixels to the others, in bytes
   // Longest first; of a direct schedule: all tap sets of a square, and of a tap set all parts, one after the other.
   std::vector<GradientItem> items;
   std::vector<GradientPlace> places;  // of all tap sets
@@ -105,6 +109,10 @@ struct GradientSchedule {
 
   int a_bytes() const;  // of a box of dY, 64 channels
   int b_bytes() const;
+  int float_a_bytes() const;  // of boxes of floats
+  int float_b_bytes() const;
+  int floats_at() const;  // behind the operands' stages; then the scales
+  int shared_bytes() const;
   int cluster() const { return direct ? int(num_parts.size()) * cluster_splits : 1; }  // blocks
 };
 
@@ -130,8 +138,11 @@ struct GradientMachine {
 bool can_implement_gradient(const Problem&);
 
 GradientSchedule choose_gradient_schedule(const Problem&, const GradientOperands&, const GradientMachine&);
+// Of floats, for so many planes: blocks convert them, or passes before do, whichever is expected to be faster.
+GradientSchedule choose_gradient_of_floats(const Problem&, int planes, const GradientMachine&);
 
 // All those that take at most `within` times what the best one does by the model, the best one first: for measurements.
+// Of floats, both kinds.
 std::vector<GradientSchedule> likely_gradient_schedules(const Problem&, const GradientOperands&, const GradientMachine&,
                                                         double within);
 

@@ -44,8 +44,8 @@ PlaceList make_places(const Candidate& c, const Covering& covering, const TapSet
           if (products == 0) continue;
           list.places.push_back(at);
           list.masks.push_back(std::move(masks));
-          list.cycles.push_back(box_cycles(o, products * idle_teams(set, c.tile_k) * c.tile_k * c.tile_c * o.products(),
-                                           bytes, c.stages, c.tiles > 1));
+          list.cycles.push_back(
+              box_cycles(o, c, products * idle_teams(set, c.tile_k) * c.tile_k * c.tile_c * o.products(), bytes));
         }
   return list;
 }
@@ -149,6 +149,7 @@ GradientSchedule make_tables(const Problem& p, const GradientOperands& o, const 
   s.layout = {f.images_inner, c.box};
   s.x_box = c.x_box, s.x_step = covering.x_step, s.tile_k = c.tile_k, s.tile_c = c.tile_c, s.shape = c.shape;
   s.max_parts = c.max_parts, s.stages = c.stages, s.stage_bytes = c.stage_bytes, s.beyond_bytes = c.beyond_bytes;
+  s.float_stages = c.float_stages, s.float_stage_bytes = c.float_stage_bytes;
   place_steps(c, covering, s);
 
   std::vector<PlaceList> lists;

@@ -115,18 +115,23 @@ __global__ void __launch_bounds__(
   WorkReader work(p);                                             // the plan is older than the previous grid
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the shuffle makes it uniform
   const bool in_cluster = p.splits > 1 || p.pairs;
-  // Of the block: its barriers are made. Of a cluster: they are for whoever has waited for it.
-  const auto begin = [&] {
-    if (in_cluster) cluster_arrive();
-    named_barrier(15, int(blockDim.x));  // roles come to it by different ways
-  };
+  // Who makes barriers, the math warps and the first that stores, tells each role of it; what the whole block waited at
+  // it would have to reach by one way. Of a cluster: barriers are there for whoever has waited for it.
+  constexpr int kForCopies = 12, kForStores = 13, kForMath = 14, kForConverters = 15;
+  constexpr int kMakers = (Tile::kMathWarps + 1) * 32;
+  constexpr int kCopyThreads = kMakers + 32, kStoreThreads = Tile::kMathWarps * 32 + Tile::kTeams * 32;
+  constexpr int kConverterThreads = kMakers + (Tile::kConverts ? Tile::kConverterWarps * 32 : 0);
   bool has_arrived = false;  // at the cluster's end
   // The next grid may set itself up while this one runs. Each role waits for the previous one before it touches what
   // that may have written or may still read.
   const int role = warp - Tile::kMathWarps;
   if (role < 0) {
     Tile::init_by_math_warp(bars, p, warp);
-    begin();
+    if (in_cluster) cluster_arrive();
+    named_barrier_arrive(kForCopies, kCopyThreads);
+    named_barrier_arrive(kForStores, kStoreThreads);
+    if constexpr (Tile::kConverts) named_barrier_arrive(kForConverters, kConverterThreads);
+    named_barrier(kForMath, kMakers);
     launch_dependents();
     if constexpr (Tile::kTakesRegisters) take_registers<224>();
     const auto make_ring = [&](int first_block, int row) {
@@ -145,7 +150,8 @@ __global__ void __launch_bounds__(
       }
       __syncwarp();
       work.next();
-      begin();
+      if (in_cluster) cluster_arrive();
+      named_barrier(kForCopies, kCopyThreads);
       if constexpr (kSource == Source::kBoxes) {
         BoxProducer<Tile>::run(p, work, tiles, bars);
       } else {
@@ -154,12 +160,18 @@ __global__ void __launch_bounds__(
     } else {
       if (role == 1) {
         Tile::init_by_storer(bars);
+        named_barrier_arrive(kForCopies, kCopyThreads);
+        named_barrier_arrive(kForMath, kMakers);
+        if constexpr (Tile::kConverts) named_barrier_arrive(kForConverters, kConverterThreads);
         if (elect_lane()) {
           if (p.x_blocks < p.channel_blocks) prefetch_map(&p.x2);
           prefetch_map(&p.y);
         }
       }
-      begin();
+      if (in_cluster) cluster_arrive();
+      if (role <= Tile::kTeams) named_barrier(kForStores, kStoreThreads);
+      if constexpr (Tile::kConverts)
+        if (role >= 4) named_barrier(kForConverters, kConverterThreads);
       launch_dependents();
       if (in_cluster) cluster_wait();
       if constexpr (Tile::kConverts) {

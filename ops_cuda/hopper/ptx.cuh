@@ -119,6 +119,10 @@ __device__ inline void fence_async_proxy_everywhere() { asm volatile("fence.prox
 __device__ inline void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+// One of the threads that the others of a named barrier wait for, without waiting itself.
+__device__ inline void named_barrier_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 // Whether any of the threads says so.
 __device__ inline bool named_barrier_or(int id, int threads, bool says) {
   int any;

@@ -3,6 +3,7 @@ add_library(ort_cks_hopper OBJECT
   ops_cuda/hopper/gradient_bfloat16.cu
   ops_cuda/hopper/gradient_boxes.cc
   ops_cuda/hopper/gradient_cost.cc
+  ops_cuda/hopper/gradient_float.cu
   ops_cuda/hopper/gradient_half.cu
   ops_cuda/hopper/gradient_passes.cu
   ops_cuda/hopper/gradient_schedule.cc

@@ -15,7 +15,7 @@ namespace {
 
 using namespace hopper;
 
-// A channels-last tensor of 16-bit elements, whose pixels a map has in the order of a BoxLayout, and the box of `width`
+// A channels-last tensor, whose pixels a map has in the order of a BoxLayout, and the box of `width`
 // channels that a copy moves: every `step`-th pixel along each axis.
 struct BoxedPixels {
   CUtensorMapDataType type;
@@ -26,8 +26,8 @@ struct BoxedPixels {
   BoxedPixels(CUtensorMapDataType type, int64_t channels, int width, const Dims& size, int64_t images,
               bool images_inner, const Axes& box, const Axes& steps)
       : type(type) {
-    const uint64_t w = uint64_t(channels) * 2, h = w * uint64_t(size[2]), d = h * uint64_t(size[1]),
-                   n = d * uint64_t(size[0]);
+    const uint64_t w = uint64_t(channels) * (type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32 ? 4 : 2),
+                   h = w * uint64_t(size[2]), d = h * uint64_t(size[1]), n = d * uint64_t(size[0]);
     const auto ordered = [&](auto images_value, auto of_d, auto of_h, auto of_w) {
       using T = decltype(images_value);
       return images_inner ? std::array<T, 4>{images_value, T(of_w), T(of_h), T(of_d)}
@@ -41,9 +41,10 @@ struct BoxedPixels {
   }
 
   CUtensorMap map(const void* base) const {
-    const CUtensorMapSwizzle swizzle = span[0] == kSquare ? CU_TENSOR_MAP_SWIZZLE_128B
-                                       : span[0] == 32    ? CU_TENSOR_MAP_SWIZZLE_64B
-                                                          : CU_TENSOR_MAP_SWIZZLE_32B;
+    const CUtensorMapSwizzle swizzle = type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32 ? CU_TENSOR_MAP_SWIZZLE_NONE
+                                       : span[0] == kSquare                    ? CU_TENSOR_MAP_SWIZZLE_128B
+                                       : span[0] == 32                         ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                                               : CU_TENSOR_MAP_SWIZZLE_32B;
     return make_tensor_map(type, swizzle, base, extent, pitch, span, step);
   }
 };
@@ -128,7 +129,10 @@ int planes_of(DataType type, Precision precision) {
 class HopperGradient : public WeightGradientKernel {
  public:
   HopperGradient(const Problem& p, DataType type, const GradientOperands& o, const GradientSchedule& s)
-      : type_(type), planes_(o.planes), tables_(s), blocks_(int(s.items.size())) {
+      : converts_before_(type == DataType::kFloat && s.float_stages == 0),
+        planes_(o.planes),
+        tables_(s),
+        blocks_(int(s.items.size())) {
     const Filter& f = p.filter;
     sum_ = {nullptr,
             tables_.sums(),
@@ -147,7 +151,7 @@ class HopperGradient : public WeightGradientKernel {
     if (!direct_) partials_at_ = layout_.take(size_t(s.partial_squares) * kSquare * kSquare * sizeof(float));
     if (blocks_ == 0) return;
 
-    if (type == DataType::kFloat) {
+    if (converts_before_) {
       const int multiprocessors = current_device().multiprocessors;
       const int64_t pixels[2] = {p.N * volume(p.output), p.N * volume(p.input)}, channels[2] = {f.K, f.C};
       const double elements = double(pixels[0] * channels[0]) + double(pixels[1] * channels[1]);
@@ -165,11 +169,11 @@ class HopperGradient : public WeightGradientKernel {
       few_pixels_ = std::max(pixels[0], pixels[1]) <= kFewPixels;
       params_.dy_plane = scale_.tensors[0].pitch, params_.x_plane = scale_.tensors[1].pitch;
     }
-    const CUtensorMapDataType element =
-        type == DataType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-    const auto width = [&](int64_t channels) {
-      return type == DataType::kFloat ? planes_ * round_up(channels, 8) : channels;
-    };
+    const bool floats = s.float_stages > 0;
+    const CUtensorMapDataType element = type == DataType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                        : floats                    ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                                                                    : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+    const auto width = [&](int64_t channels) { return converts_before_ ? planes_ * round_up(channels, 8) : channels; };
     dy_.emplace(element, width(f.K), kSquare, p.output, p.N, s.layout.images_inner, s.layout.box, Axes{1, 1, 1, 1});
     x_.emplace(element, width(f.C), s.shape.width, p.input, p.N, s.layout.images_inner, s.x_box, s.x_step);
 
@@ -183,16 +187,29 @@ class HopperGradient : public WeightGradientKernel {
     params_.tile_k = s.tile_k, params_.tile_c = s.tile_c, params_.max_parts = s.max_parts;
     params_.stages = s.stages, params_.stage_bytes = s.stage_bytes;
     params_.a_bytes = s.a_bytes(), params_.b_bytes = s.b_bytes();
-    const auto copied = [](const Axes& box, int channels) { return box[0] * box[1] * box[2] * box[3] * channels * 2; };
-    params_.a_copied = copied(s.layout.box, kSquare), params_.b_copied = copied(s.x_box, s.shape.width);
+    const auto pixels = [](const Axes& box) { return box[0] * box[1] * box[2] * box[3]; };
+    const int copied_bytes = floats ? int(sizeof(float)) : int(sizeof(uint16_t));
+    params_.a_copied = pixels(s.layout.box) * kSquare * copied_bytes;
+    params_.b_copied = pixels(s.x_box) * s.shape.width * copied_bytes;
+    const int floats_at = s.floats_at();
+    params_.floats = {s.float_stages,
+                      s.float_stage_bytes,
+                      floats_at,
+                      floats_at + s.float_stages * s.float_stage_bytes,
+                      s.float_a_bytes(),
+                      s.float_b_bytes(),
+                      pixels(s.layout.box),
+                      pixels(s.x_box)};
     params_.a_plane = s.tile_k * s.a_bytes(), params_.b_plane = s.max_parts * s.tile_c * s.b_bytes();
     params_.high_a = descriptor_high(s.group_a, kSquare);
     params_.high_b = descriptor_high(s.group_b, s.shape.width);
     for (size_t i = 0; i < s.step_a.size(); ++i) params_.steps[i] = uint32_t(s.step_a[i]) | uint32_t(s.step_b[i]) << 16;
 
-    function_ = type == DataType::kBFloat16 ? bfloat16_gradient() : half_gradient(planes_);
+    function_ = type == DataType::kBFloat16 ? bfloat16_gradient()
+                : floats                    ? float_gradient(planes_)
+                                            : half_gradient(planes_);
     allow_all_shared_memory(function_);
-    shared_bytes_ = size_t(s.stages) * size_t(s.stage_bytes) + size_t(s.beyond_bytes) + kStageAlignment;
+    shared_bytes_ = size_t(s.shared_bytes() + kStageAlignment);
     params_.sets = params_.cluster_splits = 1;
     if (direct_) write_rows(s, f, int(size_of(type)));
   }
@@ -208,7 +225,7 @@ class HopperGradient : public WeightGradientKernel {
     params.partials = reinterpret_cast<float4*>(scratch + partials_at_);
     sum.partials = params.partials, sum.dw = dw;
     if (blocks_ > 0) {
-      if (type_ == DataType::kFloat) {
+      if (converts_before_) {
         ScaleParams scale = scale_;
         const void* const from[2] = {dy, x};
         int blocks = 0;
@@ -262,7 +279,7 @@ class HopperGradient : public WeightGradientKernel {
     shared_bytes_ = std::max(shared_bytes_, size_t(space.bytes) + kStageAlignment);
   }
 
-  DataType type_;
+  bool converts_before_;  // floats, in passes before
   int planes_;
   GradientTables tables_;
   int blocks_;
@@ -311,7 +328,10 @@ bool hopper_takes_gradient(const Problem& p, DataType type, Layout layout, const
 
 std::unique_ptr<WeightGradientKernel> make_hopper_gradient(const Problem& p, DataType type, Precision precision) {
   const GradientOperands operands = gradient_operands(type, precision);
-  return make_scheduled_gradient(p, type, precision, choose_gradient_schedule(p, operands, current_gradient_machine()));
+  const GradientMachine machine = current_gradient_machine();
+  return make_scheduled_gradient(p, type, precision,
+                                 type == DataType::kFloat ? choose_gradient_of_floats(p, operands.planes, machine)
+                                                          : choose_gradient_schedule(p, operands, machine));
 }
 
 std::unique_ptr<WeightGradientKernel> hopper::make_scheduled_gradient(const Problem& p, DataType type,

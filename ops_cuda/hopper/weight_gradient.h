@@ -9,6 +9,13 @@
 
 namespace cks::cuda::hopper {
 
+// The ring that boxes of floats are copied to, where blocks convert them; offsets from the operands' ring.
+struct FloatRing {
+  int stages, stage_bytes, at, scales_at;
+  int a_bytes, b_bytes;    // of a box in shared memory
+  int a_pixels, b_pixels;  // of a box
+};
+
 struct GradientParams {
   CUtensorMap dy, x;
   const GradientItem* items;
@@ -34,6 +41,7 @@ struct GradientParams {
   int a_plane, b_plane;     // from a stage's first half of an operand to the second, in bytes
   int dy_plane, x_plane;    // likewise in the tensors, in channels
   uint32_t high_a, high_b;  // of descriptors
+  FloatRing floats;
   // Of direct blocks (others: one of each): the tap sets of a cluster and the parts of a sum; the tap sets' taps, one
   // set after the other (where each begins, and the last ends); their shared memory, as GradientRowSpace has it.
   int sets, cluster_splits;
@@ -44,8 +52,10 @@ struct GradientParams {
 
 // __global__ functions of one GradientParams, a block for each item.
 // The producer is a warpgroup too, so that it can leave its registers to the others.
+inline constexpr int kGradientConverterWarps = 3;  // beside the warp that copies
 inline constexpr int kGradientMathThreads = kGradientTeams * 128, kGradientBlockThreads = kGradientMathThreads + 128;
 const void* half_gradient(int planes);
+const void* float_gradient(int planes);
 const void* bfloat16_gradient();
 
 GradientMachine current_gradient_machine();

@@ -2,6 +2,7 @@
 // around them. Usage: cuda_gradient_test [problems [seed [capability]]]. With a capability (75, ...), for code that was
 // built for it alone, only what every device has. Exit status 0 where all agree, 1 where one does not, 77 where there
 // is no GPU.
+#include <cmath>
 #include <memory>
 
 #ifdef ORT_CKS_HOPPER
@@ -23,6 +24,8 @@ struct Case {
   bool coarse;
   int multiprocessors;  // of the device that the Hopper kernel is planned for, in sixteens; 0: the library's own plan
   unsigned config;      // which layout of boxes of that kernel, modulo their number
+  bool floats;          // its blocks convert floats themselves
+  bool growing;         // floats of the last pixels are 2^10 times as large as those of the first ones
 };
 
 // Half of the problems are such that the Hopper kernel takes them.
@@ -41,6 +44,7 @@ Case random_case(std::mt19937& random) {
   c.precision = pick(random, {0, 1}) ? Precision::kTF32 : Precision::kFP32;
   c.coarse = pick(random, {0, 1});
   c.multiprocessors = int(pick(random, {0, 0, 1, 1, 2, 8})), c.config = random();
+  c.floats = pick(random, {0, 1}), c.growing = pick(random, {0, 0, 0, 1});
   return c;
 }
 
@@ -63,7 +67,8 @@ std::unique_ptr<cuda::WeightGradientKernel> forced_gradient(const Problem& p, Da
 #ifdef ORT_CKS_HOPPER
   namespace hopper = cuda::hopper;
   if (!cuda::hopper_takes_gradient(p, type, c.layout, cuda::current_device())) return nullptr;
-  const auto operands = hopper::gradient_operands(type, c.precision);
+  auto operands = hopper::gradient_operands(type, c.precision);
+  operands.floats = c.floats && type == DataType::kFloat;
   auto machine = hopper::current_gradient_machine();
   machine.multiprocessors = c.multiprocessors * 16;
   const auto layouts = hopper::gradient_layouts(p);
@@ -76,6 +81,14 @@ std::unique_ptr<cuda::WeightGradientKernel> forced_gradient(const Problem& p, Da
   return nullptr;
 }
 
+// What a scale that was found in the first pixels does not suit.
+void grow(const Buffer& buffer) {
+  std::vector<float> v(buffer.bytes() / sizeof(float));
+  must(cudaMemcpy(v.data(), buffer.data(), buffer.bytes(), cudaMemcpyDeviceToHost));
+  for (size_t i = 0; i < v.size(); ++i) v[i] = std::ldexp(v[i], int(10 * i / v.size()));
+  must(cudaMemcpy(buffer.data(), v.data(), buffer.bytes(), cudaMemcpyHostToDevice));
+}
+
 template <class T>
 bool check_case(const Case& c, std::mt19937& random) {
   const Problem& p = c.problem;
@@ -84,6 +97,7 @@ bool check_case(const Case& c, std::mt19937& random) {
   Buffer x(size_t(p.N * f.C * volume(p.input)) * sizeof(T)), dy(size_t(p.N * f.K * volume(p.output)) * sizeof(T)),
       dw(size_t(f.elements()) * sizeof(T));
   fill<T>(x, c.coarse, random), fill<T>(dy, c.coarse, random);
+  if (c.growing && type == DataType::kFloat) grow(x), grow(dy);
   const cuda::WeightGradient gradient(p, type, c.layout, c.precision);
   const auto forced = c.multiprocessors == 0 ? nullptr : forced_gradient(p, type, c);
   Buffer workspace(forced ? forced->workspace_bytes() : gradient.workspace_bytes());
@@ -106,7 +120,7 @@ bool check_case(const Case& c, std::mt19937& random) {
   if (report.passed(dw.guards_intact() && workspace.guards_intact(), first == dw.read())) return true;
   describe(p, c.layout, c.precision, type_name(static_cast<T*>(nullptr)), "weight gradient",
            forced ? forced->name() : gradient.kernel_name());
-  std::printf(" coarse %d multiprocessors %d\n", c.coarse, c.multiprocessors);
+  std::printf(" coarse %d multiprocessors %d floats %d growing %d\n", c.coarse, c.multiprocessors, c.floats, c.growing);
   return false;
 }
 

@@ -121,7 +121,12 @@ void check(const Problem& p, const GradientOperands& o, const GradientMachine& m
   const auto holds = [&](bool x, const char* what) { require(x, what, p, s); };
   const int64_t k_squares = ceil_div(p.filter.K, kSquare), c_squares = ceil_div(p.filter.C, s.shape.width);
   holds(s.stages >= 2 && s.stages <= kMaxGradientStages, "stages");
-  holds(s.stages * s.stage_bytes + s.beyond_bytes + kGradientFixedBytes <= m.shared_bytes, "shared memory");
+  holds(s.stages * s.stage_bytes + s.beyond_bytes <= s.floats_at(), "floats among the operands");
+  holds(s.shared_bytes() + kGradientFixedBytes <= m.shared_bytes, "shared memory");
+  holds(o.floats ? s.float_stages >= 2 && s.float_stages <= kMaxFloatStages && s.tile_k * s.tile_c == 1
+                 : s.float_stages == 0,
+        "stages of floats");
+  holds(s.float_a_bytes() + s.max_parts * s.float_b_bytes() <= s.float_stage_bytes || !o.floats, "boxes of floats");
   holds(s.step_a.size() <= kMaxSteps && s.step_a.size() == s.step_b.size(), "k-steps");
   for (int a = 0; a < 4; ++a) holds(s.layout.box[a] <= 256 && s.x_box[a] <= 256, "a box beyond a tensor map's");
   const int a_rows = s.a_bytes() / 128, b_pixel = 2 * s.shape.width, b_rows = s.b_bytes() / b_pixel;
@@ -239,11 +244,11 @@ int main() {
     x.push_back(filter.C);
     const Problem p = make_problem(a, filter, x, Layout::kNHWC);
     const GradientMachine& machine = round % 2 ? whole : small;
-    for (const int planes : {1, 2}) {
-      const GradientOperands o{planes};
+    for (const GradientOperands& o : {GradientOperands{1}, {2}, {1, true}, {2, true}}) {
       require(can_implement_gradient(p), "refused", p, {});
-      const GradientSchedule chosen = choose_gradient_schedule(p, o, machine);
-      if (!chosen.items.empty()) check(p, o, machine, chosen);
+      const GradientSchedule chosen =
+          o.floats ? choose_gradient_of_floats(p, o.planes, machine) : choose_gradient_schedule(p, o, machine);
+      if (!chosen.items.empty()) check(p, {o.planes, chosen.float_stages > 0}, machine, chosen);
       const auto layouts = gradient_layouts(p);
       for (size_t i = size_t(round) % 7; i < layouts.size(); i += 7) {
         const GradientSchedule s = make_gradient_schedule(p, o, machine, layouts[i]);
