@@ -1,5 +1,6 @@
 // Boxes of floats to the operands of the weight gradient, in shared memory: three warps turn what the producer has
-// copied into halves, each channel scaled by a power of two.
+// copied into halves, each channel scaled by a power of two. Where there are stages for all of them they take boxes in
+// turn, because half of the time that one takes is latency; else they share each.
 //
 // The scales come from the block's first box, with room for values some times as large as any there; a channel that is
 // small there has room for what others have. Should a half become infinite all the same, all of the block is done
@@ -29,27 +30,38 @@ class GradientConverter {
 
   static constexpr int kGuess = 0, kMeasure = 1, kLast = 2;  // what a block does all boxes for
 
+  // A warp that takes boxes in turn has a stage of floats for itself: it waits for every phase of its barrier. So it
+  // does for no barrier of the operands' stages, but there are as many of those at least, so that when it comes to one
+  // the phase before the last is over.
+  static_assert(kMaxFloatStages == kGradientConverterWarps);
+  static __device__ int warps_of_box(const GradientParams& p) {
+    return p.floats.stages < kGradientConverterWarps ? kGradientConverterWarps : 1;
+  }
+
   // `again` is called after the last box: whether all roles of the block do all boxes once more.
   template <class Barriers, class F>
   static __device__ void run(const GradientParams& p, const GradientItem& item, uint32_t stages, const Barriers& bars,
                              int thread, F again) {
     GradientConverter convert(p, item, stages, thread);
-    const bool first_lane = thread % 32 == 0;
+    const int warp = thread / 32, lane = thread % 32;
     int from = 0, from_parity = 0, to = 0, to_parity = 1;
     for (int attempt = kGuess;; ++attempt) {
       for (int i = 0; i < item.boxes; ++i) {
-        barrier_wait(shared_address(&bars.float_full[from]), from_parity);
         const uint32_t box = stages + p.floats.at + from * p.floats.stage_bytes;
         const bool guess = attempt == kGuess && i == 0;
-        if (guess || attempt == kMeasure) convert.measure(box);
+        const bool mine = convert.together_ || from == warp;
+        if (guess || mine) barrier_wait(shared_address(&bars.float_full[from]), from_parity);
+        if (guess || (mine && attempt == kMeasure)) convert.measure(box, guess || convert.together_);
         if (guess) convert.take_scales(kTopExponent - kHeadroom);
-        barrier_wait(shared_address(&bars.empty[to]), to_parity);
-        convert.convert(box, stages + to * p.stage_bytes);
-        fence_async_proxy();
-        __syncwarp();
-        if (first_lane) {
-          barrier_arrive(shared_address(&bars.full[to]));
-          barrier_arrive(shared_address(&bars.float_empty[from]));
+        if (mine) {
+          barrier_wait(shared_address(&bars.empty[to]), to_parity);
+          convert.convert(box, stages + to * p.stage_bytes);
+          fence_async_proxy();
+          __syncwarp();
+          if (lane == 0) {
+            barrier_arrive(shared_address(&bars.full[to]));
+            barrier_arrive(shared_address(&bars.float_empty[from]));
+          }
         }
         if (++from == p.floats.stages) from = 0, from_parity ^= 1;
         if (++to == p.stages) to = 0, to_parity ^= 1;
@@ -66,7 +78,11 @@ class GradientConverter {
   static constexpr int kOfOthers = 8;  // a channel's scale is at most so many octaves above the others'
 
   __device__ GradientConverter(const GradientParams& p, const GradientItem& item, uint32_t stages, int thread)
-      : p_(p), scales_(gradient_scales(p, stages)), thread_(thread), parts_(__ldg(p.num_parts + item.tap_set)) {
+      : p_(p),
+        scales_(gradient_scales(p, stages)),
+        together_(warps_of_box(p) > 1),
+        thread_(thread),
+        parts_(__ldg(p.num_parts + item.tap_set)) {
     for (int i = thread; i < 2 * kSquare; i += kThreads) scales_.largest[i / kSquare][i % kSquare] = 0;
     if (thread == 0) scales_.again = 0;
     sync();
@@ -86,29 +102,44 @@ class GradientConverter {
            p_.b_plane);
   }
 
-  // Calls body(pixel, whether it is one of the box, its four floats) for the thread's share of a box, while the next
-  // ones are read. No branches: what a pixel takes is mostly latency.
+  // Pixels that a lane reads at once, and of how many all lanes of a warp do; a swizzle begins anew after so many.
+  static constexpr int kAtOnce = 4;
+  template <int kWidth>
+  static constexpr int kRows = 32 / (kWidth / 4);
+  template <int kWidth>
+  static constexpr int kBatch = kAtOnce * kRows<kWidth>;
+
+  // Calls body(i, whether there is such a pixel, its four floats) for the pixels begin + i * kRows + the lane's own
+  // row, i < kAtOnce, and all those some kBatch further, up to `end`, while the next ones are read. What a pixel takes
+  // is instructions and latency: no branches, no addresses but constants away from the last one's.
   template <int kWidth, class F>
-  __device__ void for_pixels(uint32_t from, int pixels, F body) const {
-    constexpr int kAtOnce = 4, kOfPixel = kWidth / 4, kRows = kThreads / kOfPixel;
-    from += thread_ % kOfPixel * 16;
-    int first = thread_ / kOfPixel;
+  __device__ void for_pixels(uint32_t from, int begin, int end, F body) const {
+    constexpr int kPixel = kWidth * int(sizeof(float)), kOfPixel = kWidth / 4;
+    const int row = thread_ % 32 / kOfPixel, rest = (end - begin) % kBatch<kWidth>;
+    uint32_t at = from + (begin + row) * kPixel + thread_ % kOfPixel * 16;
     float4 v[kAtOnce];
     const auto read = [&] {
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) v[i] = load_shared(from + min(first + i * kRows, pixels - 1) * (kWidth * 4));
+      for (int i = 0; i < kAtOnce; ++i) v[i] = load_shared(at + i * kRows<kWidth> * kPixel);
+      at += kBatch<kWidth> * kPixel;
     };
-    read();
+    int batches = (end - begin) / kBatch<kWidth>;
+    if (batches > 0) read();
 #pragma unroll 1
-    while (first < pixels) {
+    while (batches > 0) {
       float4 now[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) now[i] = v[i];
-      const int here = first;
-      first += kAtOnce * kRows;
-      read();
+      if (--batches > 0) read();
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) body(here + i * kRows, here + i * kRows < pixels, now[i]);
+      for (int i = 0; i < kAtOnce; ++i) body(i, std::true_type(), now[i]);
+    }
+    if (rest > 0) {
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i)
+        v[i] = load_shared(at + (min(row + i * kRows<kWidth>, rest - 1) - row) * kPixel);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) body(i, row + i * kRows<kWidth> < rest, v[i]);
     }
   }
   template <class F>
@@ -121,7 +152,14 @@ class GradientConverter {
       body(std::integral_constant<int, 16>());
     }
   }
-  __device__ int pixels(int tensor) const { return tensor == 0 ? p_.floats.a_pixels : p_.floats.b_pixels; }
+  // The warp's pixels of a box: where they begin, where swizzles do, and end.
+  __device__ int2 share(int tensor, bool together) const {
+    constexpr int kWarps = kGradientConverterWarps, kSwizzle = 8;
+    const int pixels = tensor == 0 ? p_.floats.a_pixels : p_.floats.b_pixels, warp = thread_ / 32;
+    if (!together) return {0, pixels};
+    const auto begin = [&](int of) { return of == kWarps ? pixels : pixels * of / kWarps / kSwizzle * kSwizzle; };
+    return {begin(warp), begin(warp + 1)};
+  }
 
   __device__ void convert(uint32_t from, uint32_t to) {
     for_boxes(from, to, [&](int tensor, uint32_t floats, uint32_t halves, int plane_bytes) {
@@ -129,39 +167,52 @@ class GradientConverter {
       __half2 most = most_;
       with_width(tensor, [&](auto w) {
         constexpr int kWidth = decltype(w)::value, kRowBytes = kWidth * 2;
-        const int column = thread_ % (kWidth / 4) * 8;
-        for_pixels<kWidth>(floats, pixels(tensor), [&](int pixel, bool inside, float4 v) {
+        const int2 range = share(tensor, together_);
+        uint32_t to_row[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const uint32_t at = (thread_ % 32 / (kWidth / 4) + i * kRows<kWidth>)*kRowBytes + thread_ % (kWidth / 4) * 8;
+          to_row[i] = halves + range.x * kRowBytes + (at ^ (at >> 7 & (kRowBytes / 16 - 1)) << 4);
+        }
+        for_pixels<kWidth>(floats, range.x, range.y, [&](int i, auto inside, float4 v) {
           uint2 words[kPlanes];
           to_halves(v, scale, words);
           most = __hmax2(most, __habs2(*reinterpret_cast<const __half2*>(&words[0].x)));
           most = __hmax2(most, __habs2(*reinterpret_cast<const __half2*>(&words[0].y)));
-          const uint32_t at = pixel * kRowBytes + column;
-          const uint32_t swizzled = halves + (at ^ (at >> 7 & (kRowBytes / 16 - 1)) << 4);
 #pragma unroll
-          for (int plane = 0; plane < kPlanes; ++plane)
-            store_words_if(inside, swizzled + plane * plane_bytes, words[plane]);
+          for (int plane = 0; plane < kPlanes; ++plane) {
+            const uint32_t to = to_row[i] + plane * plane_bytes;
+            if constexpr (std::is_same_v<decltype(inside), std::true_type>) {
+              store_words(to, words[plane].x, words[plane].y);
+            } else {
+              store_words_if(inside, to, words[plane]);
+            }
+          }
+          to_row[i] += kBatch<kWidth> * kRowBytes;
         });
       });
       most_ = most;
     });
   }
 
-  // The largest finite magnitudes of a box.
-  __device__ void measure(uint32_t box) {
+  // The largest finite magnitudes of a box, or, if all warps do it, of the warp's share.
+  __device__ void measure(uint32_t box, bool together) {
     for_boxes(box, 0, [&](int tensor, uint32_t floats, uint32_t, int) {
       float4 most{};
+      const int2 range = share(tensor, together);
       with_width(tensor, [&](auto w) {
-        for_pixels<decltype(w)::value>(floats, pixels(tensor), [&](int, bool, float4 v) {
+        for_pixels<decltype(w)::value>(floats, range.x, range.y, [&](int, auto, float4 v) {
           most = {fmaxf(most.x, fabsf(v.x)), fmaxf(most.y, fabsf(v.y)), fmaxf(most.z, fabsf(v.z)),
                   fmaxf(most.w, fabsf(v.w))};
         });
         if (!isinf(fmaxf(fmaxf(most.x, most.y), fmaxf(most.z, most.w)))) return;
         most = {};
-        for_pixels<decltype(w)::value>(floats, pixels(tensor), [&](int, bool, float4 v) { raise(most, v); });
+        for_pixels<decltype(w)::value>(floats, range.x, range.y, [&](int, auto, float4 v) { raise(most, v); });
       });
-      const float all[4] = {most.x, most.y, most.z, most.w};
+      const float of_channels[4] = {most.x, most.y, most.z, most.w};
 #pragma unroll
-      for (int j = 0; j < 4; ++j) atomicMax(&scales_.largest[tensor][channel(tensor) + j], __float_as_uint(all[j]));
+      for (int j = 0; j < 4; ++j)
+        atomicMax(&scales_.largest[tensor][channel(tensor) + j], __float_as_uint(of_channels[j]));
     });
   }
 
@@ -195,6 +246,7 @@ class GradientConverter {
 
   const GradientParams& p_;
   GradientScales& scales_;
+  const bool together_;
   const int thread_, parts_;
   float4 scale_[2];
   __half2 most_{};  // of what has been made

@@ -16,12 +16,18 @@ constexpr double kNarrowOperand = 0.27;           // or of its operands, both to
 constexpr double kLoadRate = 42;                  // bytes, all SMs at work on the same pixels
 constexpr double kOwnLoadRate = 22.5;             // likewise, each on its own
 constexpr double kLeastPixel = 84;                // bytes: a pixel of fewer takes as long
-constexpr double kMemoryRate = 20;                // bytes of floats, from memory,
-constexpr double kConvertRate = 17;               // converted to a half each,
-constexpr double kConvertTwiceRate = 10;          // or two
-constexpr double kPassStart = 9500;               // passes that convert before,
-constexpr double kPass = 0.0043;                  // for each element,
-constexpr double kPassTwice = 0.0055;             // or to two halves
+constexpr double kMemoryRate = 17;                // bytes of floats, from memory,
+constexpr double kConvertRate = 19;               // made halves of by warps in turn,
+constexpr double kConvertBox = 500;               // and each box;
+constexpr double kShareRate = 22;                 // by all of them,
+constexpr double kShareRateTwice = 12;            // or to two halves,
+constexpr double kShareBox = 1000;                // and each box
+constexpr double kGuess = 2500;                   // scales found in the first box;
+constexpr double kPassStart = 8000;               // passes that convert before,
+constexpr double kPass = 0.0045;                  // for each element,
+constexpr double kPassTwice = 0.0058;             // or to two halves;
+constexpr double kFewStart = 9000;                // and one pass,
+constexpr double kFew = 0.0015;                   // for each element
 constexpr double kLoadShare = 0.27;               // of a load, while products run
 constexpr double kAloneRate = 74;                 // bytes, what one SM can have
 constexpr double kLatency = 1900;                 // of a load
@@ -123,7 +129,19 @@ double load_bytes(const GradientOperands& o, const Candidate& c, size_t boxes_of
                          std::max(kLeastPixel, double(pixel_bytes(c.shape.width))));
 }
 
-double fill_cycles(double bytes) { return bytes / kAloneRate; }
+namespace {
+
+double convert_cycles(const GradientOperands& o, const Candidate& c, double bytes) {
+  if (!o.floats) return 0;
+  if (o.planes == 2) return kShareBox + bytes / kShareRateTwice;
+  return c.float_stages == kMaxFloatStages ? kConvertBox + bytes / kConvertRate : kShareBox + bytes / kShareRate;
+}
+
+}  // namespace
+
+double fill_cycles(const GradientOperands& o, const Candidate& c, double bytes) {
+  return bytes / kAloneRate + (o.floats ? kGuess + convert_cycles(o, c, bytes) : 0);
+}
 
 double box_cycles(const GradientOperands& o, const Candidate& c, double products, double bytes) {
   // With few stages a box waits for the one that had its stage.
@@ -132,13 +150,13 @@ double box_cycles(const GradientOperands& o, const Candidate& c, double products
   const double drain = o.planes == 2 ? kDrain : 0;
   // Floats are read from memory by tiles that have them for themselves.
   const double load = bytes / (c.tiles > 1 ? kLoadRate : o.floats ? kMemoryRate : kOwnLoadRate);
-  const double convert = o.floats ? bytes / (o.planes == 1 ? kConvertRate : kConvertTwiceRate) : 0;
-  return std::max({products + kLoadShare * load + drain, load, ring, convert, kBoxOverhead});
+  return std::max({products + kLoadShare * load + drain, load, ring, convert_cycles(o, c, bytes), kBoxOverhead});
 }
 
 double conversion_cycles(const Problem& p, const GradientOperands& o) {
   const double elements =
       double(p.N) * (double(volume(p.output)) * double(p.filter.K) + double(volume(p.input)) * double(p.filter.C));
+  if (p.N * std::max(volume(p.output), volume(p.input)) <= kFewPixels) return kFewStart + elements * kFew;
   return kPassStart + elements * (o.planes == 1 ? kPass : kPassTwice);
 }
 

@@ -50,7 +50,7 @@ struct Split {
 double load_bytes(const GradientOperands&, const Candidate&, size_t boxes_of_x);
 
 // Until a block's first box is there, after the load's latency.
-double fill_cycles(double bytes);
+double fill_cycles(const GradientOperands&, const Candidate&, double bytes);
 
 // Of a box; `products`: the cycles of its products.
 double box_cycles(const GradientOperands&, const Candidate&, double products, double bytes);

@@ -44,9 +44,10 @@ struct GradientKernel {
   // lane makes several in a row.
   static __device__ void init(Barriers& bars, const GradientParams& p, int warp) {
     static_assert(kMaxGradientStages + 3 <= kGradientMathThreads / 32);
+    const int converters = GradientConverter<kPlanes>::warps_of_box(p);
     if (elect_lane()) {
       if (warp < kMaxGradientStages) {
-        barrier_init(bars.full[warp], kFloats ? kGradientConverterWarps : 1);
+        barrier_init(bars.full[warp], kFloats ? converters : 1);
         barrier_init(bars.empty[warp], kGradientMathThreads / 32);
       } else if (warp == kMaxGradientStages) {
         barrier_init(bars.multiplied, kGradientMathThreads / 32);
@@ -57,7 +58,7 @@ struct GradientKernel {
       } else if (kFloats && warp == kMaxGradientStages + 2) {
 #pragma unroll
         for (int i = 0; i < kMaxFloatStages; ++i)
-          barrier_init(bars.float_full[i], 1), barrier_init(bars.float_empty[i], kGradientConverterWarps);
+          barrier_init(bars.float_full[i], 1), barrier_init(bars.float_empty[i], converters);
         barrier_init(bars.judged, kGradientBlockThreads / 32);
       }
       barrier_init_fence();

@@ -24,9 +24,9 @@ struct ScaleParams {
   ScaledTensor tensors[2];
 };
 inline constexpr int kScaleThreads = 768;
-// Where both tensors have no more pixels than that, clusters of so many blocks, one for each slice of both tensors, do
+// Where both tensors have no more than kFewPixels, clusters of so many blocks, one for each slice of both tensors, do
 // both passes in one.
-inline constexpr int kFewPixels = 2048, kFewBlocks = 8, kFewThreads = 512;
+inline constexpr int kFewBlocks = 8, kFewThreads = 512;
 
 struct SumParams {
   const float4* partials;

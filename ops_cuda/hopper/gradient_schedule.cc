@@ -127,7 +127,7 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
         const double bytes = load_bytes(o, c, set.parts.size());
         c.set_cycles.push_back(boxes * box_cycles(o, c, products / boxes, bytes));
         c.set_boxes.push_back(int64_t(boxes));
-        c.set_fill.push_back(fill_cycles(bytes));
+        c.set_fill.push_back(fill_cycles(o, c, bytes));
       }
       // Nor can their boxes be dealt more evenly than evenly.
       const double even = std::accumulate(c.set_cycles.begin(), c.set_cycles.end(), 0.0) * double(c.tiles);

@@ -19,6 +19,7 @@ inline constexpr int kMostGradientParts = 32;     // a lane of the warp that cop
 inline constexpr int kMaxGradientTaps = 384;      // of a filter
 inline constexpr int kStageAlignment = 1024;      // what the 128-byte swizzle wants
 inline constexpr int kGradientFixedBytes = 2048;  // beside the stages: barriers, and what aligning the stages costs
+inline constexpr int kFewPixels = 2048;           // of both tensors: one pass before makes halves of floats, else two
 inline constexpr int kMaxFloatStages = 3;
 inline constexpr int kGradientScaleBytes = 1040;  // of blocks that convert floats
 inline constexpr int kMaxGradientCluster = 8;     // blocks

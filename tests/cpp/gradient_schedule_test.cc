@@ -126,6 +126,8 @@ void check(const Problem& p, const GradientOperands& o, const GradientMachine& m
   holds(o.floats ? s.float_stages >= 2 && s.float_stages <= kMaxFloatStages && s.tile_k * s.tile_c == 1
                  : s.float_stages == 0,
         "stages of floats");
+  holds(s.float_stages < kMaxFloatStages || s.stages >= kMaxFloatStages,
+        "fewer stages than warps that convert in turn");
   holds(s.float_a_bytes() + s.max_parts * s.float_b_bytes() <= s.float_stage_bytes || !o.floats, "boxes of floats");
   holds(s.step_a.size() <= kMaxSteps && s.step_a.size() == s.step_b.size(), "k-steps");
   for (int a = 0; a < 4; ++a) holds(s.layout.box[a] <= 256 && s.x_box[a] <= 256, "a box beyond a tensor map's");
