@@ -291,14 +291,16 @@ struct GradientKernel {
     float* const sums = kPlanes == 1 ? acc : total;
     if (kFloats) {
       const GradientScales& scales = gradient_scales(p, stages);
-      undo_scales<S>(scales.exponents[0], scales.exponents[1], kSquare, S::kWidth, sums);
+      undo_scales<S>([&](int k) { return scales.exponents[0][k]; }, [&](int c) { return scales.exponents[1][c]; },
+                     sums);
     }
     if (!p.direct) {
       if constexpr (S::kWidth == kSquare) leave_squares<S>(p, item, team, sums);
     } else {
       if (!kFloats && p.k_exponents) {
-        const int k = item.k * kSquare, c = item.c * S::kWidth;
-        undo_scales<S>(p.k_exponents + k, p.c_exponents + c, p.K - k, p.C - c, sums);
+        const int first_k = item.k * kSquare, first_c = item.c * S::kWidth;
+        undo_scales<S>([&](int k) { return __ldcg(p.k_exponents + min(first_k + k, p.K - 1)); },
+                       [&](int c) { return __ldcg(p.c_exponents + min(first_c + c, p.C - 1)); }, sums);
       }
       __syncwarp();
       if (lane == 0) barrier_arrive(shared_address(&bars.multiplied));
@@ -371,17 +373,16 @@ struct GradientKernel {
     barrier_acquire_peers(shared_address(&barrier), 0);
   }
 
-  // Of floats that were scaled: by these powers, of so many channels, from the block's first on.
-  template <class S>
-  static __forceinline__ __device__ void undo_scales(const int* of_k, const int* of_c, int num_k, int num_c,
-                                                     float* sums) {
+  // Of floats that were scaled, by these powers: of the block's output and input channels.
+  template <class S, class OfK, class OfC>
+  static __forceinline__ __device__ void undo_scales(OfK of_k, OfC of_c, float* sums) {
     constexpr int kExponents = S::kWidth / 4;
     const int lane = threadIdx.x % 32, k = threadIdx.x % 128 / 32 * 16 + lane / 4, c = lane % 4 * 2;
     int k_exponent[2], c_exponent[kExponents];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) k_exponent[i] = of_k[min(k + i * 8, num_k - 1)];
+    for (int i = 0; i < 2; ++i) k_exponent[i] = of_k(k + i * 8);
 #pragma unroll
-    for (int i = 0; i < kExponents; ++i) c_exponent[i] = of_c[min(c + i / 2 * 8 + i % 2, num_c - 1)];
+    for (int i = 0; i < kExponents; ++i) c_exponent[i] = of_c(c + i / 2 * 8 + i % 2);
 #pragma unroll
     for (int i = 0; i < S::kSums; ++i)
       sums[i] = times_power(sums[i], -k_exponent[i % 4 / 2] - c_exponent[i % (S::kWidth / 2) / 4 * 2 + i % 2]);

@@ -16,7 +16,8 @@ namespace {
 using namespace cks;
 using namespace cks::cuda::hopper;
 
-int64_t schedules = 0, pairs = 0, split_sums = 0, joined_teams = 0, direct_schedules = 0, shared_sums = 0, narrow = 0;
+int64_t schedules = 0, pairs = 0, split_sums = 0, joined_teams = 0, direct_schedules = 0, shared_sums = 0, narrow = 0,
+        whole_strides = 0;
 
 void require(bool holds, const char* what, const Problem& p, const GradientSchedule& s) {
   if (holds) return;
@@ -136,6 +137,10 @@ void check(const Problem& p, const GradientOperands& o, const GradientMachine& m
 
   const auto& [step0, step1, step2, step3] = s.x_step;
   const Dims x_step = s.layout.images_inner ? Dims{step3, step2, step1} : Dims{step2, step1, step0};
+  for (int axis = 0; axis < 3; ++axis) {
+    holds(x_step[axis] == 1 || x_step[axis] == p.stride[axis], "a step of X's boxes that is no stride");
+    whole_strides += x_step[axis] < p.stride[axis];
+  }
   // [tap][output pixel] -> how often, for the first square; and how often each square of dW gets each part of a sum.
   const int64_t outputs = p.N * volume(p.output);
   std::vector<std::vector<int>> seen(size_t(p.filter.taps()), std::vector<int>(size_t(outputs)));
@@ -260,8 +265,11 @@ int main() {
   }
   std::printf(
       "%ld schedules, %ld live pairs, %ld split sums, %ld joined teams, %ld direct schedules, %ld with parts, %ld "
-      "narrow\n",
+      "narrow, %ld of whole strides\n",
       long(schedules), long(pairs), long(split_sums), long(joined_teams), long(direct_schedules), long(shared_sums),
-      long(narrow));
-  return split_sums > 0 && joined_teams > 0 && direct_schedules > shared_sums && shared_sums > 0 && narrow > 0 ? 0 : 1;
+      long(narrow), long(whole_strides));
+  return split_sums > 0 && joined_teams > 0 && direct_schedules > shared_sums && shared_sums > 0 && narrow > 0 &&
+                 whole_strides > 0
+             ? 0
+             : 1;
 }
