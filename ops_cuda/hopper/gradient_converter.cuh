@@ -2,9 +2,9 @@
 // copied into halves, each channel scaled by a power of two. Where there are stages for all of them they take boxes in
 // turn, because half of the time that one takes is latency; else they share each.
 //
-// The scales come from the block's first box, with room for values some times as large as any there; a channel that is
-// small there has room for what others have. Should a half become infinite all the same, all of the block is done
-// again, to find the largest values, and then once more.
+// The scales come from the block's first box, with room for values some times as large as any there. A channel that is
+// zero there is scaled as the others are, and more; where all of them are, what comes later is too large for the scale.
+// Should a half become infinite so, all of the block is done again, to find the largest values, and then once more.
 #pragma once
 #include "ops_cuda/hopper/gradient_halves.cuh"
 #include "ops_cuda/hopper/gradient_ptx.cuh"
@@ -75,7 +75,7 @@ class GradientConverter {
  private:
   static constexpr int kBarrier = 2;
   static constexpr int kHeadroom = 5;  // octaves above the first box's largest values
-  static constexpr int kOfOthers = 8;  // a channel's scale is at most so many octaves above the others'
+  static constexpr int kOfOthers = 8;  // of a channel that is zero there: octaves above the others' scale
 
   __device__ GradientConverter(const GradientParams& p, const GradientItem& item, uint32_t stages, int thread)
       : p_(p),
@@ -216,7 +216,7 @@ class GradientConverter {
     });
   }
 
-  // Brings the largest that has been found of each channel to 2^top, if none of all asks for less.
+  // Brings the largest that has been found of each channel to 2^top.
   __device__ void take_scales(int top) {
     sync();
     const int tensor = thread_ / 32, lane = thread_ % 32;
@@ -224,11 +224,11 @@ class GradientConverter {
       uint32_t* const largest = scales_.largest[tensor];
       const uint32_t of_lane[2] = {largest[lane], largest[lane + 32]};
       const float of_all = __uint_as_float(__reduce_max_sync(0xffffffff, max(of_lane[0], of_lane[1])));
-      const int others = of_all > 0 ? exponent_to(top, of_all) + kOfOthers : 0;
+      const int others = of_all > 0 ? min(exponent_to(top, of_all) + kOfOthers, kMostExponent) : kMostExponent;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const float m = __uint_as_float(of_lane[i]);
-        scales_.exponents[tensor][lane + i * 32] = min(m > 0 ? min(exponent_to(top, m), others) : others, 126);
+        scales_.exponents[tensor][lane + i * 32] = m > 0 ? exponent_to(top, m) : others;
         largest[lane + i * 32] = 0;
       }
     }

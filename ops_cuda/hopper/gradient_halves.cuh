@@ -4,7 +4,8 @@
 
 namespace cks::cuda::hopper {
 
-inline constexpr int kTopExponent = 14;  // of the largest scaled magnitudes: a half holds what is less than 2^16
+inline constexpr int kMostExponent = 126;  // of a scale: a float holds it and its inverse
+inline constexpr int kTopExponent = 14;    // of the largest scaled magnitudes: a half holds what is less than 2^16
 
 // v * 2^exponent for what two scales add up to, which one float may not hold.
 __device__ inline float times_power(float v, int exponent) {
@@ -19,8 +20,10 @@ __device__ inline void raise(float4& most, float4 v) {
   most.z = fmaxf(most.z, finite_magnitude(v.z)), most.w = fmaxf(most.w, finite_magnitude(v.w));
 }
 
-// Of the scale that brings a magnitude to 2^top. The greatest power that a float holds is enough for subnormal ones.
-__device__ inline int exponent_to(int top, float largest) { return largest > 0 ? min(top - ilogbf(largest), 126) : 0; }
+// Of the scale that brings a magnitude to 2^top. The greatest one is enough for subnormal floats.
+__device__ inline int exponent_to(int top, float largest) {
+  return largest > 0 ? min(top - ilogbf(largest), kMostExponent) : 0;
+}
 
 // Of four channels; with two planes the second has what the first leaves. An infinity leaves NaN.
 template <int kPlanes>
