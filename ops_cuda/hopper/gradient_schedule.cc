@@ -53,6 +53,7 @@ int beyond_stage(const Frame& f, const Covering& covering, const TapSet& set, co
 void consider(const Problem& p, const GradientOperands& o, const GradientMachine& m, const Frame& f, const Axes& box,
               const std::array<bool, 4>& margins, const GradientShape& shape, int slots, Search& search) {
   const bool joined = shape.join > 1;
+  if (shape.narrow() && int(f.taps.size()) > shape.squares()) return;
   if (o.planes == 2 && pixels_of(box) > kMaxPromotedPixels) return;
   // Taps that are joined do the same k-steps, dead or not, along the axes where they differ: mostly w alone.
   std::array<bool, 4> exact;
