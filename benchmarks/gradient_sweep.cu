@@ -56,7 +56,8 @@ std::string name_of(const hopper::GradientSchedule& s) {
          box(s.x_box) + " of X; " + std::to_string(s.tile_k) + " x " + std::to_string(s.tile_c) + " squares of 64 x " +
          std::to_string(s.shape.width) + " in runs of " + std::to_string(s.shape.join) + "; " +
          std::to_string(s.num_parts.size()) + " tap sets; " + std::to_string(joined) + " joined; " +
-         std::to_string(s.max_parts) + " parts; " + std::to_string(splits) + " splits" + (s.direct ? " direct" : "");
+         std::to_string(s.max_parts) + " parts; " + std::to_string(splits) + " splits" + (s.direct ? " direct" : "") +
+         (s.float_stages > 0 ? " of floats" : "");
 }
 
 // How much slower than the fastest way the chosen one is, as a ratio.

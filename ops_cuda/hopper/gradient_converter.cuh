@@ -224,7 +224,7 @@ class GradientConverter {
       uint32_t* const largest = scales_.largest[tensor];
       const uint32_t of_lane[2] = {largest[lane], largest[lane + 32]};
       const float of_all = __uint_as_float(__reduce_max_sync(0xffffffff, max(of_lane[0], of_lane[1])));
-      const int others = of_all > 0 ? min(exponent_to(top, of_all) + kOfOthers, kMostExponent) : kMostExponent;
+      const int others = of_all > 0 ? min(exponent_to(top, of_all) + kOfOthers, kLargestExponent) : kLargestExponent;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const float m = __uint_as_float(of_lane[i]);

@@ -9,41 +9,41 @@ namespace cks::cuda::hopper::gradient {
 namespace {
 
 // What one thing costs a block, in cycles (of 1.7 GHz): fitted to layouts timed on an H200 (docs/notebook.md).
-constexpr double kProduct = 48;                   // a product of 64 x 64 x 16, by itself,
-constexpr double kJoinedProduct = 33;             // and in a run;
-constexpr double kNarrowColumn = 0.48;            // a column of a narrow run,
-constexpr double kNarrowOperand = 0.27;           // or of its operands, both together
-constexpr double kLoadRate = 42;                  // bytes, all SMs at work on the same pixels
-constexpr double kOwnLoadRate = 22.5;             // likewise, each on its own
-constexpr double kLeastPixel = 84;                // bytes: a pixel of fewer takes as long
-constexpr double kMemoryRate = 17;                // bytes of floats, from memory,
-constexpr double kConvertRate = 19;               // made halves of by warps in turn,
-constexpr double kConvertBox = 500;               // and each box;
-constexpr double kShareRate = 22;                 // by all of them,
-constexpr double kShareRateTwice = 12;            // or to two halves,
-constexpr double kShareBox = 1000;                // and each box
-constexpr double kGuess = 2500;                   // scales found in the first box;
-constexpr double kPassStart = 8000;               // passes that convert before,
-constexpr double kPass = 0.0045;                  // for each element,
-constexpr double kPassTwice = 0.0058;             // or to two halves;
-constexpr double kFewStart = 9000;                // and one pass,
-constexpr double kFew = 0.0015;                   // for each element
-constexpr double kLoadShare = 0.27;               // of a load, while products run
-constexpr double kAloneRate = 74;                 // bytes, what one SM can have
-constexpr double kLatency = 1900;                 // of a load
-constexpr double kDrain = 150;                    // of products, until their sums can be read
-constexpr double kBoxOverhead = 810;              // tables are read and barriers passed meanwhile
-constexpr double kTwoTeams = 1.02, kOneTeam = 1;  // times as long: products where a team or two have none
-constexpr double kStart = 3950;                   // until the first box is copied, and the end
-constexpr double kWriteRate = 77;                 // bytes of partial squares, written,
-constexpr double kReadRate = 16.7;                // and read by the kernel that adds them
-constexpr double kSumStart = 2570;                // that kernel
-constexpr double kSumWriteRate = 16.5;            // bytes of dW (two each), written by it
-constexpr double kMeet = 3400;                    // of a cluster, before and after it reads others' sums
-constexpr double kGather = 3360;                  // where rows of dW are not a block's own as they lie there
-constexpr double kStageRate = 25;                 // bytes of sums: left in shared memory,
-constexpr double kPeerRate = 43;                  // read from another block's,
-constexpr double kRowRate = 16;                   // and written as rows of dW, two bytes each
+constexpr double kProduct = 48;          // a product of 64 x 64 x 16, by itself,
+constexpr double kJoinedProduct = 33;    // and in a run;
+constexpr double kNarrowColumn = 0.48;   // a column of a narrow run,
+constexpr double kNarrowOperand = 0.27;  // or of its operands, both together
+constexpr double kLoadRate = 42;         // bytes, all SMs at work on the same pixels
+constexpr double kOwnLoadRate = 22.5;    // likewise, each on its own
+constexpr double kLeastPixel = 84;       // bytes: a pixel of fewer takes as long
+constexpr double kMemoryRate = 17;       // bytes of floats, from memory,
+constexpr double kConvertRate = 19;      // made halves of by warps in turn,
+constexpr double kConvertBox = 500;      // and each box;
+constexpr double kShareRate = 22;        // by all of them,
+constexpr double kShareRateTwice = 12;   // or to two halves,
+constexpr double kShareBox = 1000;       // and each box
+constexpr double kGuess = 2500;          // scales found in the first box;
+constexpr double kPassStart = 8000;      // passes that convert before,
+constexpr double kPass = 0.0045;         // for each element,
+constexpr double kPassTwice = 0.0058;    // or to two halves;
+constexpr double kFewStart = 9000;       // and one pass,
+constexpr double kFew = 0.0015;          // for each element
+constexpr double kLoadShare = 0.27;      // of a load, while products run
+constexpr double kAloneRate = 74;        // bytes, what one SM can have
+constexpr double kLatency = 1900;        // of a load
+constexpr double kDrain = 150;           // of products, until their sums can be read
+constexpr double kBoxOverhead = 810;     // tables are read and barriers passed meanwhile
+constexpr double kTwoTeams = 1.02;       // times as long: products where a team or two have none
+constexpr double kStart = 3950;          // until the first box is copied, and the end
+constexpr double kWriteRate = 77;        // bytes of partial squares, written,
+constexpr double kReadRate = 16.7;       // and read by the kernel that adds them
+constexpr double kSumStart = 2570;       // that kernel
+constexpr double kSumWriteRate = 16.5;   // bytes of dW (two each), written by it
+constexpr double kMeet = 3400;           // of a cluster, before and after it reads others' sums
+constexpr double kGather = 3360;         // where rows of dW are not a block's own as they lie there
+constexpr double kStageRate = 25;        // bytes of sums: left in shared memory,
+constexpr double kPeerRate = 43;         // read from another block's,
+constexpr double kRowRate = 16;          // and written as rows of dW, two bytes each
 
 // What a block does beside its boxes.
 double item_end(const Candidate& c, int taps) {
@@ -145,7 +145,7 @@ double fill_cycles(const GradientOperands& o, const Candidate& c, double bytes) 
 
 double box_cycles(const GradientOperands& o, const Candidate& c, double products, double bytes) {
   // With few stages a box waits for the one that had its stage.
-  const double ring = (bytes / kAloneRate + kLatency) / ((o.floats ? c.float_stages + 1 : c.stages) - 1);
+  const double ring = (bytes / kAloneRate + kLatency) / (o.floats ? c.float_stages : c.stages - 1);
   // Before sums are promoted a team's products must end, and nobody else's may fill all of the gap.
   const double drain = o.planes == 2 ? kDrain : 0;
   // Floats are read from memory by tiles that have them for themselves.
@@ -162,7 +162,7 @@ double conversion_cycles(const Problem& p, const GradientOperands& o) {
 
 double idle_teams(const TapSet& set, int tile_k) {
   const size_t busy = set.groups.size() * size_t(tile_k);
-  return busy == 1 ? kOneTeam : busy == 2 ? kTwoTeams : 1;
+  return busy == 2 ? kTwoTeams : 1;
 }
 
 double direct_cycles(const Problem& p, const Candidate& c, const GradientMachine& m, int splits) {

@@ -1,11 +1,11 @@
 // Floats as one half or two of the weight gradient, scaled by a power of two for each channel.
 #pragma once
 #include "ops_cuda/element.cuh"
+#include "ops_cuda/hopper/halves.cuh"
 
 namespace cks::cuda::hopper {
 
-inline constexpr int kMostExponent = 126;  // of a scale: a float holds it and its inverse
-inline constexpr int kTopExponent = 14;    // of the largest scaled magnitudes: a half holds what is less than 2^16
+inline constexpr int kTopExponent = 14;  // of the largest scaled magnitudes: a half holds what is less than 2^16
 
 // v * 2^exponent for what two scales add up to, which one float may not hold.
 __device__ inline float times_power(float v, int exponent) {
@@ -22,7 +22,7 @@ __device__ inline void raise(float4& most, float4 v) {
 
 // Of the scale that brings a magnitude to 2^top. The greatest one is enough for subnormal floats.
 __device__ inline int exponent_to(int top, float largest) {
-  return largest > 0 ? min(top - ilogbf(largest), kMostExponent) : 0;
+  return largest > 0 ? min(top - ilogbf(largest), kLargestExponent) : 0;
 }
 
 // Of four channels; with two planes the second has what the first leaves. An infinity leaves NaN.

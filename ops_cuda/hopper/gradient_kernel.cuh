@@ -313,7 +313,7 @@ struct GradientKernel {
     }
   }
 
-  // Sums that others are added to.
+  // Whether sums leave as floats: they are the result, or others are added to them.
   static __device__ bool stages_floats(const GradientParams& p) { return p.dw_is_float || p.cluster_splits > 1; }
 
   // The block's part of the sums, in accumulator order.

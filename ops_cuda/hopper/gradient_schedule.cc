@@ -59,7 +59,7 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
   std::array<bool, 4> exact;
   for (int a = 0; a < 4; ++a) exact[a] = !joined || f.logical[a] != 2;
   const auto group = [&](const Covering& c) {
-    return shape.narrow_runs() ? make_narrow_groups(c, shape) : make_groups(c, slots, joined);
+    return shape.narrow() ? make_narrow_groups(c, shape) : make_groups(c, slots, joined);
   };
   Covering covering = cover(f, box, margins, exact);
   std::vector<Group> groups = group(covering);
@@ -99,7 +99,7 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
       for (const TapSet& set : c.sets) c.max_parts = std::max(c.max_parts, int(set.parts.size()));
       if (c.max_parts > kMostGradientParts) continue;
       c.stage_bytes = o.planes * (tile_k * a_bytes + c.max_parts * tile_c * b_bytes);
-      if (shape.narrow_runs()) c.beyond_bytes = beyond_stage(f, covering, c.sets[0], shape, box, b_bytes);
+      if (shape.narrow()) c.beyond_bytes = beyond_stage(f, covering, c.sets[0], shape, box, b_bytes);
       int room = m.shared_bytes - kGradientFixedBytes - c.beyond_bytes;
       if (o.floats) {
         // Both rings have a box in each of two stages at least, better three.

@@ -43,7 +43,6 @@ struct GradientShape {
   int slots() const { return join * runs; }
   int squares() const { return kGradientTeams * slots(); }
   bool narrow() const { return width < kSquare; }
-  bool narrow_runs() const { return narrow() && join > 1; }
 };
 
 // Pixels in the order they have in shared memory, the fastest axis first: images, then w, h, d where images are inner

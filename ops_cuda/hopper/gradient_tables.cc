@@ -103,7 +103,7 @@ std::vector<int> place_squares(const Problem& p, const GradientOperands& o, cons
       ++order;
     }
     for (int k = 0; k < c.tile_k && group.joined; ++k) {
-      for (int run = 0; run < (c.shape.narrow_runs() ? c.shape.runs : 1); ++run) {
+      for (int run = 0; run < (c.shape.narrow() ? c.shape.runs : 1); ++run) {
         GradientSlot* const first = &slots[(k * groups + g) * c.shape.slots() + run * c.shape.join];
         if (first[1].k >= 0) first->apart = first[1].b - first[0].b;
       }

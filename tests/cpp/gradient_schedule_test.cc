@@ -51,10 +51,10 @@ bool decode(const BoxLayout& layout, const Axes& box, int64_t row, Pixel& pixel)
 // squares, what lies where taps are missing is in the block's shared memory.
 void check_joined(const Problem& p, const GradientSchedule& s) {
   const auto holds = [&](bool x, const char* what) { require(x, what, p, s); };
-  const int team_slots = s.shape.slots(), run_slots = s.shape.narrow_runs() ? s.shape.join : team_slots;
+  const int team_slots = s.shape.slots(), run_slots = s.shape.narrow() ? s.shape.join : team_slots;
   for (int first = 0; first < int(s.slots.size()); first += run_slots) {
     const GradientSlot& base = s.slots[size_t(first)];
-    if (s.shape.narrow_runs() ? base.k < 0 : base.apart == 0) continue;
+    if (s.shape.narrow() ? base.k < 0 : base.apart == 0) continue;
     ++joined_teams;
     holds(base.apart >= 0 && base.apart < 1 << 14, "a distance that no descriptor holds");
     const int tap_set = first / s.shape.squares(), at = first % s.shape.squares();
@@ -65,12 +65,12 @@ void check_joined(const Problem& p, const GradientSchedule& s) {
       holds(i == taps++, "a missing tap before another one of a run");
       holds(slot.a == base.a && slot.b == base.b + i * base.apart, "a joined square");
     }
-    holds(taps == run_slots || (s.shape.narrow_runs() && taps > 0), "a joined square without a tap");
+    holds(taps == run_slots || (s.shape.narrow() && taps > 0), "a joined square without a tap");
     const int last_step = *std::ranges::max_element(s.step_b);
     const int end = (base.b + (run_slots - 1) * base.apart + last_step) * 16 + s.group_b + 16 * s.shape.width;
-    holds(!s.shape.narrow_runs() || end <= s.stage_bytes + s.beyond_bytes, "a missing tap beyond the shared memory");
+    holds(!s.shape.narrow() || end <= s.stage_bytes + s.beyond_bytes, "a missing tap beyond the shared memory");
     // A team of narrow squares does them all with the k-steps of its first one.
-    const int masks_at = s.shape.narrow_runs() ? at - at % team_slots : at;
+    const int masks_at = s.shape.narrow() ? at - at % team_slots : at;
     for (const GradientItem& item : s.items) {
       for (int place = 0; item.tap_set == tap_set && place < item.num_places; ++place) {
         const uint32_t* masks = &s.masks[size_t((item.first_place + place) * s.shape.squares())];
