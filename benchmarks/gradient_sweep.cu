@@ -1,11 +1,13 @@
-// Times the Hopper weight gradient on the convolutions of benchmarks.paper, in fp16, TF32 and strict fp32, in every way
-// that its model expects to take at most some times as long as the chosen one (which comes first): the model's
-// constants are fitted to what this prints. Usage: gradient_sweep [times [part of a name, such as 3x3_s1_8_b32_fp16,
+// Times the weight gradient on the convolutions of benchmarks.paper, in fp16, TF32 and strict fp32, in every way of the
+// Hopper kernel that its model expects to take at most some times as long as the best one (which comes first), and by
+// the kernel for few pixels: the models' constants are fitted to what this prints. Usage: gradient_sweep [times [part
+// of a name, such as 3x3_s1_8_b32_fp16,
 // ...]] > sweep.csv
 #include <cmath>
 #include <string>
 
 #include "benchmarks/cuda_layers.h"
+#include "ops_cuda/few_pixels_plan.h"
 #include "ops_cuda/hopper/weight_gradient.h"
 
 using namespace cks;
@@ -68,19 +70,25 @@ double sweep(const Layer& layer, double within, const char* dtype, DataType type
   std::mt19937 random(1);
   const Buffer<T> x(p.N * p.filter.C * volume(p.input), random), dy(p.N * p.filter.K * volume(p.output), random);
   const Buffer<T> dw(p.filter.elements(), random);
-  double best_us = INFINITY, chosen_us = INFINITY;
+  double best_us = INFINITY, chosen_us = INFINITY, least_cycles = INFINITY;
+  const auto time = [&](const WeightGradientKernel& kernel, const std::string& way, double cycles) {
+    const Buffer<char> workspace(int64_t(kernel.workspace_bytes()));
+    const double us =
+        microseconds(stream, [&] { kernel.run(x.data(), dy.data(), dw.data(), workspace.data(), stream); });
+    best_us = std::min(best_us, us);
+    if (cycles < least_cycles) least_cycles = cycles, chosen_us = us;
+    std::printf("%s,%s,%s,%.2f,%.2f\n", layer.name.c_str(), dtype, way.c_str(), us, cycles / 1700);
+  };
   hopper::GradientOperands operands = hopper::gradient_operands(type, precision);
   operands.floats = type == DataType::kFloat;
   for (const hopper::GradientSchedule& s :
        hopper::likely_gradient_schedules(p, operands, hopper::current_gradient_machine(), within)) {
-    const auto kernel = hopper::make_scheduled_gradient(p, type, precision, s);
-    const Buffer<char> workspace(int64_t(kernel->workspace_bytes()));
-    const double us =
-        microseconds(stream, [&] { kernel->run(x.data(), dy.data(), dw.data(), workspace.data(), stream); });
-    best_us = std::min(best_us, us);
-    if (std::isinf(chosen_us)) chosen_us = us;
-    std::printf("%s,%s,%s,%d x %d KB,%.2f,%.2f\n", layer.name.c_str(), dtype, name_of(s).c_str(), s.stages,
-                s.stage_bytes / 1024, us, s.cycles / 1700);
+    const std::string stages = std::to_string(s.stages) + " x " + std::to_string(s.stage_bytes / 1024) + " KB";
+    time(*hopper::make_scheduled_gradient(p, type, precision, s), name_of(s) + "," + stages, s.cycles);
+  }
+  if (few_pixels_takes_gradient(p, type, Layout::kNHWC, current_device())) {
+    if (const auto plan = plan_few_pixels(p, precision, current_device()))
+      time(*make_few_pixels_gradient(p, precision, *plan), "few pixels,1", plan->cycles);
   }
   return chosen_us / best_us;
 }

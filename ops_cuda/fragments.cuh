@@ -38,6 +38,11 @@ struct Fragment<SplitTf32Mma, kWords> {
       low[i] = ptx::round_to_tf32(__float_as_uint(rest));  // of an infinity NaN, and so is every sum with it
     }
   }
+  // Of what another has made.
+  __device__ Fragment(const uint32_t (&highs)[kWords], const uint32_t (&lows)[kWords]) {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) high[i] = highs[i], low[i] = lows[i];
+  }
 };
 
 __device__ inline void multiply(float (&d)[4], const Fragment<SplitTf32Mma, 4>& a, const Fragment<SplitTf32Mma, 2>& b) {

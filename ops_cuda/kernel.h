@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "ops_cuda/convolution.h"
@@ -82,8 +83,15 @@ class WeightGradientKernel {
   virtual const char* name() const = 0;
 };
 
-// sm_90a: TMA and wgmma, for NHWC tensors whose channels fill 16 bytes.
+// sm_90a: TMA and wgmma, for NHWC tensors whose channels fill 16 bytes. None where that is expected to take so many
+// cycles or more.
 bool hopper_takes_gradient(const Problem&, DataType, Layout, const Device&);
-std::unique_ptr<WeightGradientKernel> make_hopper_gradient(const Problem&, DataType, Precision);
+std::unique_ptr<WeightGradientKernel> make_hopper_gradient(const Problem&, DataType, Precision, double cycles);
+
+// Floats in NHWC whose channels fill 16 bytes, where few pixels are summed: one launch without a workspace.
+struct FewPixelsPlan;
+bool few_pixels_takes_gradient(const Problem&, DataType, Layout, const Device&);
+std::optional<FewPixelsPlan> plan_few_pixels(const Problem&, Precision, const Device&);
+std::unique_ptr<WeightGradientKernel> make_few_pixels_gradient(const Problem&, Precision, const FewPixelsPlan&);
 
 }  // namespace cks::cuda

@@ -20,6 +20,8 @@ add_library(ort_cks_cuda OBJECT
   ops_cuda/few_outputs_half.cu
   ops_cuda/few_outputs_plan.cc
   ops_cuda/few_outputs_tf32.cu
+  ops_cuda/few_pixels_gradient.cu
+  ops_cuda/few_pixels_plan.cc
   ops_cuda/kernel_choice.cc
   ops_cuda/max_pool.cu
   ops_cuda/pack.cu

@@ -1,8 +1,10 @@
 // The weight gradient: the direct kernel for few channels a group, the sum of slices, and the launches.
 #include <algorithm>
+#include <limits>
 #include <optional>
 
 #include "ops_cuda/element.cuh"
+#include "ops_cuda/few_pixels_plan.h"
 #include "ops_cuda/kernel.h"
 #include "ops_cuda/launch.cuh"
 #include "ops_cuda/pack.h"
@@ -212,10 +214,19 @@ void PortableGradient::run(const void* x, const void* dy, void* dw, void* worksp
 
 std::unique_ptr<WeightGradientKernel> make_gradient(const Problem& p, DataType type, Layout layout,
                                                     Precision precision) {
+  const Device device = current_device();
+  if (!is_narrow(p.filter)) {
+    std::optional<FewPixelsPlan> few;
+    if (few_pixels_takes_gradient(p, type, layout, device)) few = plan_few_pixels(p, precision, device);
 #ifdef ORT_CKS_HOPPER
-  if (!is_narrow(p.filter) && hopper_takes_gradient(p, type, layout, current_device()))
-    return make_hopper_gradient(p, type, precision);
+    if (hopper_takes_gradient(p, type, layout, device)) {
+      auto hopper =
+          make_hopper_gradient(p, type, precision, few ? few->cycles : std::numeric_limits<double>::infinity());
+      if (hopper) return hopper;
+    }
 #endif
+    if (few) return make_few_pixels_gradient(p, precision, *few);
+  }
   return std::make_unique<PortableGradient>(p, type, layout, precision);
 }
 

@@ -326,12 +326,13 @@ bool hopper_takes_gradient(const Problem& p, DataType type, Layout layout, const
          hopper::can_implement_gradient(p);
 }
 
-std::unique_ptr<WeightGradientKernel> make_hopper_gradient(const Problem& p, DataType type, Precision precision) {
+std::unique_ptr<WeightGradientKernel> make_hopper_gradient(const Problem& p, DataType type, Precision precision,
+                                                           double cycles) {
   const GradientOperands operands = gradient_operands(type, precision);
   const GradientMachine machine = current_gradient_machine();
-  return make_scheduled_gradient(p, type, precision,
-                                 type == DataType::kFloat ? choose_gradient_of_floats(p, operands.planes, machine)
-                                                          : choose_gradient_schedule(p, operands, machine));
+  const GradientSchedule schedule = type == DataType::kFloat ? choose_gradient_of_floats(p, operands.planes, machine)
+                                                             : choose_gradient_schedule(p, operands, machine);
+  return schedule.cycles < cycles ? make_scheduled_gradient(p, type, precision, schedule) : nullptr;
 }
 
 std::unique_ptr<WeightGradientKernel> hopper::make_scheduled_gradient(const Problem& p, DataType type,

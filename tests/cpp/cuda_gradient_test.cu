@@ -8,6 +8,7 @@
 #ifdef ORT_CKS_HOPPER
 #include "ops_cuda/hopper/weight_gradient.h"
 #endif
+#include "ops_cuda/few_pixels_plan.h"
 #include "ops_cuda/kernel.h"
 #include "tests/cpp/cuda_check.cuh"
 #include "tests/cpp/random_problem.h"
@@ -25,6 +26,7 @@ struct Case {
   int multiprocessors;  // of the device that the Hopper kernel is planned for, in sixteens; 0: the library's own plan
   unsigned config;      // which layout of boxes of that kernel, modulo their number
   bool floats;          // its blocks convert floats themselves
+  bool few_pixels;      // by the kernel for few pixels, where it takes the problem at all
   bool growing;         // floats are zero in the first pixels, then small, and in the last ones 2^10 times as large
 };
 
@@ -44,7 +46,7 @@ Case random_case(std::mt19937& random) {
   c.precision = pick(random, {0, 1}) ? Precision::kTF32 : Precision::kFP32;
   c.coarse = pick(random, {0, 1});
   c.multiprocessors = int(pick(random, {0, 0, 1, 1, 2, 8})), c.config = random();
-  c.floats = pick(random, {0, 1}), c.growing = pick(random, {0, 0, 0, 1});
+  c.floats = pick(random, {0, 1}), c.few_pixels = pick(random, {0, 0, 1}), c.growing = pick(random, {0, 0, 0, 1});
   return c;
 }
 
@@ -61,12 +63,16 @@ __global__ void check_gradient(Shapes s, Tolerance tolerance, const T* x, const 
   }
 }
 
-// A schedule of the Hopper weight gradient that the library might not choose, where the kernel takes the problem at
-// all.
+// A kernel that the library might not choose, or a schedule of it, where that kernel takes the problem at all.
 std::unique_ptr<cuda::WeightGradientKernel> forced_gradient(const Problem& p, DataType type, const Case& c) {
+  const cuda::Device device = cuda::current_device();
+  if (c.few_pixels && cuda::few_pixels_takes_gradient(p, type, c.layout, device)) {
+    if (const auto plan = cuda::plan_few_pixels(p, c.precision, device))
+      return cuda::make_few_pixels_gradient(p, c.precision, *plan);
+  }
 #ifdef ORT_CKS_HOPPER
   namespace hopper = cuda::hopper;
-  if (!cuda::hopper_takes_gradient(p, type, c.layout, cuda::current_device())) return nullptr;
+  if (c.multiprocessors == 0 || !cuda::hopper_takes_gradient(p, type, c.layout, device)) return nullptr;
   auto operands = hopper::gradient_operands(type, c.precision);
   operands.floats = c.floats && type == DataType::kFloat;
   auto machine = hopper::current_gradient_machine();
@@ -99,7 +105,7 @@ bool check_case(const Case& c, std::mt19937& random) {
   fill<T>(x, c.coarse, random), fill<T>(dy, c.coarse, random);
   if (c.growing && type == DataType::kFloat) grow(x), grow(dy);
   const cuda::WeightGradient gradient(p, type, c.layout, c.precision);
-  const auto forced = c.multiprocessors == 0 ? nullptr : forced_gradient(p, type, c);
+  const auto forced = forced_gradient(p, type, c);
   Buffer workspace(forced ? forced->workspace_bytes() : gradient.workspace_bytes());
   const auto run = [&] {
     if (forced)
