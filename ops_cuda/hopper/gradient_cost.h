@@ -13,13 +13,14 @@ double product_cycles(const GradientShape&, bool joined);
 // Of all products of a team, `k_steps` those that a tap needs.
 template <class F>
 double team_cycles(const GradientShape& shape, const Group& team, F k_steps) {
-  double most = 0, all = 0;
-  for (const int tap : team.taps) {
-    if (tap == kMissing) continue;
-    const double steps = k_steps(tap);
-    most = std::max(most, steps), all += steps;
-  }
-  return (team.joined ? most * double(team.taps.size()) : all) * product_cycles(shape, team.joined);
+  double all = 0;
+  for_runs(shape, team, [&](std::span<const int> run) {
+    double most = 0;
+    for (const int tap : run)
+      if (tap != kMissing) most = std::max(most, double(k_steps(tap)));
+    all += most * double(run.size());
+  });
+  return all * product_cycles(shape, team.joined);
 }
 
 // A way to do the whole problem, and what it costs.

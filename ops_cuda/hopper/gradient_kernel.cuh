@@ -142,7 +142,6 @@ struct GradientKernel {
   struct Shape {
     static constexpr int kWidth = kSquareWidth, kJoin = kJoinedTaps, kRuns = kRunsOfTeam;
     static constexpr int kColumns = kWidth * kJoin, kRunSums = kColumns / 2, kSums = kRuns * kRunSums;  // of a thread
-    static constexpr int kMasks = kJoin == 1 ? kRuns : 1;
   };
 
   // The squares of the warp's team, in its lanes.
@@ -207,7 +206,6 @@ struct GradientKernel {
   template <class S>
   static __forceinline__ __device__ void consume(const GradientParams& p, const GradientItem& item, const Team& team,
                                                  uint32_t stages, const Barriers& bars) {
-    constexpr int kRunsOfMask = S::kRuns / S::kMasks;
     const int lane = threadIdx.x % 32;
     uint32_t at_a[S::kRuns], at_b[S::kRuns], apart[S::kRuns];  // of the runs' operands, in 16 bytes
     bool live[S::kRuns];
@@ -221,10 +219,10 @@ struct GradientKernel {
     float acc[S::kSums];
     float total[kPlanes == 1 ? 1 : S::kSums];  // what was promoted
     const uint32_t* const masks = p.masks + int64_t(item.first_place) * p.squares + team.index * p.team_squares;
-    uint32_t mask[S::kMasks], next[S::kMasks];
+    uint32_t mask[S::kRuns], next[S::kRuns];  // k-steps of each run
     const auto fetch = [&](int place) {
 #pragma unroll
-      for (int m = 0; m < S::kMasks; ++m) next[m] = live[m] ? __ldg(masks + place * p.squares + m * S::kJoin) : 0;
+      for (int r = 0; r < S::kRuns; ++r) next[r] = live[r] ? __ldg(masks + place * p.squares + r * S::kJoin) : 0;
     };
     int stage = 0, parity = 0, attempt = 0;
     const auto release = [&](int which) {
@@ -241,32 +239,30 @@ struct GradientKernel {
 #pragma unroll 1
       for (int i = 0; i < item.boxes; ++i) {
 #pragma unroll
-        for (int m = 0; m < S::kMasks; ++m) mask[m] = __shfl_sync(0xffffffff, next[m], 0);
+        for (int r = 0; r < S::kRuns; ++r) mask[r] = __shfl_sync(0xffffffff, next[r], 0);
         walk.advance(p, item);
         fetch(walk.place);
         barrier_wait(shared_address(&bars.full[stage]), parity);
         const uint32_t offset = stage * (p.stage_bytes >> 4);
-        // Products of the mask's runs, of one plane of each operand.
-        const auto multiply = [&](int m, uint32_t step_a, uint32_t step_b, int accumulate) {
-#pragma unroll
-          for (int r = m; r < m + kRunsOfMask; ++r)
-            wgmma_transposed<T, S::kColumns>(
-                acc + r * S::kRunSums, transposed_descriptor(p.high_a, at_a[r] + offset + step_a),
-                transposed_descriptor(p.high_b, at_b[r] + offset + step_b, apart[r]), accumulate);
+        // A run's product, of one plane of each operand.
+        const auto multiply = [&](int r, uint32_t step_a, uint32_t step_b, int accumulate) {
+          wgmma_transposed<T, S::kColumns>(
+              acc + r * S::kRunSums, transposed_descriptor(p.high_a, at_a[r] + offset + step_a),
+              transposed_descriptor(p.high_b, at_b[r] + offset + step_b, apart[r]), accumulate);
         };
         wgmma_fence();
 #pragma unroll
-        for (int m = 0; m < S::kMasks; ++m) {
+        for (int r = 0; r < S::kRuns; ++r) {
           if constexpr (kPlanes == 2) {
             // The small products first: added to a large sum they would lose digits each time.
             int begun = 0;
-            for_steps(p, mask[m], [&](uint32_t step_a, uint32_t step_b) {
-              multiply(m, step_a + (p.a_plane >> 4), step_b, begun);
-              multiply(m, step_a, step_b + (p.b_plane >> 4), 1);
+            for_steps(p, mask[r], [&](uint32_t step_a, uint32_t step_b) {
+              multiply(r, step_a + (p.a_plane >> 4), step_b, begun);
+              multiply(r, step_a, step_b + (p.b_plane >> 4), 1);
               begun = 1;
             });
           }
-          for_steps(p, mask[m], [&](uint32_t step_a, uint32_t step_b) { multiply(m, step_a, step_b, 1); });
+          for_steps(p, mask[r], [&](uint32_t step_a, uint32_t step_b) { multiply(r, step_a, step_b, 1); });
         }
         wgmma_commit();
         if constexpr (kPlanes == 1) {
@@ -280,7 +276,7 @@ struct GradientKernel {
           accumulators_changed(acc);
 #pragma unroll
           for (int j = 0; j < S::kSums; ++j)
-            if (mask[j / S::kRunSums / kRunsOfMask]) total[j] += acc[j];
+            if (mask[j / S::kRunSums]) total[j] += acc[j];
         }
         if (++stage == p.stages) stage = 0, parity ^= 1;
       }

@@ -64,7 +64,7 @@ void consider(const Problem& p, const GradientOperands& o, const GradientMachine
   Covering covering = cover(f, box, margins, exact);
   std::vector<Group> groups = group(covering);
   if (groups.empty()) return;
-  if (joined && !are_rows(f, covering, groups)) {
+  if (joined && !are_rows(f, covering, shape, groups)) {
     exact.fill(false);
     covering = cover(f, box, margins, exact);
     groups = group(covering);

@@ -30,15 +30,13 @@ PlaceList make_places(const Candidate& c, const Covering& covering, const TapSet
           std::vector<uint32_t> masks;
           double products = 0;
           for (const Group& g : set.groups) {
-            const size_t first = masks.size();
-            uint32_t any = 0;
-            for (const int t : g.taps) {
-              if (t == kMissing) continue;
-              masks.push_back(live_steps(covering.taps[t], c.box, at));
-              any |= masks.back();
-            }
-            if (g.joined) std::fill(masks.begin() + int64_t(first), masks.end(), any);
-            size_t next = first;
+            size_t next = masks.size();
+            for_runs(c.shape, g, [&](std::span<const int> run) {
+              uint32_t any = 0;
+              for (const int t : run)
+                if (t != kMissing) any |= live_steps(covering.taps[t], c.box, at);
+              masks.insert(masks.end(), size_t(std::ranges::count_if(run, [](int t) { return t != kMissing; })), any);
+            });
             products += team_cycles(c.shape, g, [&](int) { return double(std::popcount(masks[next++])); });
           }
           if (products == 0) continue;

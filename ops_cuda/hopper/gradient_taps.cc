@@ -132,14 +132,17 @@ std::vector<Group> make_groups(const Covering& c, int slots, bool joined) {
   return groups;
 }
 
-bool are_rows(const Frame& f, const Covering& c, const std::vector<Group>& teams) {
+bool are_rows(const Frame& f, const Covering& c, const GradientShape& shape, const std::vector<Group>& teams) {
+  bool rows = true;
   for (const Group& team : teams) {
-    for (const int t : team.taps) {
-      for (int a = 0; team.joined && t != kMissing && a < 4; ++a)
-        if (f.logical[a] != 2 && c.taps[t].offset[a] != c.taps[team.taps[0]].offset[a]) return false;
-    }
+    for_runs(shape, team, [&](std::span<const int> run) {
+      for (const int t : run) {
+        for (int a = 0; t != kMissing && a < 4; ++a)
+          rows = rows && (f.logical[a] == 2 || c.taps[t].offset[a] == c.taps[run[0]].offset[a]);
+      }
+    });
   }
-  return true;
+  return rows;
 }
 
 std::vector<Group> make_narrow_groups(const Covering& c, const GradientShape& shape) {

@@ -1,5 +1,8 @@
 // Which taps read one box of X with a margin, and which team of a block has which of them.
 #pragma once
+#include <algorithm>
+#include <span>
+
 #include "ops_cuda/hopper/gradient_boxes.h"
 
 namespace cks::cuda::hopper::gradient {
@@ -17,6 +20,15 @@ struct Group {
   bool joined;  // as many operands as fit, equally far apart
 };
 inline constexpr int kMissing = -1;
+
+// Calls body(taps) for those of a team's taps that do the same k-steps: each run of joined ones, else each by itself.
+template <class F>
+void for_runs(const GradientShape& shape, const Group& team, F body) {
+  const std::span<const int> taps = team.taps;
+  const size_t most = team.joined ? size_t(shape.join) : 1;
+  for (size_t first = 0; first < taps.size(); first += most)
+    body(taps.subspan(first, std::min(most, taps.size() - first)));
+}
 
 struct TapSet {
   std::vector<Group> groups;
@@ -46,8 +58,8 @@ int32_t pixel_offset(const Covering&, int tap);
 std::vector<Group> make_groups(const Covering&, int slots, bool joined);
 // The same for runs of narrow squares, dealt evenly to all teams of one block; none where it has no room for them.
 std::vector<Group> make_narrow_groups(const Covering&, const GradientShape&);
-// Whether the taps of each team that has joined ones differ along w alone.
-bool are_rows(const Frame&, const Covering&, const std::vector<Group>&);
+// Whether joined taps differ along w alone.
+bool are_rows(const Frame&, const Covering&, const GradientShape&, const std::vector<Group>&);
 
 // The groups of a tile, `apart` those of a tile one square wide, dealt to tap sets.
 std::vector<TapSet> make_tap_sets(const Covering&, const std::vector<Group>& apart, int slots, int tile_k, int tile_c);

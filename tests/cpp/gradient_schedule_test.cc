@@ -69,12 +69,10 @@ void check_joined(const Problem& p, const GradientSchedule& s) {
     const int last_step = *std::ranges::max_element(s.step_b);
     const int end = (base.b + (run_slots - 1) * base.apart + last_step) * 16 + s.group_b + 16 * s.shape.width;
     holds(!s.shape.narrow() || end <= s.stage_bytes + s.beyond_bytes, "a missing tap beyond the shared memory");
-    // A team of narrow squares does them all with the k-steps of its first one.
-    const int masks_at = s.shape.narrow() ? at - at % team_slots : at;
     for (const GradientItem& item : s.items) {
       for (int place = 0; item.tap_set == tap_set && place < item.num_places; ++place) {
         const uint32_t* masks = &s.masks[size_t((item.first_place + place) * s.shape.squares())];
-        for (int i = 0; i < taps; ++i) holds(masks[at + i] == masks[masks_at], "joined squares with other k-steps");
+        for (int i = 0; i < taps; ++i) holds(masks[at + i] == masks[at], "joined squares with other k-steps");
       }
     }
   }
