@@ -19,6 +19,9 @@ COMPARISONS = (
 )
 TYPE_NAMES = {"fp16": "fp16", "tf32": "TF32", "fp32": "strict fp32"}
 LONG_FLOOR_US = 10  # the layers whose distance to the floor says how good a kernel is
+# What a launch takes beside its bytes and sums, at least: the end of the one before it, its own start, and the way of
+# its first bytes and its last (docs/notebook.md, from a launch's first instruction to its first product).
+LAUNCH_US = 2
 
 
 def head(provider: str) -> dict[str, str]:
@@ -77,6 +80,16 @@ def geomean(values: Iterable[float]) -> float:
 def ratios(rows: Iterable[dict], slower: str, faster: str) -> list[float]:
     """`slower / faster` of the rows that have both."""
     return [row[slower] / row[faster] for row in rows if row.get(slower) and row.get(faster)]
+
+
+def within_reach(rows: Iterable[dict]) -> float | None:
+    """The speed-up over PyTorch if each layer took its floor and a launch; none where sums can beat the floor."""
+    times = [
+        (row["torch_us"], row["floor_us"])
+        for row in rows
+        if "torch_us" in row and "floor_us" in row and row["dtype"] != "fp32"
+    ]
+    return geomean([torch / (floor + LAUNCH_US) for torch, floor in times]) if times else None
 
 
 def _commit() -> str | None:

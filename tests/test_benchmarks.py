@@ -354,9 +354,14 @@ class TestReport:
             "TF32",
             "3",
             "4.00 / 2.00",
+            "5.58",  # the root of 20 / 7 times 240 / 22
             "1.50 / 1.50",
             "3.0e-03",
         ]
+
+    def test_sums_of_strict_floats_can_beat_their_floor(self):
+        row = {"dtype": "fp32", "ours_us": 2.0, "torch_us": 20.0, "floor_us": 5.0, "max_error": 1e-6}
+        assert cells(report.summary([row], "dtype"), "strict fp32")[3] == ""
 
     def test_every_place_is_filled_and_filled_again_the_same(self, results):
         page = (ROOT / "docs" / "results.md").read_text()

@@ -9,43 +9,45 @@ namespace cks::cuda::hopper::gradient {
 namespace {
 
 // What one thing costs a block, in cycles (of 1.7 GHz): fitted to layouts timed on an H200 (docs/notebook.md).
-constexpr double kProduct = 48;           // a product of 64 x 64 x 16, by itself,
-constexpr double kJoinedProduct = 33;     // and in a run;
-constexpr double kNarrowColumn = 0.48;    // a column of a narrow run,
-constexpr double kNarrowOperand = 0.27;   // or of its operands, both together
-constexpr double kLoadRate = 42;          // bytes, all SMs at work on the same pixels
-constexpr double kOwnLoadRate = 22.5;     // likewise, each on its own
-constexpr double kLeastPixel = 84;        // bytes: a pixel of fewer takes as long
-constexpr double kMemoryRate = 18.9;      // bytes of floats, from memory,
-constexpr double kConvertRate = 24;       // made halves of by warps in turn,
-constexpr double kConvertBox = 440;       // and each stage;
-constexpr double kShareRate = 25;         // by all of them,
-constexpr double kShareRateTwice = 12.7;  // or to two halves,
-constexpr double kShareBox = 380;         // and each stage,
-constexpr double kConvertPart = 500;      // and each box of X in it but the first;
-constexpr double kConvertShare = 0.27;    // of this, while products read the same shared memory
-constexpr double kGuess = 4570;           // scales found in the first box;
-constexpr double kPassStart = 8000;       // passes that convert before,
-constexpr double kPass = 0.0038;          // for each element,
-constexpr double kPassTwice = 0.0054;     // or to two halves;
-constexpr double kFewStart = 9350;        // and one pass,
-constexpr double kFew = 0.0007;           // for each element
-constexpr double kLoadShare = 0.27;       // of a load, while products run
-constexpr double kAloneRate = 74;         // bytes, what one SM can have
-constexpr double kLatency = 1900;         // of a load
-constexpr double kDrain = 245;            // of products, until their sums can be read
-constexpr double kBoxOverhead = 810;      // tables are read and barriers passed meanwhile
-constexpr double kTwoTeams = 1.02;        // times as long: products where a team or two have none
-constexpr double kStart = 3950;           // until the first box is copied, and the end
-constexpr double kWriteRate = 77;         // bytes of partial squares, written,
-constexpr double kReadRate = 16.7;        // and read by the kernel that adds them
-constexpr double kSumStart = 2570;        // that kernel
-constexpr double kSumWriteRate = 16.5;    // bytes of dW (two each), written by it
-constexpr double kMeet = 3400;            // of a cluster, before and after it reads others' sums
-constexpr double kGather = 3360;          // where rows of dW are not a block's own as they lie there
-constexpr double kStageRate = 25;         // bytes of sums: left in shared memory,
-constexpr double kPeerRate = 43;          // read from another block's,
-constexpr double kRowRate = 16;           // and written as rows of dW, two bytes each
+constexpr double kProduct = 38.9;         // a product of 64 x 64 x 16, by itself,
+constexpr double kJoinedProduct = 32;     // and in a run;
+constexpr double kNarrowColumn = 0.463;   // a column of a narrow run,
+constexpr double kNarrowOperand = 0.265;  // or of its operands, both together
+constexpr double kLoadBox = 254;          // a load, whatever it brings,
+constexpr double kLoadRate = 55.6;        // and its bytes, all SMs at work on the same pixels,
+constexpr double kOwnLoadRate = 23.5;     // or each on its own,
+constexpr double kMemoryRate = 25;        // or of floats, from memory
+constexpr double kLeastPixel = 93.2;      // bytes: a pixel of fewer takes as long
+constexpr double kConvertBox = 442;       // a stage of floats, made halves of by warps in turn,
+constexpr double kConvertRate = 24.4;     // and its bytes;
+constexpr double kShareBox = 286;         // or by all of them,
+constexpr double kShareRate = 23.7;       // likewise,
+constexpr double kShareRateTwice = 13.4;  // or to two halves;
+constexpr double kConvertPart = 499;      // each box of X in a stage but the first
+constexpr double kConvertShare = 0.402;   // of all this, while products read the same shared memory
+constexpr double kGuess = 4430;           // scales found in the first box
+constexpr double kPassStart = 5850;       // passes that convert before,
+constexpr double kPass = 0.00452;         // for each element,
+constexpr double kPassTwice = 0.00566;    // or to two halves;
+constexpr double kFewStart = 9270;        // and one pass,
+constexpr double kFew = 0.000925;         // for each element
+constexpr double kLoadShare = 0.254;      // of a load, while products run
+constexpr double kAloneRate = 100;        // bytes, what one SM can have
+constexpr double kLatency = 3020;         // of a load
+constexpr double kDrain = 301;            // of products, until their sums can be read
+constexpr double kBoxOverhead = 862;      // tables are read and barriers passed meanwhile
+constexpr double kTwoTeams = 1.1;         // times as long: products where a team or two have none
+constexpr double kStart = 2560;           // until the first box is copied, and the end
+constexpr double kWriteRate = 78.3;       // bytes of partial squares, written,
+constexpr double kReadRate = 14.8;        // and read by the kernel that adds them
+constexpr double kSumStart = 2480;        // that kernel
+constexpr double kSumSplit = 19.6;        // each part of its sums
+constexpr double kSumWriteRate = 10.2;    // bytes of dW (two each), written by it
+constexpr double kMeet = 3040;            // of a cluster, before and after it reads others' sums
+constexpr double kGather = 4630;          // where rows of dW are not a block's own as they lie there
+constexpr double kStageRate = 27;         // bytes of sums: left in shared memory,
+constexpr double kPeerRate = 36.2;        // read from another block's,
+constexpr double kRowRate = 12.5;         // and written as rows of dW, two bytes each
 
 // What a block does beside its boxes.
 double item_end(const Candidate& c, int taps) {
@@ -153,7 +155,7 @@ double box_cycles(const GradientOperands& o, const Candidate& c, double products
   // Before sums are promoted a team's products must end, and nobody else's may fill all of the gap.
   const double drain = o.planes == 2 ? kDrain : 0;
   // Floats are read from memory by tiles that have them for themselves.
-  const double load = bytes / (c.tiles > 1 ? kLoadRate : o.floats ? kMemoryRate : kOwnLoadRate);
+  const double load = kLoadBox + bytes / (c.tiles > 1 ? kLoadRate : o.floats ? kMemoryRate : kOwnLoadRate);
   const double convert = convert_cycles(o, c, bytes);
   return std::max({products + kLoadShare * load + kConvertShare * convert + drain, load, ring, convert, kBoxOverhead});
 }
@@ -188,6 +190,7 @@ double summed_cycles(const Problem& p, const Candidate& c, const GradientMachine
     squares += double(n * c.tiles) * taps * c.tile_k * c.tile_c;
   }
   return (roughly ? deal_roughly(items, m.multiprocessors) : deal(items, m.multiprocessors)) + kSumStart +
+         std::ranges::max(splits) * kSumSplit +
          squares * kSquare * kSquare * sizeof(float) / kReadRate / m.multiprocessors +
          double(p.filter.elements()) * 2 / kSumWriteRate / m.multiprocessors;
 }

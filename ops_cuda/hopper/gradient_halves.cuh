@@ -10,7 +10,7 @@ inline constexpr int kTopExponent = 14;  // of the largest scaled magnitudes: a 
 // v * 2^exponent for what two scales add up to, which one float may not hold.
 __device__ inline float times_power(float v, int exponent) {
   const int half = exponent / 2;
-  return v * __int_as_float((127 + half) << 23) * __int_as_float((127 + exponent - half) << 23);
+  return v * power_of_two(half) * power_of_two(exponent - half);
 }
 
 // Infinities and NaNs do not count.

@@ -10,6 +10,7 @@
 #include "ops_cuda/hopper/pack_halves.h"
 #include "ops_cuda/hopper/tensor_map.h"
 #include "ops_cuda/kernel.h"
+#include "ops_cuda/launch.cuh"
 #include "ops_cuda/pack.h"
 #include "ops_cuda/shared_memory.h"
 
@@ -192,8 +193,9 @@ class HopperConv : public ConvolutionKernel {
     params_.filter_is_constant = spec.filter_is_constant;
     if (s.counters > 0) counters_ = std::make_unique<Counters>(s.counters);
     function_ = find_kernel(spec.use(), s.config);
-    shared_bytes_ = s.shared_bytes;
-    blocks_ = s.blocks(), cluster_ = s.config.cluster(), threads_ = shape.threads(int(input_bytes));
+    shared_bytes_ = int(s.shared_bytes);
+    blocks_ = unsigned(s.blocks()), cluster_ = unsigned(s.config.cluster());
+    threads_ = unsigned(shape.threads(int(input_bytes)));
     allow_all_shared_memory(function_);
   }
 
@@ -230,17 +232,9 @@ class HopperConv : public ConvolutionKernel {
     if (residual) hopper::move_map(params.residual, residual);
     params.epilogue = epilogue_.of(bias, residual, y);
 
-    cudaLaunchAttribute attributes[2];
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim = {unsigned(cluster_), 1, 1};
-    cudaLaunchConfig_t launch{};
-    launch.gridDim = dim3(unsigned(blocks_)), launch.blockDim = dim3(unsigned(threads_));
-    launch.dynamicSmemBytes = shared_bytes_, launch.stream = stream;
-    launch.attrs = attributes, launch.numAttrs = cluster_ > 1 ? 2 : 1;
     void* arguments[] = {&params};
-    check(cudaLaunchKernelExC(&launch, function_, arguments), "launching the Hopper kernel");
+    launch_dependent("launching the Hopper kernel", function_, dim3(blocks_), dim3(threads_), shared_bytes_, stream,
+                     arguments, dim3(cluster_));
   }
 
  private:
@@ -278,8 +272,9 @@ class HopperConv : public ConvolutionKernel {
   Params params_{};
   const void* function_;
   std::unique_ptr<Counters> counters_;  // where tiles are cut
-  size_t shared_bytes_, packed_at_, scales_at_ = 0;
-  int blocks_, cluster_, threads_;
+  size_t packed_at_, scales_at_ = 0;
+  int shared_bytes_;
+  unsigned blocks_, cluster_, threads_;
 };
 
 }  // namespace

@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <optional>
 
-#include "ops_cuda/error.h"
 #include "ops_cuda/hopper/gradient_passes.h"
 #include "ops_cuda/hopper/tensor_map.h"
 #include "ops_cuda/kernel.h"
+#include "ops_cuda/launch.cuh"
 #include "ops_cuda/shared_memory.h"
 
 namespace cks::cuda {
@@ -103,17 +103,9 @@ class GradientTables {
 template <class Params>
 void launch_after(const char* doing, const void* function, int64_t blocks, int threads, size_t shared_bytes,
                   Stream stream, Params& params, int cluster = 1) {
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {unsigned(cluster), 1, 1};
-  cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(unsigned(blocks)), launch.blockDim = dim3(unsigned(threads));
-  launch.dynamicSmemBytes = shared_bytes, launch.stream = stream;
-  launch.attrs = attributes, launch.numAttrs = cluster > 1 ? 2 : 1;
   void* arguments[] = {&params};
-  check(cudaLaunchKernelExC(&launch, function, arguments), doing);
+  launch_dependent(doing, function, dim3(unsigned(blocks)), dim3(unsigned(threads)), int(shared_bytes), stream,
+                   arguments, dim3(unsigned(cluster)));
 }
 
 // The high word of the descriptors of an operand whose groups of 8 pixels lie `group` bytes apart, each pixel a row of
