@@ -19,8 +19,8 @@ COMPARISONS = (
 )
 TYPE_NAMES = {"fp16": "fp16", "tf32": "TF32", "fp32": "strict fp32"}
 LONG_FLOOR_US = 10  # the layers whose distance to the floor says how good a kernel is
-# What a launch takes beside its bytes and sums, at least: the end of the one before it, its own start, and the way of
-# its first bytes and its last (docs/notebook.md, from a launch's first instruction to its first product).
+# What a launch takes at least beside its bytes and sums: the end of the one before it, its own start, and the
+# way of its first bytes and its last (docs/notebook.md).
 LAUNCH_US = 2
 
 
@@ -83,7 +83,7 @@ def ratios(rows: Iterable[dict], slower: str, faster: str) -> list[float]:
 
 
 def within_reach(rows: Iterable[dict]) -> float | None:
-    """The speed-up over PyTorch if each layer took its floor and a launch; none where sums can beat the floor."""
+    """The speed-up over PyTorch if layers took their floors and a launch; none where sums can beat floors."""
     times = [
         (row["torch_us"], row["floor_us"])
         for row in rows

@@ -67,7 +67,7 @@ class TapSums {
     const int lane = threadIdx.x % 32;
     const uint32_t dy_lane = dy + lane / 4 * 4, x_lane = x + lane / 4 * 16;
     const int2* at = reinterpret_cast<const int2*>(steps) + lane % 4;
-#pragma unroll(3 - kPlanes<Math>)
+#pragma unroll(3 - kPlanes<Math>)  // as far as registers last
     for (int step = 0; step < count; ++step, at += 4) {
       const int2 pair = *at;
       const uint32_t dy_row[2] = {dy_lane + (pair.x & 0xffff) * kFewPixelsUnit,

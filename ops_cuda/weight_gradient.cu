@@ -212,20 +212,24 @@ void PortableGradient::run(const void* x, const void* dy, void* dw, void* worksp
   with_type(type_, [&]<class T>(T*) { launch_sum<T>(args, dw, stream); });
 }
 
+// Beside a kernel whose time is not modelled, that for few pixels serves up to so many: no two launches take less.
+constexpr int64_t kSurelyFewPixels = 256;
+
 std::unique_ptr<WeightGradientKernel> make_gradient(const Problem& p, DataType type, Layout layout,
                                                     Precision precision) {
   const Device device = current_device();
   if (!is_narrow(p.filter)) {
     std::optional<FewPixelsPlan> few;
     if (few_pixels_takes_gradient(p, type, layout, device)) few = plan_few_pixels(p, precision, device);
+    bool few_is_faster = p.N * volume(p.output) <= kSurelyFewPixels;
 #ifdef ORT_CKS_HOPPER
     if (hopper_takes_gradient(p, type, layout, device)) {
-      auto hopper =
-          make_hopper_gradient(p, type, precision, few ? few->cycles : std::numeric_limits<double>::infinity());
-      if (hopper) return hopper;
+      const double cycles = few ? few->cycles : std::numeric_limits<double>::infinity();
+      if (auto hopper = make_hopper_gradient(p, type, precision, cycles)) return hopper;
+      few_is_faster = true;
     }
 #endif
-    if (few) return make_few_pixels_gradient(p, precision, *few);
+    if (few && few_is_faster) return make_few_pixels_gradient(p, precision, *few);
   }
   return std::make_unique<PortableGradient>(p, type, layout, precision);
 }
