@@ -1,8 +1,8 @@
 // Times the weight gradient on the convolutions of benchmarks.paper, in fp16, TF32 and strict fp32, in every way of the
 // Hopper kernel that its model expects to take at most some times as long as the best one (which comes first), and by
-// the kernel for few pixels: the models' constants are fitted to what this prints. Usage: gradient_sweep [times [part
-// of a name, such as 3x3_s1_8_b32_fp16,
-// ...]] > sweep.csv
+// the kernel for few pixels: the models' constants are fitted to what this prints.
+//
+// Usage: gradient_sweep [times [part of a name, such as 3x3_s1_8_b32_fp16, ...]] > sweep.csv
 #include <cmath>
 #include <string>
 
