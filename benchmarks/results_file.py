@@ -19,8 +19,8 @@ COMPARISONS = (
 )
 TYPE_NAMES = {"fp16": "fp16", "tf32": "TF32", "fp32": "strict fp32"}
 LONG_FLOOR_US = 10  # the layers whose distance to the floor says how good a kernel is
-# About what a launch takes beside its bytes and sums: the end of the one before it, its own start, and the way
-# of its first bytes and its last (docs/notebook.md).
+# About what a launch takes beside its bytes and sums: the end of the one before it, its own start, and the
+# way of its first bytes and its last (docs/notebook.md).
 LAUNCH_US = 2
 
 
