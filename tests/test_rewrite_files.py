@@ -316,8 +316,15 @@ def test_a_model_of_more_than_2_gb_is_not_read(tmp_path):
 @pytest.mark.parametrize("delay", [0.3, 1.2])
 def test_ctrl_c_leaves_no_partial_file(model_path, delay):
     arguments = [sys.executable, "-m", "ort_cks.rewrite", model_path, "--check", "1000000"]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, cwd=model_path.parent)
+    process = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=model_path.parent,
+        # What was started in the background, as these tests may be, ignores Ctrl-C, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
