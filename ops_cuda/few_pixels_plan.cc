@@ -8,7 +8,7 @@ namespace {
 constexpr int64_t kMostPairs = 1 << 15;  // of pixels that meet: what a plan may take to make
 constexpr int kLeastWarps = 8;           // lest copies take too long
 
-// What one thing costs, in cycles: fitted to layers timed on an H200 (docs/notebook.md).
+// What one thing costs, in cycles: set by hand after layers timed on an H200 (docs/notebook.md).
 constexpr double kStart = 4400;
 constexpr double kCopy = 140;               // of a chunk, a thread
 constexpr double kStep[2] = {150, 440};     // by itself, with one plane and with two,

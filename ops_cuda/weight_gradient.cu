@@ -212,8 +212,9 @@ void PortableGradient::run(const void* x, const void* dy, void* dw, void* worksp
   with_type(type_, [&]<class T>(T*) { launch_sum<T>(args, dw, stream); });
 }
 
-// Beside a kernel whose time is not modelled, that for few pixels serves up to so many: no two launches take less.
-constexpr int64_t kSurelyFewPixels = 256;
+// The kernel for few pixels serves up to so many where nothing tells how long another takes: a guess, which has not
+// been timed beside the portable one.
+constexpr int64_t kFewPixelsUntimed = 256;
 
 std::unique_ptr<WeightGradientKernel> make_gradient(const Problem& p, DataType type, Layout layout,
                                                     Precision precision) {
@@ -221,7 +222,7 @@ std::unique_ptr<WeightGradientKernel> make_gradient(const Problem& p, DataType t
   if (!is_narrow(p.filter)) {
     std::optional<FewPixelsPlan> few;
     if (few_pixels_takes_gradient(p, type, layout, device)) few = plan_few_pixels(p, precision, device);
-    bool few_is_faster = p.N * volume(p.output) <= kSurelyFewPixels;
+    bool few_is_faster = p.N * volume(p.output) <= kFewPixelsUntimed;
 #ifdef ORT_CKS_HOPPER
     if (hopper_takes_gradient(p, type, layout, device)) {
       const double cycles = few ? few->cycles : std::numeric_limits<double>::infinity();

@@ -35,7 +35,8 @@ PlaceList make_places(const Candidate& c, const Covering& covering, const TapSet
               uint32_t any = 0;
               for (const int t : run)
                 if (t != kMissing) any |= live_steps(covering.taps[t], c.box, at);
-              masks.insert(masks.end(), size_t(std::ranges::count_if(run, [](int t) { return t != kMissing; })), any);
+              for (const int t : run)
+                if (t != kMissing) masks.push_back(any);
             });
             products += team_cycles(c.shape, g, [&](int) { return double(std::popcount(masks[next++])); });
           }

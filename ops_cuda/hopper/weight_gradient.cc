@@ -104,8 +104,8 @@ template <class Params>
 void launch_after(const char* doing, const void* function, int64_t blocks, int threads, size_t shared_bytes,
                   Stream stream, Params& params, int cluster = 1) {
   void* arguments[] = {&params};
-  launch_dependent(doing, function, dim3(unsigned(blocks)), dim3(unsigned(threads)), int(shared_bytes), stream,
-                   arguments, dim3(unsigned(cluster)));
+  launch_dependent_if(true, doing, function, dim3(unsigned(blocks)), dim3(unsigned(threads)), int(shared_bytes), stream,
+                      arguments, dim3(unsigned(cluster)));
 }
 
 // The high word of the descriptors of an operand whose groups of 8 pixels lie `group` bytes apart, each pixel a row of
