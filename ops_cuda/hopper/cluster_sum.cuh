@@ -4,20 +4,22 @@
 
 namespace cks::cuda::hopper {
 
-// The only tile of its cluster. Each rank adds up as many units of it as every other. A block lays out its sums for
+// A block's only tile. Each of those that share it adds up as many units of it as every other. A block lays out its sums for
 // those whose units they are in an outbox, where its ring of k-blocks was, and bulk copies take them to the inboxes of
 // its peers, whose barriers count the bytes; its own go straight to its inbox. Each unit is added up in the order of
 // the ranks.
 template <class Tile>
 class ClusterSum {
  public:
-  __device__ ClusterSum(const Params& p, uint32_t inbox, uint32_t outbox, const typename Tile::Barriers& bars)
+  __device__ ClusterSum(int sharers, uint32_t inbox, uint32_t outbox, const typename Tile::Barriers& bars)
       : inbox_(inbox),
         outbox_(outbox),
         full_(shared_address(&bars.inbox_full)),
-        rank_(int(cluster_rank())),
-        log_share_(p.log_share),
-        log_columns_(max(p.log_share - kLogWarps, 0)) {}
+        sharers_(sharers),
+        rank_(int(cluster_rank()) & (sharers - 1)),
+        first_(int(cluster_rank()) - rank_),
+        log_share_(log2_of(kUnits / sharers)),
+        log_columns_(max(log_share_ - kLogWarps, 0)) {}
 
   // By all math warps of a block. They tell the cluster, without waiting, once nobody copies to this block any more.
   __device__ void add_up(const Params& p, const Place& t, const typename Tile::Accumulators& acc) {
@@ -41,8 +43,8 @@ class ClusterSum {
     for (int column = 0; column < kColumns; column += 1 << log_columns_) {
       const int owner = owner_of(warp, column), slot = slot_of(warp, column);
       if (owner != rank_ && elected)
-        copy_to_peer(peer_address(inbox(rank_, slot), owner), outbox(owner, slot), kUnitBytes << log_columns_,
-                     peer_address(full_, owner));
+        copy_to_peer(peer_address(inbox(rank_, slot), first_ + owner), outbox(owner, slot), kUnitBytes << log_columns_,
+                     peer_address(full_, first_ + owner));
     }
     // A warp takes those units of which it has left the block's own sums in the inbox.
     const typename ClusterUnit<Tile>::Rows rows(p, t, warp * 16);
@@ -60,7 +62,7 @@ class ClusterSum {
       wait_for_peers();
       float4 sums[2] = {};
 #pragma unroll 2
-      for (int peer = 0; peer < p.splits; ++peer) {
+      for (int peer = 0; peer < sharers_; ++peer) {
         const uint32_t from = inbox(peer, slot_of(warp, column)) + lane * sizeof(float4);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -80,6 +82,7 @@ class ClusterSum {
                        kUnits = kWarps * kColumns, kGroupBytes = 32 * sizeof(float4), kUnitBytes = 2 * kGroupBytes;
   static_assert(Tile::BM == kWarps * 16 && 1 << kLogWarps == kWarps);
 
+  static __device__ int log2_of(int power) { return 31 - __clz(power); }
   __device__ int owner_of(int warp, int column) const { return (column * kWarps + warp) >> log_share_; }
   // Where a unit lies among those of its owner: a warp's side by side, so that one copy takes them.
   __device__ int slot_of(int warp, int column) const {
@@ -93,7 +96,8 @@ class ClusterSum {
   }
 
   uint32_t inbox_, outbox_, full_;
-  int rank_, log_share_, log_columns_;  // log_columns: a warp's, of an owner's units
+  int sharers_, rank_, first_;    // blocks of the tile; this one among them, and the rank of the first in the cluster
+  int log_share_, log_columns_;  // units of an owner; of them, a warp's
 };
 
 }  // namespace cks::cuda::hopper

@@ -2,7 +2,6 @@
 #include "ops_cuda/hopper/hopper_conv.h"
 
 #include <algorithm>
-#include <bit>
 #include <mutex>
 
 #include "ops_cuda/device_epilogue.h"
@@ -176,7 +175,6 @@ class HopperConv : public ConvolutionKernel {
       params_.filter_stays = s.filter_stays;
     }
     params_.stages = s.stages, params_.splits = s.config.splits, params_.pairs = s.config.pairs;
-    params_.log_share = std::countr_zero(unsigned(shape.units() / s.config.splits));
     params_.N = int(output_n), params_.K = int(f.K);
     params_.output = to_int3(output);
     params_.out_step = conv ? Int3{1, 1, 1} : to_int3(p.stride);

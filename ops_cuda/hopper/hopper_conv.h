@@ -40,7 +40,6 @@ struct Params {
   char* partials;                  // of cut tiles, in accumulator order
   unsigned* counters;              // of cut tiles
   int group_pitch, row_blocks[4];  // of patches
-  int log_share;                   // of the units of a tile that each of a cluster's blocks adds up (cluster_sum.cuh)
   int N;
   Int3 output, out_step;
   Divider box_d, box_h, box_w;

@@ -81,7 +81,7 @@ struct MathWarps {
       }
       if constexpr (Tile::kCanBeSplit) {
         if (p.splits > 1) {
-          ClusterSum<Tile>(p, stages, tiles, bars).add_up(p, {sum, work.input(), work.output()}, acc);
+          ClusterSum<Tile>(work.part().sharers, stages, tiles, bars).add_up(p, {sum, work.input(), work.output()}, acc);
           return true;
         }
       }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <queue>
 #include <ranges>
@@ -73,6 +74,7 @@ struct Setting {
   Schedule schedule;  // without items
   int columns;        // of tiles; a pair's are one
   int channel_blocks;
+  std::vector<int> sharers;  // of each tile, where the blocks of a cluster share tiles
   Cost cost;
 };
 
@@ -81,6 +83,29 @@ double taps_of_patch(const Plan& plan) {
   double taps = 0, tiles = 0;
   for (const Tile& t : plan.tiles) taps += t.num_taps, tiles += t.num_taps > 0;
   return std::max(taps, 1.0) / std::max(tiles, 1.0);
+}
+
+// By how many blocks of a cluster each tile is shared, a power of two: twice as many for those of the longest shares, as
+// long as a cluster and the GPU's `blocks` allow. Empty where they do not suffice, or smaller clusters would do.
+std::vector<int> share_tiles(const Plan& plan, int columns, int splits, int64_t blocks) {
+  std::vector<int> sharers(plan.tiles.size(), 1);
+  int64_t left = blocks - int64_t(sharers.size()) * columns;
+  while (left >= 0) {
+    const auto share = [&](size_t i) { return double(plan.tiles[i].num_taps) / sharers[i]; };
+    double longest = 0;
+    for (size_t i = 0; i < sharers.size(); ++i) longest = std::max(longest, share(i));
+    int64_t more = 0, most = 0;
+    for (size_t i = 0; i < sharers.size(); ++i) {
+      if (share(i) == longest) more += sharers[i] * columns, most = std::max<int64_t>(most, sharers[i]);
+    }
+    if (most == splits || more > left) break;
+    left -= more;
+    for (size_t i = 0; i < sharers.size(); ++i) {
+      if (share(i) == longest) sharers[i] *= 2;
+    }
+  }
+  if (left < 0 || std::ranges::max(sharers) < splits) return {};
+  return sharers;
 }
 
 std::optional<Setting> make_setting(const Problem& p, const Operands& given, const Machine& m, const Config& config,
@@ -106,22 +131,33 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& given, con
   const int at_once = m.clusters[config.blocks_per_sm - 1][std::countr_zero(unsigned(config.cluster()))];
   if (at_once == 0) return {};  // a slice of a GPU may have no GPC that holds such a cluster
   const int64_t items = int64_t(plan.tiles.size()) * columns;
-  if (config.splits > 1 && items > at_once) return {};  // a cluster adds up one tile
-  r.clusters = config.cut ? at_once : int(std::min<int64_t>(items, at_once));
+  std::vector<int> sharers;
+  int busy_blocks = 0;
+  if (config.splits > 1) {
+    sharers = share_tiles(plan, columns, config.splits, int64_t(at_once) * config.splits);
+    if (sharers.empty()) return {};
+    busy_blocks = columns * std::accumulate(sharers.begin(), sharers.end(), 0);
+    r.clusters = int(ceil_div(busy_blocks, config.splits));
+  } else {
+    r.clusters = config.cut ? at_once : int(std::min<int64_t>(items, at_once));
+    busy_blocks = r.blocks();
+  }
   const double pixel_bytes =
       kBlockBytes * (rows.patch ? rows.patch->box.pixels() / taps_of_patch(plan) : double(plan.box.pixels()));
   Cost cost = cost_of(config, o, pixel_bytes, r.filter_stays ? 0 : filter_bytes(s, o),
-                      r.filter_stays ? std::nullopt : std::optional(r.stages), r.blocks(), m);
+                      r.filter_stays ? std::nullopt : std::optional(r.stages), busy_blocks, m);
   if (config.halved) cost.start += cycles_to_halve(HalvedInput(p, m.multiprocessors));
-  return Setting{&plan, &rows.corner, std::move(r), columns, channel_blocks, cost};
+  return Setting{&plan, &rows.corner, std::move(r), columns, channel_blocks, std::move(sharers), cost};
 }
 
 // What a cluster does for a tile: k-blocks [lo, hi) of its sum. The one that has the last of them stores it; the
-// others, `before` it, leave theirs to it. A cluster has its pieces in the order of their turns.
+// others, `before` it, leave theirs to it. A cluster has its pieces in the order of their turns. Its blocks from
+// `first_rank` on, so many as share a tile, have a share each.
 struct Piece {
   enum Turn { kInStep, kLeaves, kWhole, kWaits };
   int tile, column, lo, hi, before;
   Turn turn;
+  int first_rank = 0, sharers = 1;
   bool stores() const { return turn != kLeaves; }
 };
 
@@ -139,11 +175,30 @@ std::vector<double> deal_whole(const Setting& s, int64_t count, const F& take) {
   for (int64_t i = 0; i < count; ++i) {
     const int tile = int(i / s.columns), length = length_of(s, tile), cluster = queue.top().second;
     queue.pop();
-    done[cluster] += s.cost.tile + s.cost.k_block * length / s.schedule.config.splits;
+    done[cluster] += s.cost.tile + s.cost.k_block * length;
     queue.push({done[cluster], cluster});
     take(cluster, Piece{tile, int(i % s.columns), 0, length, 0, Piece::kInStep});
   }
   return done;
+}
+
+// Tiles that blocks of a cluster share, those of the most blocks first, so that none lies in two clusters. Calls
+// take(cluster, piece); returns the cycles until the last is done.
+template <class F>
+double deal_shares(const Setting& s, const F& take) {
+  std::vector<int> order(s.sharers.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, std::greater<>{}, [&](int tile) { return s.sharers[tile]; });
+  const int splits = s.schedule.config.splits;
+  int64_t longest = 0;
+  int block = 0;
+  for (const int tile : order) {
+    const int length = length_of(s, tile), sharers = s.sharers[tile];
+    longest = std::max(longest, ceil_div(length, sharers));
+    for (int column = 0; column < s.columns; ++column, block += sharers)
+      take(block / splits, Piece{tile, column, 0, length, 0, Piece::kInStep, block % splits, sharers});
+  }
+  return s.cost.start + s.cost.last_tile + s.cost.tile + s.cost.k_block * double(longest);
 }
 
 int64_t all_tiles(const Setting& s) { return int64_t(s.plan->tiles.size()) * s.columns; }
@@ -186,11 +241,13 @@ bool deal_cut(const Setting& s, const std::vector<double>& done, double cycles, 
   return true;
 }
 
+constexpr auto kNobody = [](int, const Piece&) {};
+
 // An even share of all tiles: no way to deal them, cut or not, takes fewer cycles.
 double even_share(const Setting& s) {
+  if (!s.sharers.empty()) return deal_shares(s, kNobody);
   double all = 0;
-  for (const Tile& t : s.plan->tiles)
-    all += s.cost.tile + s.cost.k_block * t.num_taps * s.channel_blocks / s.schedule.config.splits;
+  for (const Tile& t : s.plan->tiles) all += s.cost.tile + s.cost.k_block * t.num_taps * s.channel_blocks;
   return s.cost.start + s.cost.last_tile + all * s.columns / s.schedule.clusters;
 }
 
@@ -201,16 +258,16 @@ struct Deal {
 };
 
 Deal choose_deal(const Setting& s) {
-  constexpr auto nobody = [](int, const Piece&) {};
+  if (!s.sharers.empty()) return {deal_shares(s, kNobody), false};
   // Many waves even out by themselves.
   if (all_tiles(s) > 32 * s.schedule.clusters) return {even_share(s), false};
-  Deal best{std::ranges::max(deal_whole(s, all_tiles(s), nobody)), false};
+  Deal best{std::ranges::max(deal_whole(s, all_tiles(s), kNobody)), false};
   if (!s.schedule.config.cut) return best;
-  const std::vector<double> done = deal_whole(s, tiles_in_step(s), nobody);
+  const std::vector<double> done = deal_whole(s, tiles_in_step(s), kNobody);
   double least = even_share(s);
   while (least < best.cycles * 0.995) {
     const double between = (least + best.cycles) / 2;
-    if (deal_cut(s, done, between, nobody)) {
+    if (deal_cut(s, done, between, kNobody)) {
       best = {between, true};
     } else {
       least = between;
@@ -249,13 +306,15 @@ Schedule finish(const Setting& s, const Deal& deal) {
   if (deal.cut) {
     deal_cut(s, deal_whole(s, tiles_in_step(s), take), deal.cycles, take);
     r.cycles = deal.cycles;
+  } else if (!s.sharers.empty()) {
+    r.cycles = deal_shares(s, take);
   } else {
     r.cycles = std::ranges::max(deal_whole(s, all_tiles(s), take));
   }
   // The blocks of a cluster have a column each, or share a tile's sum; a tile is not divided in both ways.
-  const int blocks = r.config.cluster(), splits = r.config.splits;
-  const auto column_of = [&](const Piece& piece, int rank) {
-    return r.config.pairs ? piece.column * 2 + rank : piece.column;
+  const auto blocks_of = [&](const Piece& piece) { return r.config.pairs ? 2 : piece.sharers; };
+  const auto column_of = [&](const Piece& piece, int block) {
+    return r.config.pairs ? piece.column * 2 + block : piece.column;
   };
   struct Place {
     int slot, counter;
@@ -263,8 +322,8 @@ Schedule finish(const Setting& s, const Deal& deal) {
   std::map<std::pair<int, int>, Place> cut_tiles;  // (tile, column) -> where its parts meet
   for (const Piece& piece : pieces | std::views::join) {
     if (piece.turn != Piece::kWaits) continue;
-    for (int rank = 0; rank < blocks; ++rank, r.slots += piece.before, ++r.counters)
-      cut_tiles[{piece.tile, column_of(piece, rank)}] = {r.slots, r.counters};
+    for (int block = 0; block < blocks_of(piece); ++block, r.slots += piece.before, ++r.counters)
+      cut_tiles[{piece.tile, column_of(piece, block)}] = {r.slots, r.counters};
   }
   std::vector<std::vector<WorkItem>> lists(r.blocks());
   for (int cluster = 0; cluster < r.clusters; ++cluster) {
@@ -276,15 +335,16 @@ Schedule finish(const Setting& s, const Deal& deal) {
         const Index3& corner = (*s.corner)[piece.tile];
         w.input.d += corner[0], w.input.h += corner[1], w.input.w += corner[2];
       }
-      w.sum.parts = piece.stores() ? piece.before + 1 : WorkItem::kPart, w.part.taps = std::max(1, t.num_taps);
-      for (int rank = 0; rank < blocks; ++rank) {
-        const int column = column_of(piece, rank);
+      w.sum.parts = piece.stores() ? piece.before + 1 : WorkItem::kPart;
+      w.part.taps = std::max(1, t.num_taps), w.part.sharers = piece.sharers;
+      for (int block = 0; block < blocks_of(piece); ++block) {
+        const int column = column_of(piece, block);
         w.sum.k0 = column * r.config.shape.bn;
         if (const auto at = cut_tiles.find({piece.tile, column}); at != cut_tiles.end())
           w.part.slot = at->second.slot + (piece.stores() ? 0 : piece.before), w.part.counter = at->second.counter;
-        const auto share = [&](int i) { return int(int64_t(piece.hi - piece.lo) * i / splits) + piece.lo; };
-        take_range(s, t, share(rank % splits), share(rank % splits + 1), w);
-        lists[cluster * blocks + rank].push_back(w);
+        const auto share = [&](int i) { return int(int64_t(piece.hi - piece.lo) * i / piece.sharers) + piece.lo; };
+        take_range(s, t, share(block % piece.sharers), share(block % piece.sharers + 1), w);
+        lists[cluster * r.config.cluster() + piece.first_rank + block].push_back(w);
       }
     }
   }

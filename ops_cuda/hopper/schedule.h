@@ -45,8 +45,6 @@ struct TileShape {
   constexpr int bm() const { return 64 * row_blocks * (team == Team::kShared ? 2 : 1); }
   constexpr int math_warpgroups() const { return team == Team::kSolo ? 1 : 2; }
   constexpr int teams() const { return team == Team::kAlternate ? 2 : 1; }
-  // Of a sum that blocks divide: what a warp adds up at once.
-  constexpr int units() const { return bm() / 16 * (bn / 16); }
   // Whether a warpgroup of its own makes halves of a patch's floats.
   constexpr bool converts(int element_bytes) const { return source == Source::kPatches && element_bytes == 4; }
   // Beside those that multiply and convert: one solo warp copies and one stores; otherwise a warpgroup does both.
@@ -139,6 +137,7 @@ struct alignas(16) WorkItem {
   struct alignas(16) Part {
     int32_t slot, counter;  // of a cut tile: where this part lies in the workspace, or the first; who counts them
     int32_t taps;           // of the tile, at least 1
+    int32_t sharers;        // blocks of a cluster that have a share of it each, in the order of their ranks
   } part;
   // The tap of k-block lo, lest the first copy waits for the list of taps. Where each tap has a box of its own, that is
   // first_tap.
@@ -155,7 +154,7 @@ inline constexpr int kFixedSharedBytes = 2048;  // beside the tiles: barriers, a
 
 struct Config {
   TileShape shape;
-  int splits;           // blocks of a cluster, each of which sums a share of its one tile's k-blocks
+  int splits;           // blocks of a cluster, each of which sums its share of one tile's k-blocks
   int blocks_per_sm;    // 1 or 2
   bool cut;             // tiles into parts, where that evens out the work
   bool halved = false;  // floats of X are made halves of first, in the workspace (halve.h)

@@ -20,7 +20,7 @@ namespace {
 using namespace cks;
 using namespace cks::cuda::hopper;
 
-int64_t schedules = 0, items = 0, cut_tiles = 0, run_items = 0, held_images = 0;
+int64_t schedules = 0, items = 0, cut_tiles = 0, run_items = 0, held_images = 0, uneven_shares = 0;
 
 void require(bool holds, const char* what, const Problem& p, const Config& c) {
   if (holds) return;
@@ -120,7 +120,39 @@ struct Tile {
   std::map<std::array<int, 3>, Share> shares;  // by first tap, k-block, and rank in the cluster
   std::set<int> slots, counters;               // of the parts that are left, and all counters that are named
   int stores = 0, parts = 0, first_slot = 0, stored_by = 0, last_left_by = 0;  // by which cluster
+  int sharers = 1;
+  std::set<int> blocks;
 };
+
+// Where blocks of a cluster share tiles: those of a tile lie in one, side by side, and the longest share cannot be
+// halved.
+void check_shares(const Problem& p, const Machine& m, const Config& c,
+                  const std::map<std::array<int, 5>, Tile>& tiles) {
+  const auto holds = [&](bool x, const char* what) { require(x, what, p, c); };
+  struct Blocks {
+    int all = 0, most = 0;  // of all tiles, and of one
+  };
+  std::map<double, Blocks> blocks_of;  // those that have so many k-blocks, before rounding
+  int blocks = 0;
+  std::set<int> kinds;
+  for (const auto& [at, t] : tiles) {
+    holds(std::has_single_bit(unsigned(t.sharers)) && t.sharers <= c.splits, "how many blocks share a tile");
+    holds(int(t.blocks.size()) == t.sharers && *t.blocks.begin() % t.sharers == 0 &&
+              *t.blocks.rbegin() == *t.blocks.begin() + t.sharers - 1,
+          "blocks that share a tile are apart");
+    int length = 0;
+    for (const auto& [where, share] : t.shares) length += share.hi - share.lo;
+    Blocks& alike = blocks_of[double(length) / t.sharers];
+    alike.all += t.sharers, alike.most = std::max(alike.most, t.sharers), blocks += t.sharers;
+    kinds.insert(t.sharers);
+  }
+  holds(*kinds.rbegin() == c.splits, "a cluster of which no tile needs all");
+  const int room = m.clusters[c.blocks_per_sm - 1][std::countr_zero(unsigned(c.splits))] * c.splits;
+  holds(blocks <= room, "more clusters than run at once");
+  const Blocks& longest = blocks_of.rbegin()->second;
+  holds(longest.most == c.splits || blocks + longest.all > room, "more blocks could share the longest tiles");
+  uneven_shares += kinds.size() > 1;
+}
 
 void check(const Problem& p, const Operands& given, const Machine& m, const Schedule& s) {
   const Config& c = s.config;
@@ -171,6 +203,7 @@ void check(const Problem& p, const Operands& given, const Machine& m, const Sche
       holds(w.sum.k0 % c.shape.bn == 0 && w.sum.k0 < p.filter.K, "k0");
       const Share share{w.output.first_tap, w.sum.lo, w.sum.hi};
       holds(t.shares.insert({{share.first_tap, share.lo, block % c.splits}, share}).second, "a share is there twice");
+      t.sharers = w.part.sharers, t.blocks.insert(block);
       const bool leaves = w.sum.parts == WorkItem::kPart, waits = w.sum.parts > 1;
       if (leaves) {
         holds(!has_waited, "a block leaves a part late");
@@ -195,11 +228,12 @@ void check(const Problem& p, const Operands& given, const Machine& m, const Sche
     }
     holds(ended, "a list without an end");
   }
+  if (c.splits > 1) check_shares(p, m, c, tiles);
   std::set<int> used;
   int64_t pixels = 0;
   for (const auto& [at, t] : tiles) {
-    holds(t.stores == c.splits, "a tile is not stored once");
-    holds(int(t.shares.size()) == t.parts * c.splits, "a share is missing");
+    holds(t.stores == t.sharers, "a tile is not stored once");
+    holds(int(t.shares.size()) == t.parts * t.sharers, "a share is missing");
     const int list = t.shares.begin()->second.first_tap;  // the tile's first share begins it
     int end = 0;
     for (const auto& [where, share] : t.shares) {
@@ -327,7 +361,8 @@ int main() {
       }
     }
   }
-  std::printf("%ld schedules, %ld work items, %ld of runs, %ld cut tiles; %ld images in registers\n", long(schedules),
-              long(items), long(run_items), long(cut_tiles), long(held_images));
-  return cut_tiles > 0 && run_items > 0 && held_images > 0 ? 0 : 1;
+  std::printf("%ld schedules, %ld work items, %ld of runs, %ld cut tiles, %ld schedules of uneven shares; %ld images in "
+              "registers\n",
+              long(schedules), long(items), long(run_items), long(cut_tiles), long(uneven_shares), long(held_images));
+  return cut_tiles > 0 && run_items > 0 && uneven_shares > 0 && held_images > 0 ? 0 : 1;
 }
