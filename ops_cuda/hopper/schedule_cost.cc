@@ -1,6 +1,7 @@
 #include "ops_cuda/hopper/schedule_cost.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace cks::cuda::hopper {
 namespace {
@@ -37,12 +38,12 @@ Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filt
   const double multiply = 1.066 * s.bm() / 64 * 2.0 * columns * share;
   // All SMs together are bound by what L2 sends and an SM takes in, one alone by what it can have in flight. Blocks
   // that share a sum read different k-blocks, so that no two of them share a line, and where tiles are cut few of them
-  // do. Small tiles of halves hardly suffer from that; those that convert floats do (fitted). The blocks of a pair
+  // do. Small tiles of halves suffer little from that; those that convert floats do (fitted). The blocks of a pair
   // take in what others do, and are only a little faster.
   const double busy = std::min(1.0, double(busy_blocks) / c.blocks_per_sm / m.multiprocessors);
-  const double strangers = c.splits > 1 ? (s.team != Team::kSolo  ? 0.42
+  const double strangers = c.splits > 1 ? (s.team != Team::kSolo  ? 0.2 + 0.12 * std::bit_width(unsigned(c.splits) / 2)
                                            : o.element_bytes == 4 ? 1.02
-                                                                  : 0.05)
+                                                                  : 0.003 * s.bn * busy)
                            : c.cut      ? (c.pairs ? 0.07 : 0.18)
                                         : 0;
   const double apart = 1 + strangers * busy;
@@ -54,7 +55,8 @@ Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filt
                                                 : least.others * (0.7 + 0.3 * s.row_blocks * s.bn / 128) *
                                                       (1 + least.second_rows * (s.row_blocks - 1)));
   const double store = 560 + 0.0516 * s.bm() * s.bn * o.output_bytes * share;
-  const double split = c.splits > 1 ? 1115 + 98 * c.splits + 0.037 * s.bm() * s.bn : 0;
+  const double split =
+      c.splits > 1 ? 1115 + 98 * c.splits + 0.037 * s.bm() * s.bn + (s.team == Team::kSolo ? 0 : 1600) : 0;
   Cost cost{.k_block = std::max({multiply, load, latency}),
             .tile = store + split,
             .leave = 1250 + 0.17 * s.bm() * s.bn,
