@@ -4,10 +4,10 @@
 
 namespace cks::cuda::hopper {
 
-// A block's only tile. Each of those that share it adds up as many units of it as every other. A block lays out its sums for
-// those whose units they are in an outbox, where its ring of k-blocks was, and bulk copies take them to the inboxes of
-// its peers, whose barriers count the bytes; its own go straight to its inbox. Each unit is added up in the order of
-// the ranks.
+// A block's only tile. Each of the blocks that share it, a power of two whose ranks follow each other, adds up as many
+// units of it as every other. A block lays out its sums for those whose units they are in an outbox, where its ring of
+// k-blocks was, and bulk copies take them to the inboxes of its peers, whose barriers count the bytes; its own go
+// straight to its inbox. Each unit is added up in the order of the ranks.
 template <class Tile>
 class ClusterSum {
  public:
@@ -96,7 +96,7 @@ class ClusterSum {
   }
 
   uint32_t inbox_, outbox_, full_;
-  int sharers_, rank_, first_;    // blocks of the tile; this one among them, and the rank of the first in the cluster
+  int sharers_, rank_, first_;   // blocks of the tile; this one among them, and the rank of the first in the cluster
   int log_share_, log_columns_;  // units of an owner; of them, a warp's
 };
 

@@ -8,8 +8,8 @@
 // warpgroups multiply them (wgmma) and leave the tile in shared memory, slab by slab of channels, from where a storer
 // lane sends it by TMA while they go on; the store map's element strides interleave the phases of a transposed
 // convolution. A tile's k-blocks may be in parts, which blocks leave for the one that stores it (tile_parts.cuh). With
-// `splits` > 1 the blocks of a cluster share them and add up through distributed shared memory (cluster_sum.cuh); the
-// blocks of a pair share the pixels that they copy (boxes.cuh).
+// `splits` > 1 the blocks of a cluster share those of one tile, or of several, and add up through distributed shared
+// memory (cluster_sum.cuh); the blocks of a pair share the pixels that they copy (boxes.cuh).
 #pragma once
 #include "ops_cuda/hopper/boxes.cuh"
 #include "ops_cuda/hopper/cluster_sum.cuh"

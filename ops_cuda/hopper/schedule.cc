@@ -85,8 +85,9 @@ double taps_of_patch(const Plan& plan) {
   return std::max(taps, 1.0) / std::max(tiles, 1.0);
 }
 
-// By how many blocks of a cluster each tile is shared, a power of two: twice as many for those of the longest shares, as
-// long as a cluster and the GPU's `blocks` allow. Empty where they do not suffice, or smaller clusters would do.
+// How many blocks of a cluster of `splits` share each tile, a power of two: twice as many for the tiles of the longest
+// shares, as long as a cluster and the GPU's `blocks` allow. Empty where there are more tiles than blocks, or where
+// smaller clusters would do.
 std::vector<int> share_tiles(const Plan& plan, int columns, int splits, int64_t blocks) {
   std::vector<int> sharers(plan.tiles.size(), 1);
   int64_t left = blocks - int64_t(sharers.size()) * columns;
@@ -152,7 +153,7 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& given, con
 
 // What a cluster does for a tile: k-blocks [lo, hi) of its sum. The one that has the last of them stores it; the
 // others, `before` it, leave theirs to it. A cluster has its pieces in the order of their turns. Its blocks from
-// `first_rank` on, so many as share a tile, have a share each.
+// `first_rank` on, as many as share the tile, have a share each.
 struct Piece {
   enum Turn { kInStep, kLeaves, kWhole, kWaits };
   int tile, column, lo, hi, before;
@@ -182,8 +183,8 @@ std::vector<double> deal_whole(const Setting& s, int64_t count, const F& take) {
   return done;
 }
 
-// Tiles that blocks of a cluster share, those of the most blocks first, so that none lies in two clusters. Calls
-// take(cluster, piece); returns the cycles until the last is done.
+// Gives each tile the blocks that share it, tiles of the most blocks first, so that none lies in two clusters. Calls
+// take(cluster, piece); returns the cycles until the last block is done.
 template <class F>
 double deal_shares(const Setting& s, const F& take) {
   std::vector<int> order(s.sharers.size());

@@ -137,7 +137,7 @@ struct alignas(16) WorkItem {
   struct alignas(16) Part {
     int32_t slot, counter;  // of a cut tile: where this part lies in the workspace, or the first; who counts them
     int32_t taps;           // of the tile, at least 1
-    int32_t sharers;        // blocks of a cluster that have a share of it each, in the order of their ranks
+    int32_t sharers;        // blocks of a cluster that have a share of it each (cluster_sum.cuh); else 1
   } part;
   // The tap of k-block lo, lest the first copy waits for the list of taps. Where each tap has a box of its own, that is
   // first_tap.

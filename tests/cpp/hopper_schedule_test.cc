@@ -361,8 +361,9 @@ int main() {
       }
     }
   }
-  std::printf("%ld schedules, %ld work items, %ld of runs, %ld cut tiles, %ld schedules of uneven shares; %ld images in "
-              "registers\n",
-              long(schedules), long(items), long(run_items), long(cut_tiles), long(uneven_shares), long(held_images));
+  std::printf(
+      "%ld schedules, %ld work items, %ld of runs, %ld cut tiles, %ld schedules of uneven shares; %ld images in "
+      "registers\n",
+      long(schedules), long(items), long(run_items), long(cut_tiles), long(uneven_shares), long(held_images));
   return cut_tiles > 0 && run_items > 0 && uneven_shares > 0 && held_images > 0 ? 0 : 1;
 }
