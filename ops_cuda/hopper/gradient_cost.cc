@@ -38,6 +38,7 @@ constexpr double kDrain = 301;            // of products, until their sums can b
 constexpr double kBoxOverhead = 862;      // tables are read and barriers passed meanwhile
 constexpr double kTwoTeams = 1.1;         // times as long: products where a team or two have none
 constexpr double kStart = 2560;           // until the first box is copied, and the end
+constexpr double kHidden = 600;           // of that, where blocks leave SMs to those of the next launch
 constexpr double kWriteRate = 78.3;       // bytes of partial squares, written,
 constexpr double kReadRate = 14.8;        // and read by the kernel that adds them
 constexpr double kSumStart = 2480;        // that kernel
@@ -53,6 +54,9 @@ constexpr double kRowRate = 12.5;         // and written as rows of dW, two byte
 double item_end(const Candidate& c, int taps) {
   return kStart + double(c.tile_k) * c.tile_c * taps * kSquare * kSquare * sizeof(float) / kWriteRate;
 }
+
+// What does not show of the start where so few blocks are launched that the next launch's find SMs to wait on.
+double hidden_start(int64_t blocks, const GradientMachine& m) { return 2 * blocks <= m.multiprocessors ? kHidden : 0; }
 
 // Whether blocks can write dW themselves: as clusters with so many parts of every sum.
 bool can_be_direct(const Problem& p, const Candidate& c, const GradientMachine& m, int splits) {
@@ -176,21 +180,24 @@ double direct_cycles(const Problem& p, const Candidate& c, const GradientMachine
   const double waves = std::ceil(double(c.tiles) / m.clusters[c.sets.size() * size_t(splits)]);
   double longest = 0;
   for (size_t i = 0; i < c.sets.size(); ++i) longest = std::max(longest, part_cycles(c, i, splits));
-  return waves * (longest + rows_end(p, c, splits));
+  const int64_t blocks = c.tiles * int64_t(c.sets.size()) * splits;
+  return waves * (longest + rows_end(p, c, splits)) - hidden_start(blocks, m);
 }
 
 double summed_cycles(const Problem& p, const Candidate& c, const GradientMachine& m, const std::vector<int>& splits,
                      bool roughly) {
   std::vector<Items> items;
   double squares = 0;
+  int64_t blocks = 0;
   for (size_t i = 0; i < c.sets.size(); ++i) {
     const int64_t n = splits[i];
     const int taps = int(c.sets[i].taps.size());
     items.push_back({part_cycles(c, i, n) + item_end(c, taps), n * c.tiles});
+    blocks += n * c.tiles;
     squares += double(n * c.tiles) * taps * c.tile_k * c.tile_c;
   }
-  return (roughly ? deal_roughly(items, m.multiprocessors) : deal(items, m.multiprocessors)) + kSumStart +
-         std::ranges::max(splits) * kSumSplit +
+  return (roughly ? deal_roughly(items, m.multiprocessors) : deal(items, m.multiprocessors)) - hidden_start(blocks, m) +
+         kSumStart + std::ranges::max(splits) * kSumSplit +
          squares * kSquare * kSquare * sizeof(float) / kReadRate / m.multiprocessors +
          double(p.filter.elements()) * 2 / kSumWriteRate / m.multiprocessors;
 }
