@@ -160,7 +160,7 @@ class BoxRing {
         blocks_(Tile::kCanPair && p.pairs ? 2 : 1),
         is_for_block_(int(threadIdx.x % 32) < blocks_) {}
   __device__ void begin(const Params&, const WorkReader&) {}
-  __device__ void skip(int count) { at_.skip(stages_, count); }
+  __device__ void skip(const WorkReader& work) { at_.skip(stages_, work.sum().hi - work.sum().lo); }
   // For the k-block that is `ahead` after the current one, as are those below.
   __device__ void wait(int ahead = 0) const {
     const PipelineState at = position(ahead);

@@ -61,7 +61,7 @@ struct MathWarps {
       const int count = sum.hi - sum.lo;
       if constexpr (kAlternate) {
         if (round % 2 != team) {
-          ring.skip(count);
+          ring.skip(work);
           continue;
         }
       }

@@ -51,7 +51,7 @@ struct MainLoop {
     float scale = 1;
     bool any = false;  // whether something has been multiplied that has not been released
     for (int left = count; left > 0;) {
-      int taps = ring.begin_patch(left);
+      int taps = ring.begin_patch();
       left -= taps;
       if constexpr (Tile::kConverts) {
         const float coming = ring.scale();

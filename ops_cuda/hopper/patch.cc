@@ -1,6 +1,7 @@
 #include "ops_cuda/hopper/patch.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 
 #include "ops_cuda/hopper/tensor_limits.h"
@@ -33,62 +34,104 @@ std::optional<Patch> lay_out(const Box& tile, const Box& patch) {
   return r;
 }
 
-// Makes the plan's taps relative to their tile's patch. None where a patch would be too large.
-std::optional<PatchPlan> with_patches(Plan plan) {
+int32_t floor_div(int32_t a, int64_t b) { return int32_t(a >= 0 ? a / b : -ceil_div(-int64_t(a), b)); }
+
+// Of input pixels a stride apart, those that a tap reads: which, and how far along.
+struct Lattice {
+  Index3 first, place;
+  Lattice(const Tap& tap, const Dims& step) {
+    for (int i = 0; i < 3; ++i)
+      place[i] = floor_div(tap.offset[i], step[i]), first[i] = tap.offset[i] - place[i] * int32_t(step[i]);
+  }
+};
+
+std::optional<int32_t> pack_corner(const Index3& corner) {
+  int32_t packed = 0;
+  for (const int32_t c : corner) {
+    if (std::abs(c) >= 1 << (kCornerBits - 1)) return {};
+    packed = packed << kCornerBits | (c & ((1 << kCornerBits) - 1));
+  }
+  return packed;
+}
+
+// Makes the plan's taps relative to the patches that they read, of pixels a `step` apart. None where a patch would be
+// too large.
+std::optional<PatchPlan> with_patches(Plan plan, const Dims& step) {
   struct Reach {
     Index3 low, high;
+    int32_t taps = 0;
   };
-  std::map<int32_t, Reach> reaches;  // by the first tap of a list
+  using Reaches = std::map<Index3, Reach>;  // of each lattice
+  std::map<int32_t, Reaches> lists;         // by their first tap
   Box patch = plan.box;
   int32_t most_taps = 0;
   for (const Tile& t : plan.tiles) {
-    most_taps = std::max(most_taps, t.num_taps);
     if (t.num_taps == 0) continue;
-    const auto [at, fresh] = reaches.try_emplace(t.first_tap);
+    const auto [list, fresh] = lists.try_emplace(t.first_tap);
     if (!fresh) continue;
-    Reach& r = at->second = {plan.taps[t.first_tap].offset, plan.taps[t.first_tap].offset};
-    for (int i = 0; i < 3; ++i) {
-      for (int32_t tap = t.first_tap; tap < t.first_tap + t.num_taps; ++tap) {
-        r.low[i] = std::min(r.low[i], plan.taps[tap].offset[i]);
-        r.high[i] = std::max(r.high[i], plan.taps[tap].offset[i]);
+    for (int32_t tap = t.first_tap; tap < t.first_tap + t.num_taps; ++tap) {
+      const Lattice at(plan.taps[tap], step);
+      Reach& r = list->second.try_emplace(at.first, Reach{at.place, at.place}).first->second;
+      most_taps = std::max(most_taps, ++r.taps);
+      for (int i = 0; i < 3; ++i) {
+        r.low[i] = std::min(r.low[i], at.place[i]), r.high[i] = std::max(r.high[i], at.place[i]);
+        patch.extent[i] = std::max(patch.extent[i], plan.box.extent[i] + r.high[i] - r.low[i]);
       }
-      patch.extent[i] = std::max(patch.extent[i], plan.box.extent[i] + r.high[i] - r.low[i]);
     }
   }
-  if (most_taps < 2 || patch.pixels() > kMostPixels || std::ranges::max(patch.extent) > kMaxTensorBox) return {};
+  if (most_taps < 2 || patch.pixels() > kMostPixels) return {};
+  for (int i = 0; i < 3; ++i) {
+    if (patch.extent[i] * step[i] > kMaxTensorBox) return {};
+  }
   const std::optional<Patch> laid_out = lay_out(plan.box, patch);
   if (!laid_out) return {};
 
-  PatchPlan r{.plan = {}, .patch = *laid_out, .corner = {}};
-  std::vector<Tap> taps = plan.taps;
-  for (const Tile& t : plan.tiles) {
-    const Index3 low = t.num_taps > 0 ? reaches.at(t.first_tap).low : Index3{};
-    r.corner.push_back(low);
-    for (int32_t i = t.first_tap; i < t.first_tap + t.num_taps; ++i) {
-      const Index3& o = plan.taps[i].offset;
-      const int32_t pixel = ((o[0] - low[0]) * patch.extent[1] + o[1] - low[1]) * patch.extent[2] + o[2] - low[2];
-      taps[i].offset = {0, 0, pixel};
+  PatchPlan r{.plan = plan, .patch = *laid_out};
+  for (const auto& [first_tap, reaches] : lists) {
+    int32_t to = first_tap;
+    for (const auto& [first, reach] : reaches) {
+      Index3 corner;
+      for (int i = 0; i < 3; ++i) corner[i] = first[i] + reach.low[i] * int32_t(step[i]);
+      const std::optional<int32_t> packed = pack_corner(corner);
+      if (!packed) return {};
+      for (int32_t from = first_tap, left = reach.taps; left > 0; ++from) {
+        const Lattice at(plan.taps[from], step);
+        if (at.first != first) continue;
+        Index3 l;
+        for (int i = 0; i < 3; ++i) l[i] = at.place[i] - reach.low[i];
+        const int32_t pixel = (l[0] * patch.extent[1] + l[1]) * patch.extent[2] + l[2];
+        const bool begins = left-- == reach.taps;
+        const int32_t sharing = begins ? reach.taps : 0;
+        r.plan.taps[to++] = {{sharing, begins ? *packed : 0, sharing << kPixelBits | pixel}, plan.taps[from].filter};
+      }
     }
   }
-  r.plan = std::move(plan), r.plan.taps = std::move(taps);
   return r;
 }
 
 }  // namespace
 
+int patches_of(const Plan& plan, const Tile& t) {
+  const auto first = plan.taps.begin() + t.first_tap;
+  return int(std::count_if(first, first + t.num_taps, [](const Tap& tap) { return tap.offset[0] > 0; }));
+}
+
 std::optional<PatchPlan> plan_patches(const Problem& p, int rows, double tile_overhead) {
-  if (p.filter.op == Operator::kConv && std::ranges::max(p.stride) > 1) return {};
+  const bool conv = p.filter.op == Operator::kConv;
+  const Dims step = conv ? p.stride : Dims{1, 1, 1};  // of the input, or of the output
   std::optional<PatchPlan> best;
   double least = 0;
   const auto consider = [&](const Box& box) {
     for (int i = 0; i < 3; ++i) {
-      if (box.extent[i] * p.stride[i] > kMaxTensorBox) return;  // the store's box
+      if (box.extent[i] * (conv ? 1 : p.stride[i]) > kMaxTensorBox) return;  // the store's box
     }
-    std::optional<PatchPlan> plan = with_patches(make_plan(p, box));
+    std::optional<PatchPlan> plan = with_patches(make_plan(p, box), step);
     if (!plan) return;
-    const double tiles = double(plan->plan.tiles.size());
-    const double cost = double(plan->plan.executed_pixel_taps) + tile_overhead * tiles * rows +
-                        kPixelCost * tiles * double(plan->patch.box.pixels());
+    const std::vector<Tile>& tiles = plan->plan.tiles;
+    int64_t patches = 0;
+    for (const Tile& t : tiles) patches += patches_of(plan->plan, t);
+    const double cost = double(plan->plan.executed_pixel_taps) + tile_overhead * double(tiles.size()) * rows +
+                        kPixelCost * double(patches * plan->patch.box.pixels());
     if (!best || cost < least) best = std::move(plan), least = cost;
   };
   // Lines, and boxes that are a group wide.

@@ -28,19 +28,18 @@ class PatchConverter {
     PipelineState at;
     bool any_scale = false;
     while (work.next()) {
-      const auto& sum = work.sum();
       work.fetch_next();
       const WorkItem::Input from = work.input();
-      const int taps = max(1, work.part().taps);
-      bool first = true;
-      for (int c = sum.lo / taps; sum.lo < sum.hi && c * taps < sum.hi; ++c, first = false) {
+      const WorkTap* const taps = p.taps + work.output().first_tap;
+      const int of_channels = work.patches().count, all = of_channels * p.channel_blocks;
+      for (int i = 0; i < all; ++i) {
         const uint32_t patch = patches + at.stage * p.patch_pitch;
         barrier_wait(shared_address(&bars.patch_full[at.stage]), at.parity);
         if (!any_scale) converter.choose_scale(patch, true), any_scale = true;
         // Within a tile scales only shrink: its sums could outgrow a larger one.
-        if (!converter.convert(patch, first)) {
-          converter.copy_again(patch, c, from);
-          converter.choose_scale(patch, first);
+        if (!converter.convert(patch, i == 0)) {
+          converter.copy_again(patch, i / of_channels, from, corner_of(taps, i % of_channels));
+          converter.choose_scale(patch, i == 0);
           converter.convert(patch, false);
         }
         if (threadIdx.x % 32 == 0) {
@@ -97,9 +96,15 @@ class PatchConverter {
     scale_ = may_grow ? scale : fminf(scale, scale_);  // a patch of small values and an infinity does not fit either
   }
 
-  __device__ void copy_again(uint32_t patch, int c, const WorkItem::Input& at) {
+  // Where a patch begins, as the first of its taps says.
+  static __device__ int corner_of(const WorkTap* taps, int patch) {
+    for (; patch > 0; --patch) taps += read_plan(taps).x;
+    return read_plan(taps).y;
+  }
+
+  __device__ void copy_again(uint32_t patch, int c, const WorkItem::Input& at, int corner) {
     const uint32_t bar = shared_address(&bars_.patch_again);  // all have met since they wrote what is overwritten
-    if (warp_ == 0 && elect_lane()) copy_patch<Tile>(p_, patch, bar, c, at);
+    if (warp_ == 0 && elect_lane()) copy_patch<Tile>(p_, patch, bar, c, at, corner);
     barrier_wait(bar, again_);
     again_ ^= 1;
   }

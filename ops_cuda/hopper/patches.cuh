@@ -7,34 +7,40 @@
 
 namespace cks::cuda::hopper {
 
-// A walk over an item's k-blocks: the taps of a block of channels, then those of the next one.
+// A walk over an item's k-blocks: the taps of a block of channels, patch by patch, then those of the next one.
 class PatchWalk {
  public:
   __device__ PatchWalk(const Params& p, const WorkReader& work)
-      : reader_(p.taps + work.output().first_tap), taps_(max(1, work.part().taps)) {
-    const auto& sum = work.sum();
-    left_ = sum.hi - sum.lo, c_ = sum.lo / taps_, t_ = sum.lo - c_ * taps_;
-  }
+      : reader_(p.taps + work.output().first_tap),
+        start_(work.start()),
+        taps_(work.patches().taps),
+        left_(work.sum().hi) {}
   __device__ int left() const { return left_; }
   __device__ int c() const { return c_; }
+  // Of a patch, its first tap: the first patch of all does not wait for the list.
+  __device__ TapReader::Tap first() { return t_ == 0 ? start_ : reader_.read(t_); }
   __device__ int filter() { return reader_.read(t_).filter; }
-  __device__ bool begins_patch() const { return first_ || t_ == 0; }
-  __device__ void advance() {
-    first_ = false, --left_;
-    t_ = t_ + 1 == taps_ ? 0 : t_ + 1, c_ += t_ == 0;
+  // Past so many taps that share a patch.
+  __device__ void advance(int taps) {
+    left_ -= taps, t_ += taps;
+    if (t_ == taps_) t_ = 0, ++c_;
   }
 
  private:
   TapReader reader_;
-  int taps_, left_, c_, t_;
-  bool first_ = true;
+  TapReader::Tap start_;
+  int taps_, left_, c_ = 0, t_ = 0;
 };
 
+// corner: where the patch begins, as its first tap has it (patch.h).
 template <class Tile>
-__device__ void copy_patch(const Params& p, uint32_t to, uint32_t bar, int c, const WorkItem::Input& at) {
+__device__ void copy_patch(const Params& p, uint32_t to, uint32_t bar, int c, const WorkItem::Input& at, int corner) {
+  const auto coordinate = [&](int axis) {  // counted from w
+    return corner << (32 - (axis + 1) * kCornerBits) >> (32 - kCornerBits);
+  };
   barrier_expect(bar, p.patch_bytes);
   const ChannelBlock<Tile::BK> from(p, c);
-  copy_box(to, from.map, bar, {from.c, at.w, at.h, at.d, at.n});
+  copy_box(to, from.map, bar, {from.c, at.w + coordinate(0), at.h + coordinate(1), at.d + coordinate(2), at.n});
 }
 
 template <class Tile>
@@ -68,7 +74,7 @@ struct PatchProducer {
       for (int i = 0; i < ahead; ++i) {
         const int filter = k.filter();
         if (elected) copy_b(i, k.c(), filter, work.sum().k0);
-        k.advance();
+        k.advance(1);
       }
     }
     if (p.filter_is_constant) wait_for_previous_grid();
@@ -76,22 +82,30 @@ struct PatchProducer {
     PipelineState s, patch;
     while (!work.at_end()) {
 #pragma unroll 1
-      for (; walk.left() > 0; walk.advance()) {
-        if (walk.begins_patch()) {
-          barrier_wait(patch_empty0 + patch.stage * 8, patch.parity ^ 1);
-          if (elected)
-            copy_patch<Tile>(p, patches + patch.stage * p.patch_pitch, patch_full0 + patch.stage * 8, walk.c(), from);
-          patch.advance(p.patch_stages);
+      while (walk.left() > 0) {
+        const TapReader::Tap first = walk.first();
+        const int taps = first.d;
+        barrier_wait(patch_empty0 + patch.stage * 8, patch.parity ^ 1);
+        if (elected)
+          copy_patch<Tile>(p, patches + patch.stage * p.patch_pitch, patch_full0 + patch.stage * 8, walk.c(), from,
+                           first.h);
+        patch.advance(p.patch_stages);
+        if (p.filter_stays) {
+          walk.advance(taps);
+          continue;
         }
-        if (p.filter_stays) continue;
-        if (ahead > 0) {
-          --ahead;
-        } else {
-          barrier_wait(empty0 + s.stage * 8, s.parity ^ 1);
-          const int filter = walk.filter();
-          if (elected) copy_b(s.stage, walk.c(), filter, work.sum().k0);
+#pragma unroll 1
+        for (int i = 0; i < taps; ++i) {
+          if (ahead > 0) {
+            --ahead;
+          } else {
+            barrier_wait(empty0 + s.stage * 8, s.parity ^ 1);
+            const int filter = walk.filter();
+            if (elected) copy_b(s.stage, walk.c(), filter, work.sum().k0);
+          }
+          s.advance(p.stages);
+          walk.advance(1);
         }
-        s.advance(p.stages);
       }
       if (!work.next()) break;
       work.fetch_next();
@@ -126,31 +140,31 @@ class PatchRing {
     for (int m = 0; m < kRowBlocks; ++m) block_[m] = p.row_blocks[first_block + m];
   }
   __device__ void begin(const Params& p, const WorkReader& work) {
-    const auto& sum = work.sum();
-    list_ = p.taps + work.output().first_tap, taps_ = max(1, work.part().taps);
-    c_ = sum.lo / taps_, t_ = sum.lo - c_ * taps_;
+    list_ = p.taps + work.output().first_tap, taps_ = work.patches().taps;
+    c_ = t_ = 0;
     const auto start = work.start();
     tap_ = {start.w, start.filter};
-    read_ = after(t_);
+    read_ = after(0);
     coming_ = read(), read_ = after(read_);
     later_ = read();
   }
   // Past an item that the other team has: a whole tile.
-  __device__ void skip(int count) {
-    at_.skip(stages_, count), done_.skip(stages_, count);
-    const int patches = count > 0 ? channel_blocks_ : 0;
+  __device__ void skip(const WorkReader& work) {
+    at_.skip(stages_, work.sum().hi), done_.skip(stages_, work.sum().hi);
+    const int patches = work.patches().count * channel_blocks_;
     patch_.skip(patch_stages_, patches), done_patch_.skip(patch_stages_, patches);
   }
 
-  // Waits for the next patch. How many of `left` k-blocks read it.
-  __device__ int begin_patch(int left) const {
+  // Waits for the next patch. How many k-blocks read it.
+  __device__ int begin_patch() {
     barrier_wait(patch_full_ + patch_.stage * 8, patch_.parity);
-    return min(left, taps_ - t_);
+    return patch_taps_ = tap_.place >> kPixelBits;
   }
   // What its values are multiplied by.
   __device__ float scale() const { return load_shared_float(patch_scale_ + patch_.stage * 4); }
   __device__ void end_patch() {
-    t_ = 0, ++c_;
+    t_ += patch_taps_;
+    if (t_ == taps_) t_ = 0, ++c_;
     patch_.advance(patch_stages_);
   }
   __device__ void release_patch() {
@@ -185,7 +199,7 @@ class PatchRing {
     }
   };
   __device__ Operands operands() const {
-    Operands r{a_ + ((patch_.stage * pitch_ + tap_.pixel * 128) >> 4),
+    Operands r{a_ + ((patch_.stage * pitch_ + (tap_.place & ((1 << kPixelBits) - 1)) * 128) >> 4),
                b_ + filter_stage() * (Tile::kBBytes >> 4),
                uint32_t(group_pitch_),
                {}};
@@ -196,7 +210,7 @@ class PatchRing {
 
  private:
   struct TapWords {
-    int pixel, filter;  // of the patch, that the tile's first row reads
+    int place, filter;  // place: the last word of its offset (patch.h)
   };
   __device__ int after(int t) const { return t + 1 == taps_ ? 0 : t + 1; }
   __device__ TapWords read() const {
@@ -211,7 +225,7 @@ class PatchRing {
   int stages_, patch_stages_, channel_blocks_;
   bool filter_stays_, filter_is_there_ = false;
   const WorkTap* list_ = nullptr;
-  int taps_ = 1, c_ = 0, t_ = 0, read_ = 0;
+  int taps_ = 1, patch_taps_ = 0, c_ = 0, t_ = 0, read_ = 0;
   TapWords tap_{}, coming_{}, later_{};
   PipelineState at_{}, patch_{}, done_{}, done_patch_{};
 };

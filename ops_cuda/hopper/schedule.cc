@@ -24,7 +24,7 @@ struct RowsPlan {
   std::optional<Plan> plan;  // none where no patch serves
   std::optional<Patch> patch;
   std::optional<RunCorners> runs;
-  std::vector<Index3> corner;  // of each tile's patch, relative to its first input pixel; or where its run starts
+  std::vector<Index3> start;  // of each tile, relative to its first input pixel, where it is a run
 };
 
 RowsPlan plan_rows(const Problem& p, const Operands& o, const Config& config) {
@@ -35,7 +35,7 @@ RowsPlan plan_rows(const Problem& p, const Operands& o, const Config& config) {
   RowsPlan r{rows, source, config.halved, {}, {}, {}, {}};
   if (source == Source::kPatches) {
     if (std::optional<PatchPlan> found = plan_patches(p, rows, tile_overhead))
-      r.plan = std::move(found->plan), r.patch = found->patch, r.corner = std::move(found->corner);
+      r.plan = std::move(found->plan), r.patch = found->patch;
     return r;
   }
   Index3 limit;
@@ -47,7 +47,7 @@ RowsPlan plan_rows(const Problem& p, const Operands& o, const Config& config) {
     return double(plan.executed_pixel_taps) + tile_overhead * double(plan.tiles.size()) * rows;
   };
   if (runs && multiplied(runs->plan) < multiplied(*r.plan))
-    r.plan = std::move(runs->plan), r.runs = run_corners(p), r.corner = std::move(runs->start);
+    r.plan = std::move(runs->plan), r.runs = run_corners(p), r.start = std::move(runs->start);
   return r;
 }
 
@@ -70,7 +70,7 @@ int ring_bytes(const Config& c, const Operands& o, const Machine& m) {
 // Everything about a configuration that does not depend on how its tiles are dealt.
 struct Setting {
   const Plan* plan;
-  const std::vector<Index3>* corner;
+  const std::vector<Index3>* start;
   Schedule schedule;  // without items
   int columns;        // of tiles; a pair's are one
   int channel_blocks;
@@ -78,11 +78,15 @@ struct Setting {
   Cost cost;
 };
 
-// Of the tiles together: k-blocks for each patch that is loaded.
-double taps_of_patch(const Plan& plan) {
-  double taps = 0, tiles = 0;
-  for (const Tile& t : plan.tiles) taps += t.num_taps, tiles += t.num_taps > 0;
-  return std::max(taps, 1.0) / std::max(tiles, 1.0);
+// Of all tiles together, patches or boxes for each k-block, and those beside one for each block of channels.
+struct Copies {
+  double all, more;
+};
+Copies copies_of(const Plan& plan, bool patches) {
+  if (!patches) return {1, 0};
+  double taps = 0, all = 0, one = 0;
+  for (const Tile& t : plan.tiles) taps += t.num_taps, all += patches_of(plan, t), one += t.num_taps > 0;
+  return {all / std::max(taps, 1.0), (all - one) / std::max(taps, 1.0)};
 }
 
 // How many blocks of a cluster of `splits` share each tile, a power of two: twice as many for the tiles of the longest
@@ -143,12 +147,13 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& given, con
     r.clusters = config.cut ? at_once : int(std::min<int64_t>(items, at_once));
     busy_blocks = r.blocks();
   }
-  const double pixel_bytes =
-      kBlockBytes * (rows.patch ? rows.patch->box.pixels() / taps_of_patch(plan) : double(plan.box.pixels()));
-  Cost cost = cost_of(config, o, pixel_bytes, r.filter_stays ? 0 : filter_bytes(s, o),
-                      r.filter_stays ? std::nullopt : std::optional(r.stages), busy_blocks, m);
+  const Copies copies = copies_of(plan, rows.patch.has_value());
+  const Box& copied = rows.patch ? rows.patch->box : plan.box;
+  const Fetched fetched{kBlockBytes * double(copied.pixels()) * copies.all, r.filter_stays ? 0.0 : filter_bytes(s, o),
+                        copies.more};
+  Cost cost = cost_of(config, o, fetched, r.filter_stays ? std::nullopt : std::optional(r.stages), busy_blocks, m);
   if (config.halved) cost.start += cycles_to_halve(HalvedInput(p, m.multiprocessors));
-  return Setting{&plan, &rows.corner, std::move(r), columns, channel_blocks, std::move(sharers), cost};
+  return Setting{&plan, &rows.start, std::move(r), columns, channel_blocks, std::move(sharers), cost};
 }
 
 // What a cluster does for a tile: k-blocks [lo, hi) of its sum. The one that has the last of them stores it; the
@@ -332,12 +337,13 @@ Schedule finish(const Setting& s, const Deal& deal) {
     for (const Piece& piece : pieces[cluster]) {
       const Tile& t = s.plan->tiles[piece.tile];
       WorkItem w = whole_tile(*s.plan, t);
-      if (!s.corner->empty()) {
-        const Index3& corner = (*s.corner)[piece.tile];
-        w.input.d += corner[0], w.input.h += corner[1], w.input.w += corner[2];
+      if (!s.start->empty()) {
+        const Index3& start = (*s.start)[piece.tile];
+        w.input.d += start[0], w.input.h += start[1], w.input.w += start[2];
       }
       w.sum.parts = piece.stores() ? piece.before + 1 : WorkItem::kPart;
-      w.part.taps = std::max(1, t.num_taps), w.part.sharers = piece.sharers;
+      w.part.sharers = piece.sharers;
+      if (r.patch) w.patches = {t.num_taps, patches_of(*s.plan, t)};
       for (int block = 0; block < blocks_of(piece); ++block) {
         const int column = column_of(piece, block);
         w.sum.k0 = column * r.config.shape.bn;

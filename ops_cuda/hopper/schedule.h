@@ -24,7 +24,7 @@ Curve curve_of(ActivationKind);
 
 // Where the pixels that a k-block multiplies come from.
 //   kBoxes    each tap's are a box of their own, or a run of pixels (runs.h)
-//   kPatches  all taps of a block of channels read one patch (patch.h)
+//   kPatches  taps of a block of channels share patches (patch.h)
 enum class Source { kBoxes, kPatches };
 
 inline constexpr int kBlockBytes = 128;  // of the channels of X: a k-block
@@ -116,7 +116,8 @@ inline constexpr TileShape kTileShapes[] = {
 };
 
 // One output tile, or a block's share of its sum. A k-block is 128 bytes of channels of one tap; a tile's sum is its
-// k-blocks in order: tap by tap, or, where taps share patches, one block of channels after the other. A tile may be cut
+// k-blocks in order: tap by tap, or, where taps share patches, one block of channels after the other. Such a tile is a
+// block's own; any other may be cut
 // into parts: blocks leave theirs in a workspace, but for the one that has the last part, which adds the others to it
 // and stores the tile. It waits for them, so that it comes after them in the grid; and each block leaves what others
 // wait for before it waits itself.
@@ -136,16 +137,18 @@ struct alignas(16) WorkItem {
   } output;
   struct alignas(16) Part {
     int32_t slot, counter;  // of a cut tile: where this part lies in the workspace, or the first; who counts them
-    int32_t taps;           // of the tile, at least 1
     int32_t sharers;        // blocks of a cluster that have a share of it each (cluster_sum.cuh); else 1
   } part;
-  // The tap of k-block lo, lest the first copy waits for the list of taps. Where each tap has a box of its own, that is
-  // first_tap.
+  // Where taps share patches: their number, and of how many patches, for each block of channels.
+  struct alignas(16) Patches {
+    int32_t taps, count;
+  } patches;
+  // The tap of k-block lo, which is first_tap, lest the first copy waits for the list of taps.
   struct alignas(16) Start {
     int32_t d, h, w, filter;
   } start;
 };
-static_assert(sizeof(WorkItem) == 80);
+static_assert(sizeof(WorkItem) == 96);
 
 inline constexpr int kMaxStages = 12;                              // of a ring of k-blocks
 inline constexpr int kMaxFilterStages = 32;                        // of a filter that stays
@@ -166,7 +169,7 @@ struct Config {
 struct Schedule {
   Config config;
   Box box;
-  std::optional<Patch> patch;      // where taps share one
+  std::optional<Patch> patch;      // where taps share them
   std::optional<RunCorners> runs;  // where tiles are runs of pixels, in one row of all output pixels
   int stages = 0;                  // k-blocks in shared memory; of the filter alone where there is a patch
   int patch_stages = 0;            // patches in shared memory

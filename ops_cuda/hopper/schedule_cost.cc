@@ -25,8 +25,8 @@ double cycles_to_halve(const HalvedInput& x) {
   return 2700 + double(bytes) / 1380;
 }
 
-Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filter_bytes, std::optional<int> stages,
-             int busy_blocks, const Machine& m) {
+Cost cost_of(const Config& c, const Operands& o, const Fetched& fetched, std::optional<int> stages, int busy_blocks,
+             const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
   // Through patches the tensor cores wait for operands: fewer columns than 64 save nothing where both warpgroups
@@ -47,7 +47,7 @@ Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filt
                            : c.cut      ? (c.pairs ? 0.07 : 0.18)
                                         : 0;
   const double apart = 1 + strangers * busy;
-  const double loaded_bytes = (c.pairs ? 0.9 : 1) * pixel_bytes + filter_bytes;
+  const double loaded_bytes = (c.pairs ? 0.9 : 1) * fetched.pixel_bytes + fetched.filter_bytes;
   const double load = loaded_bytes / (118.3 - 53.5 * busy) * share * apart + (c.pairs ? 52 : 0);
   const Latency least = latency_of(o, s.source);
   const double latency = 1539.0 / (stages.value_or(kMaxStages) - 1) +
@@ -57,7 +57,8 @@ Cost cost_of(const Config& c, const Operands& o, double pixel_bytes, double filt
   const double store = 560 + 0.0516 * s.bm() * s.bn * o.output_bytes * share;
   const double split =
       c.splits > 1 ? 1115 + 98 * c.splits + 0.037 * s.bm() * s.bn + (s.team == Team::kSolo ? 0 : 1600) : 0;
-  Cost cost{.k_block = std::max({multiply, load, latency}),
+  const double convert = s.converts(o.element_bytes) ? 13 * fetched.pixel_bytes / kBlockBytes : 0;
+  Cost cost{.k_block = std::max({multiply, load, latency, convert}) + 250 * fetched.more_patches,
             .tile = store + split,
             .leave = 1250 + 0.17 * s.bm() * s.bn,
             .add = 1230 + 0.107 * s.bm() * s.bn,

@@ -18,8 +18,13 @@ struct Cost {
 // What making halves of X takes before the kernel can begin, of which its start hides nothing.
 double cycles_to_halve(const HalvedInput&);
 
-// Bytes: that a k-block takes from global memory. stages: of a ring that the filter goes through; none where it stays.
-Cost cost_of(const Config&, const Operands&, double pixel_bytes, double filter_bytes, std::optional<int> stages,
-             int busy_blocks, const Machine&);
+// What a k-block takes from global memory. more_patches: that begin for it, beside one for each block of channels.
+struct Fetched {
+  double pixel_bytes, filter_bytes, more_patches;
+};
+
+// stages: of a ring that the filter goes through; none where it stays.
+Cost cost_of(const Config&, const Operands&, const Fetched&, std::optional<int> stages, int busy_blocks,
+             const Machine&);
 
 }  // namespace cks::cuda::hopper

@@ -29,6 +29,7 @@ class WorkReader {
   __device__ WorkItem::Input input() const { return get<WorkItem::Input>(offsetof(WorkItem, input)); }
   __device__ WorkItem::Output output() const { return get<WorkItem::Output>(offsetof(WorkItem, output)); }
   __device__ WorkItem::Part part() const { return get<WorkItem::Part>(offsetof(WorkItem, part)); }
+  __device__ WorkItem::Patches patches() const { return get<WorkItem::Patches>(offsetof(WorkItem, patches)); }
   __device__ WorkItem::Start start() const { return get<WorkItem::Start>(offsetof(WorkItem, start)); }
 
  private:
