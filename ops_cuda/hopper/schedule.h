@@ -116,11 +116,10 @@ inline constexpr TileShape kTileShapes[] = {
 };
 
 // One output tile, or a block's share of its sum. A k-block is 128 bytes of channels of one tap; a tile's sum is its
-// k-blocks in order: tap by tap, or, where taps share patches, one block of channels after the other. Such a tile is a
-// block's own; any other may be cut
-// into parts: blocks leave theirs in a workspace, but for the one that has the last part, which adds the others to it
-// and stores the tile. It waits for them, so that it comes after them in the grid; and each block leaves what others
-// wait for before it waits itself.
+// k-blocks in order: tap by tap, or, where taps share patches, one block of channels after the other. Such a tile is
+// one block's. Any other may be cut into parts: blocks leave theirs in a workspace, but for the one that has the last
+// part, which adds the others to it and stores the tile. It waits for them, so that it comes after them in the grid;
+// and each block leaves what others wait for before it waits itself.
 struct alignas(16) WorkItem {
   static constexpr int kEnd = 0, kPart = -1;
   struct alignas(16) Sum {
@@ -128,8 +127,8 @@ struct alignas(16) WorkItem {
     int32_t parts;       // of the tile, of which this block stores it; or kPart, which it leaves; kEnd of the list
   } sum;
   struct alignas(16) Input {
-    int32_t n, d, h, w;  // pixel that a tap with offset 0 reads for the tile's first output pixel; or the patch's
-                         // first; of a run, d is the image
+    int32_t n, d, h, w;  // pixel that a tap with offset 0 reads for the tile's first output pixel; of a run, d is the
+                         // image
   } input;
   struct alignas(16) Output {
     int32_t d, h, w;  // first pixel (its n is the input's)
@@ -139,7 +138,7 @@ struct alignas(16) WorkItem {
     int32_t slot, counter;  // of a cut tile: where this part lies in the workspace, or the first; who counts them
     int32_t sharers;        // blocks of a cluster that have a share of it each (cluster_sum.cuh); else 1
   } part;
-  // Where taps share patches: their number, and of how many patches, for each block of channels.
+  // Of a tile whose taps share patches: how many taps and patches, for each block of channels.
   struct alignas(16) Patches {
     int32_t taps, count;
   } patches;
