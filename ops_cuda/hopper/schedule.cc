@@ -5,10 +5,9 @@
 #include <map>
 #include <numeric>
 #include <optional>
-#include <queue>
 #include <ranges>
 
-#include "ops_cuda/hopper/schedule_cost.h"
+#include "ops_cuda/hopper/deal.h"
 #include "ops_cuda/hopper/tensor_limits.h"
 
 namespace cks::cuda::hopper {
@@ -72,10 +71,8 @@ struct Setting {
   const Plan* plan;
   const std::vector<Index3>* start;
   Schedule schedule;  // without items
-  int columns;        // of tiles; a pair's are one
   int channel_blocks;
-  std::vector<int> sharers;  // of each tile, where the blocks of a cluster share tiles
-  Cost cost;
+  Workload work;  // a pair's columns are one
 };
 
 // Of all tiles together, patches or boxes for each k-block, and those beside one for each block of channels.
@@ -87,30 +84,6 @@ Copies copies_of(const Plan& plan, bool patches) {
   double taps = 0, all = 0, one = 0;
   for (const Tile& t : plan.tiles) taps += t.num_taps, all += patches_of(plan, t), one += t.num_taps > 0;
   return {all / std::max(taps, 1.0), (all - one) / std::max(taps, 1.0)};
-}
-
-// How many blocks of a cluster of `splits` share each tile, a power of two: twice as many for the tiles of the longest
-// shares, as long as a cluster and the GPU's `blocks` allow. Empty where there are more tiles than blocks, or where
-// smaller clusters would do.
-std::vector<int> share_tiles(const Plan& plan, int columns, int splits, int64_t blocks) {
-  std::vector<int> sharers(plan.tiles.size(), 1);
-  int64_t left = blocks - int64_t(sharers.size()) * columns;
-  while (left >= 0) {
-    const auto share = [&](size_t i) { return double(plan.tiles[i].num_taps) / sharers[i]; };
-    double longest = 0;
-    for (size_t i = 0; i < sharers.size(); ++i) longest = std::max(longest, share(i));
-    int64_t more = 0, most = 0;
-    for (size_t i = 0; i < sharers.size(); ++i) {
-      if (share(i) == longest) more += sharers[i] * columns, most = std::max<int64_t>(most, sharers[i]);
-    }
-    if (most == splits || more > left) break;
-    left -= more;
-    for (size_t i = 0; i < sharers.size(); ++i) {
-      if (share(i) == longest) sharers[i] *= 2;
-    }
-  }
-  if (left < 0 || std::ranges::max(sharers) < splits) return {};
-  return sharers;
 }
 
 std::optional<Setting> make_setting(const Problem& p, const Operands& given, const Machine& m, const Config& config,
@@ -135,151 +108,27 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& given, con
   const int columns = int(ceil_div(p.filter.K, config.pairs ? 2 * s.bn : s.bn));
   const int at_once = m.clusters[config.blocks_per_sm - 1][std::countr_zero(unsigned(config.cluster()))];
   if (at_once == 0) return {};  // a slice of a GPU may have no GPC that holds such a cluster
-  const int64_t items = int64_t(plan.tiles.size()) * columns;
-  std::vector<int> sharers;
+  Workload work;
+  work.columns = columns, work.splits = config.splits, work.can_be_cut = config.cut;
+  for (const Tile& t : plan.tiles) work.lengths.push_back(t.num_taps * channel_blocks);
   int busy_blocks = 0;
   if (config.splits > 1) {
-    sharers = share_tiles(plan, columns, config.splits, int64_t(at_once) * config.splits);
-    if (sharers.empty()) return {};
-    busy_blocks = columns * std::accumulate(sharers.begin(), sharers.end(), 0);
+    work.sharers = share_tiles(work.lengths, columns, config.splits, int64_t(at_once) * config.splits);
+    if (work.sharers.empty()) return {};
+    busy_blocks = columns * std::accumulate(work.sharers.begin(), work.sharers.end(), 0);
     r.clusters = int(ceil_div(busy_blocks, config.splits));
   } else {
-    r.clusters = config.cut ? at_once : int(std::min<int64_t>(items, at_once));
+    r.clusters = config.cut ? at_once : int(std::min<int64_t>(work.tiles(), at_once));
     busy_blocks = r.blocks();
   }
+  work.clusters = r.clusters;
   const Copies copies = copies_of(plan, rows.patch.has_value());
   const Box& copied = rows.patch ? rows.patch->box : plan.box;
   const Fetched fetched{kBlockBytes * double(copied.pixels()) * copies.all, r.filter_stays ? 0.0 : filter_bytes(s, o),
                         copies.more};
-  Cost cost = cost_of(config, o, fetched, r.filter_stays ? std::nullopt : std::optional(r.stages), busy_blocks, m);
-  if (config.halved) cost.start += cycles_to_halve(HalvedInput(p, m.multiprocessors));
-  return Setting{&plan, &rows.start, std::move(r), columns, channel_blocks, std::move(sharers), cost};
-}
-
-// What a cluster does for a tile: k-blocks [lo, hi) of its sum. The one that has the last of them stores it; the
-// others, `before` it, leave theirs to it. A cluster has its pieces in the order of their turns. Its blocks from
-// `first_rank` on, as many as share the tile, have a share each.
-struct Piece {
-  enum Turn { kInStep, kLeaves, kWhole, kWaits };
-  int tile, column, lo, hi, before;
-  Turn turn;
-  int first_rank = 0, sharers = 1;
-  bool stores() const { return turn != kLeaves; }
-};
-
-int length_of(const Setting& s, int tile) { return s.plan->tiles[tile].num_taps * s.channel_blocks; }
-
-// Gives tiles to the cluster that is free first, longest first, as a plan has them: the first `count` of them, which
-// count by columns first. Calls take(cluster, piece); returns the cycles until each cluster is done.
-template <class F>
-std::vector<double> deal_whole(const Setting& s, int64_t count, const F& take) {
-  using Load = std::pair<double, int>;
-  std::vector<Load> loads(s.schedule.clusters);
-  for (int i = 0; i < s.schedule.clusters; ++i) loads[i] = {s.cost.start + s.cost.last_tile, i};
-  std::priority_queue<Load, std::vector<Load>, std::greater<>> queue(std::greater<>{}, std::move(loads));
-  std::vector<double> done(s.schedule.clusters, s.cost.start + s.cost.last_tile);
-  for (int64_t i = 0; i < count; ++i) {
-    const int tile = int(i / s.columns), length = length_of(s, tile), cluster = queue.top().second;
-    queue.pop();
-    done[cluster] += s.cost.tile + s.cost.k_block * length;
-    queue.push({done[cluster], cluster});
-    take(cluster, Piece{tile, int(i % s.columns), 0, length, 0, Piece::kInStep});
-  }
-  return done;
-}
-
-// Gives each tile the blocks that share it, tiles of the most blocks first, so that none lies in two clusters. Calls
-// take(cluster, piece); returns the cycles until the last block is done.
-template <class F>
-double deal_shares(const Setting& s, const F& take) {
-  std::vector<int> order(s.sharers.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::ranges::stable_sort(order, std::greater<>{}, [&](int tile) { return s.sharers[tile]; });
-  const int splits = s.schedule.config.splits;
-  int64_t longest = 0;
-  int block = 0;
-  for (const int tile : order) {
-    const int length = length_of(s, tile), sharers = s.sharers[tile];
-    longest = std::max(longest, ceil_div(length, sharers));
-    for (int column = 0; column < s.columns; ++column, block += sharers)
-      take(block / splits, Piece{tile, column, 0, length, 0, Piece::kInStep, block % splits, sharers});
-  }
-  return s.cost.start + s.cost.last_tile + s.cost.tile + s.cost.k_block * double(longest);
-}
-
-int64_t all_tiles(const Setting& s) { return int64_t(s.plan->tiles.size()) * s.columns; }
-
-constexpr int kShortestPart = 4;  // k-blocks
-
-// So many tiles are dealt whole before any is cut, as long as there are two for each cluster: blocks that work on
-// neighbours at the same time read the same lines.
-int64_t tiles_in_step(const Setting& s) {
-  return std::max<int64_t>(all_tiles(s) / s.schedule.clusters - 1, 0) * s.schedule.clusters;
-}
-
-// Of the tiles behind those in step, with which a cluster is `done` after so many cycles, it fills one cluster after
-// the other with what it can do in `cycles`, and cuts a tile where a cluster is full; who comes next goes on with it.
-// What a cluster leaves it sums first, and early enough for who waits for it. Calls take(cluster, piece); false if the
-// clusters cannot hold all tiles.
-template <class F>
-bool deal_cut(const Setting& s, const std::vector<double>& done, double cycles, const F& take) {
-  const Cost& cost = s.cost;
-  int cluster = 0;
-  double room = cycles - done[0], left = room;  // of the current cluster
-  for (int64_t i = tiles_in_step(s); i < all_tiles(s); ++i) {
-    const int tile = int(i / s.columns), length = length_of(s, tile);
-    Piece piece{tile, int(i % s.columns), 0, length, 0, Piece::kWhole};
-    const auto rest = [&] { return cost.tile + piece.before * cost.add + cost.k_block * (length - piece.lo); };
-    while (rest() > left) {
-      const double spare = std::min(left, room - cost.delay - cost.add) - cost.leave;
-      const int fitting = std::min(int(spare / cost.k_block), length - piece.lo - kShortestPart);
-      if (fitting >= kShortestPart) {
-        piece.hi = piece.lo + fitting, piece.turn = Piece::kLeaves;
-        take(cluster, piece);
-        piece = {piece.tile, piece.column, piece.hi, length, piece.before + 1, Piece::kWaits};
-      }
-      if (++cluster == s.schedule.clusters) return false;
-      left = room = cycles - done[cluster];
-    }
-    left -= rest();
-    take(cluster, piece);
-  }
-  return true;
-}
-
-constexpr auto kNobody = [](int, const Piece&) {};
-
-// An even share of all tiles: no way to deal them, cut or not, takes fewer cycles.
-double even_share(const Setting& s) {
-  if (!s.sharers.empty()) return deal_shares(s, kNobody);
-  double all = 0;
-  for (const Tile& t : s.plan->tiles) all += s.cost.tile + s.cost.k_block * t.num_taps * s.channel_blocks;
-  return s.cost.start + s.cost.last_tile + all * s.columns / s.schedule.clusters;
-}
-
-// How long the tiles take, and whether they are cut for that.
-struct Deal {
-  double cycles;
-  bool cut;
-};
-
-Deal choose_deal(const Setting& s) {
-  if (!s.sharers.empty()) return {deal_shares(s, kNobody), false};
-  // Many waves even out by themselves.
-  if (all_tiles(s) > 32 * s.schedule.clusters) return {even_share(s), false};
-  Deal best{std::ranges::max(deal_whole(s, all_tiles(s), kNobody)), false};
-  if (!s.schedule.config.cut) return best;
-  const std::vector<double> done = deal_whole(s, tiles_in_step(s), kNobody);
-  double least = even_share(s);
-  while (least < best.cycles * 0.995) {
-    const double between = (least + best.cycles) / 2;
-    if (deal_cut(s, done, between, kNobody)) {
-      best = {between, true};
-    } else {
-      least = between;
-    }
-  }
-  return best;
+  work.cost = cost_of(config, o, fetched, r.filter_stays ? std::nullopt : std::optional(r.stages), busy_blocks, m);
+  if (config.halved) work.cost.start += cycles_to_halve(HalvedInput(p, m.multiprocessors));
+  return Setting{&plan, &rows.start, std::move(r), channel_blocks, std::move(work)};
 }
 
 WorkItem whole_tile(const Plan& plan, const Tile& t) {
@@ -305,18 +154,10 @@ void take_range(const Setting& s, const Tile& t, int lo, int hi, WorkItem& w) {
   w.start = {start.offset[0], start.offset[1], start.offset[2], start.filter};
 }
 
-Schedule finish(const Setting& s, const Deal& deal) {
+Schedule finish(const Setting& s, const Deal& how) {
   Schedule r = s.schedule;
-  std::vector<std::vector<Piece>> pieces(r.clusters);
-  const auto take = [&](int cluster, const Piece& piece) { pieces[cluster].push_back(piece); };
-  if (deal.cut) {
-    deal_cut(s, deal_whole(s, tiles_in_step(s), take), deal.cycles, take);
-    r.cycles = deal.cycles;
-  } else if (!s.sharers.empty()) {
-    r.cycles = deal_shares(s, take);
-  } else {
-    r.cycles = std::ranges::max(deal_whole(s, all_tiles(s), take));
-  }
+  const Dealt dealt = deal(s.work, how);
+  r.cycles = dealt.cycles;
   // The blocks of a cluster have a column each, or share a tile's sum; a tile is not divided in both ways.
   const auto blocks_of = [&](const Piece& piece) { return r.config.pairs ? 2 : piece.sharers; };
   const auto column_of = [&](const Piece& piece, int block) {
@@ -326,15 +167,14 @@ Schedule finish(const Setting& s, const Deal& deal) {
     int slot, counter;
   };
   std::map<std::pair<int, int>, Place> cut_tiles;  // (tile, column) -> where its parts meet
-  for (const Piece& piece : pieces | std::views::join) {
+  for (const Piece& piece : dealt.pieces | std::views::join) {
     if (piece.turn != Piece::kWaits) continue;
     for (int block = 0; block < blocks_of(piece); ++block, r.slots += piece.before, ++r.counters)
       cut_tiles[{piece.tile, column_of(piece, block)}] = {r.slots, r.counters};
   }
   std::vector<std::vector<WorkItem>> lists(r.blocks());
   for (int cluster = 0; cluster < r.clusters; ++cluster) {
-    std::ranges::stable_sort(pieces[cluster], {}, &Piece::turn);
-    for (const Piece& piece : pieces[cluster]) {
+    for (const Piece& piece : dealt.pieces[cluster]) {
       const Tile& t = s.plan->tiles[piece.tile];
       WorkItem w = whole_tile(*s.plan, t);
       if (!s.start->empty()) {
@@ -367,55 +207,10 @@ Schedule finish(const Setting& s, const Deal& deal) {
 
 }  // namespace
 
-Operands multiplied(const Operands& o, const Config& c) {
-  if (!c.halved) return o;
-  return {sizeof(uint16_t), 1, round_up(o.channels, kHalvedBlock), o.curve, o.output_bytes};
-}
-
-Curve curve_of(ActivationKind kind) {
-  switch (kind) {
-    case ActivationKind::kNone:
-    case ActivationKind::kRelu:
-    case ActivationKind::kLeakyRelu:
-    case ActivationKind::kPRelu:
-    case ActivationKind::kClip:
-      return Curve::kPiecewiseLinear;
-    default:
-      return Curve::kAny;
-  }
-}
-
-std::vector<Config> all_configs(const Problem& p, const Operands& o) {
-  int narrowest = kTileShapes[0].bn;
-  for (const TileShape& s : kTileShapes) {
-    if (s.curve == o.curve) narrowest = std::min(narrowest, s.bn);
-  }
-  std::vector<Config> configs;
-  for (const TileShape& s : kTileShapes) {
-    if (s.curve != o.curve || !s.serves(o.element_bytes, o.products)) continue;
-    if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;         // more than half of every tile would be empty
-    if (s.source == Source::kPatches && p.filter.K > s.bn) continue;  // wider tiles are better
-    for (const bool halved : {false, true}) {
-      if (halved && !(o.can_be_halved && s.serves_halved())) continue;
-      for (const int splits : {1, 2, 4, 8}) {
-        if (splits > 1 && !s.can_be_split()) continue;
-        for (int blocks = 1; blocks <= s.max_blocks_per_sm(o.products); ++blocks)
-          configs.push_back({s, splits, blocks, false, halved});
-      }
-      if (s.can_be_cut()) configs.push_back({s, 1, 1, true, halved});
-      if (!s.can_pair(halved ? int(sizeof(uint16_t)) : o.element_bytes) || ceil_div(p.filter.K, s.bn) % 2 != 0)
-        continue;
-      configs.push_back({s, 1, 1, false, halved, true});
-      if (s.can_be_cut()) configs.push_back({s, 1, 1, true, halved, true});
-    }
-  }
-  return configs;
-}
-
 Schedule make_schedule(const Problem& p, const Operands& o, const Machine& m, const Config& config) {
   const RowsPlan rows = plan_rows(p, o, config);
   const std::optional<Setting> setting = make_setting(p, o, m, config, rows);
-  return setting ? finish(*setting, choose_deal(*setting)) : Schedule{};
+  return setting ? finish(*setting, choose_deal(setting->work)) : Schedule{};
 }
 
 Schedule choose_schedule(const Problem& p, const Operands& o, const Machine& m) {
@@ -441,8 +236,8 @@ std::vector<Schedule> best_schedules(const Problem& p, const Operands& o, const 
   for (const Config& c : all_configs(p, o)) {
     std::optional<Setting> setting = make_setting(p, o, m, c, plan_of(c));
     const bool full = best.size() == most;
-    if (!setting || (full && even_share(*setting) >= best.back().cycles())) continue;
-    const Deal deal = choose_deal(*setting);
+    if (!setting || (full && even_share(setting->work) >= best.back().cycles())) continue;
+    const Deal deal = choose_deal(setting->work);
     if (full && deal.cycles >= best.back().cycles()) continue;
     if (full) best.pop_back();
     const auto behind = std::ranges::upper_bound(best, deal.cycles, {}, &Candidate::cycles);
@@ -452,41 +247,6 @@ std::vector<Schedule> best_schedules(const Problem& p, const Operands& o, const 
   std::vector<Schedule> schedules;
   for (const Candidate& c : best) schedules.push_back(finish(c.setting, c.deal));
   return schedules;
-}
-
-std::string name_of(const Config& c) {
-  const auto team = [](Team t) {
-    switch (t) {
-      case Team::kSolo:
-        return "solo";
-      case Team::kShared:
-        return "shared";
-      case Team::kAlternate:
-        return "alternate";
-    }
-    return "";
-  };
-  const auto source = [](Source s) {
-    switch (s) {
-      case Source::kBoxes:
-        return "";
-      case Source::kPatches:
-        return " patches";
-    }
-    return "";
-  };
-  return std::string(team(c.shape.team)) + " " + std::to_string(c.shape.bm()) + "x" + std::to_string(c.shape.bn) +
-         source(c.shape.source) + (c.splits > 1 ? " splits " + std::to_string(c.splits) : "") +
-         (c.blocks_per_sm > 1 ? " two an SM" : "") + (c.cut ? " cut" : "") + (c.halved ? " of halves" : "") +
-         (c.pairs ? " in pairs" : "");
-}
-
-std::optional<Config> config_named(std::string_view name, const Problem& p, const Operands& o) {
-  if (name.empty()) return {};  // as in every plan without a search: no list of names need be made
-  for (const Config& c : all_configs(p, o)) {
-    if (name_of(c) == name) return c;
-  }
-  return {};
 }
 
 }  // namespace cks::cuda::hopper

@@ -1,5 +1,7 @@
 # The Hopper kernels: wgmma exists on sm_90a alone. A way to multiply a file, so that they compile side by side.
 add_library(ort_cks_hopper OBJECT
+  ops_cuda/hopper/configs.cc
+  ops_cuda/hopper/deal.cc
   ops_cuda/hopper/gradient_bfloat16.cu
   ops_cuda/hopper/gradient_boxes.cc
   ops_cuda/hopper/gradient_cost.cc
