@@ -55,8 +55,10 @@ Cost cost_of(const Config& c, const Operands& o, const Fetched& fetched, std::op
                                                 : least.others * (0.7 + 0.3 * s.row_blocks * s.bn / 128) *
                                                       (1 + least.second_rows * (s.row_blocks - 1)));
   const double store = 560 + 0.0516 * s.bm() * s.bn * o.output_bytes * share;
+  // A tile that blocks share is summed up and stored by all of them, two warpgroups' more slowly.
   const double split =
       c.splits > 1 ? 1115 + 98 * c.splits + 0.037 * s.bm() * s.bn + (s.team == Team::kSolo ? 0 : 1600) : 0;
+  // Those that convert patches take so long for a pixel; and each patch of a tile beyond the first is waited for.
   const double convert = s.converts(o.element_bytes) ? 13 * fetched.pixel_bytes / kBlockBytes : 0;
   Cost cost{.k_block = std::max({multiply, load, latency, convert}) + 250 * fetched.more_patches,
             .tile = store + split,
