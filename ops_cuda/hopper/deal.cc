@@ -27,20 +27,24 @@ std::vector<double> deal_whole(const Workload& w, int64_t count, const F& take) 
 }
 
 // Gives each tile the blocks that share it, tiles of the most blocks first, so that none lies in two clusters. Calls
-// take(cluster, piece); returns the cycles until the last block is done.
+// take(cluster, piece).
 template <class F>
-double deal_shares(const Workload& w, const F& take) {
+void deal_shares(const Workload& w, const F& take) {
   std::vector<int> order(w.sharers.size());
   std::iota(order.begin(), order.end(), 0);
   std::ranges::stable_sort(order, std::greater<>{}, [&](int tile) { return w.sharers[tile]; });
-  int64_t longest = 0;
   int block = 0;
   for (const int tile : order) {
     const int length = w.lengths[tile], sharers = w.sharers[tile];
-    longest = std::max(longest, ceil_div(length, sharers));
     for (int column = 0; column < w.columns; ++column, block += sharers)
       take(block / w.splits, Piece{tile, column, 0, length, 0, Piece::kInStep, block % w.splits, sharers});
   }
+}
+
+// Until the last block has done its share of a tile.
+double cycles_of_shares(const Workload& w) {
+  int64_t longest = 0;
+  for (size_t i = 0; i < w.lengths.size(); ++i) longest = std::max(longest, ceil_div(w.lengths[i], w.sharers[i]));
   return w.cost.start + w.cost.last_tile + w.cost.tile + w.cost.k_block * double(longest);
 }
 
@@ -84,7 +88,7 @@ constexpr auto kNobody = [](int, const Piece&) {};
 
 }  // namespace
 
-std::vector<int> share_tiles(const std::vector<int>& lengths, int columns, int splits, int64_t blocks) {
+std::vector<int> share_tiles(std::span<const int> lengths, int columns, int splits, int64_t blocks) {
   std::vector<int> sharers(lengths.size(), 1);
   int64_t left = blocks - int64_t(sharers.size()) * columns;
   while (left >= 0) {
@@ -106,14 +110,14 @@ std::vector<int> share_tiles(const std::vector<int>& lengths, int columns, int s
 }
 
 double even_share(const Workload& w) {
-  if (!w.sharers.empty()) return deal_shares(w, kNobody);
+  if (!w.sharers.empty()) return cycles_of_shares(w);
   double all = 0;
   for (const int length : w.lengths) all += w.cost.tile + w.cost.k_block * length;
   return w.cost.start + w.cost.last_tile + all * w.columns / w.clusters;
 }
 
 Deal choose_deal(const Workload& w) {
-  if (!w.sharers.empty()) return {deal_shares(w, kNobody), false};
+  if (!w.sharers.empty()) return {cycles_of_shares(w), false};
   // Many waves even out by themselves.
   if (w.tiles() > 32 * w.clusters) return {even_share(w), false};
   Deal best{std::ranges::max(deal_whole(w, w.tiles(), kNobody)), false};

@@ -1,6 +1,7 @@
 // Which cluster of blocks does which tiles: whole ones in turns, shared by the blocks of a cluster, or cut into parts
 // that even out the work. Pure host code.
 #pragma once
+#include <span>
 #include <vector>
 
 #include "ops_cuda/hopper/schedule_cost.h"
@@ -9,8 +10,8 @@ namespace cks::cuda::hopper {
 
 // Tiles, and who is there to do them.
 struct Workload {
-  std::vector<int> lengths;  // of the tiles, in k-blocks, longest first
-  int columns = 1;           // of tiles, all of these lengths
+  std::span<const int> lengths;  // of the tiles, in k-blocks, longest first
+  int columns = 1;               // of tiles, all of these lengths
   int clusters = 0;
   int splits = 1;  // blocks of a cluster, where they share tiles
   bool can_be_cut = false;
@@ -34,7 +35,7 @@ struct Piece {
 // How many blocks of a cluster of `splits` share each tile, a power of two: twice as many for the tiles of the longest
 // shares, as long as a cluster and the GPU's `blocks` allow. Empty where there are more tiles than blocks, or where
 // smaller clusters would do.
-std::vector<int> share_tiles(const std::vector<int>& lengths, int columns, int splits, int64_t blocks);
+std::vector<int> share_tiles(std::span<const int> lengths, int columns, int splits, int64_t blocks);
 
 // An even share of all tiles: no way to deal them takes fewer cycles.
 double even_share(const Workload&);

@@ -3,13 +3,14 @@
 //
 // A block takes work items in order. For each k-block (128 bytes of channels of one tap) a producer lane copies two
 // boxes to shared memory by TMA: A, the input pixels that the tile's rows read through this tap (what lies outside the
-// input is filled with zeros), and B, the filter's channels; or one A for all taps, a patch, whose floats a warpgroup
-// of its own turns into halves (patch_converter.cuh). Floats may have become halves before the kernel (halve.h). Math
-// warpgroups multiply them (wgmma) and leave the tile in shared memory, slab by slab of channels, from where a storer
-// lane sends it by TMA while they go on; the store map's element strides interleave the phases of a transposed
-// convolution. A tile's k-blocks may be in parts, which blocks leave for the one that stores it (tile_parts.cuh). With
-// `splits` > 1 the blocks of a cluster share those of one tile, or of several, and add up through distributed shared
-// memory (cluster_sum.cuh); the blocks of a pair share the pixels that they copy (boxes.cuh).
+// input is filled with zeros), and B, the filter's channels; or one A for several taps, a patch, whose floats a
+// warpgroup of its own turns into halves (patch_converter.cuh). Floats may have become halves before the kernel
+// (halve.h). Math warpgroups multiply them (wgmma) and leave the tile in shared memory, slab by slab of channels, from
+// where a storer lane sends it by TMA while they go on; the store map's element strides interleave the phases of a
+// transposed convolution. A tile's k-blocks may be in parts, which blocks leave for the one that stores it
+// (tile_parts.cuh). With `splits` > 1 the blocks of a cluster share those of one tile, or of several, and add up
+// through distributed shared memory (cluster_sum.cuh); the blocks of a pair share the pixels that they copy
+// (boxes.cuh).
 #pragma once
 #include "ops_cuda/hopper/boxes.cuh"
 #include "ops_cuda/hopper/cluster_sum.cuh"

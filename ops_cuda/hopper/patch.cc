@@ -86,7 +86,7 @@ std::optional<PatchPlan> with_patches(Plan plan, const Dims& step) {
   const std::optional<Patch> laid_out = lay_out(plan.box, patch);
   if (!laid_out) return {};
 
-  PatchPlan r{.plan = plan, .patch = *laid_out};
+  std::vector<Tap> taps = plan.taps;
   for (const auto& [first_tap, reaches] : lists) {
     int32_t to = first_tap;
     for (const auto& [first, reach] : reaches) {
@@ -102,11 +102,12 @@ std::optional<PatchPlan> with_patches(Plan plan, const Dims& step) {
         const int32_t pixel = (l[0] * patch.extent[1] + l[1]) * patch.extent[2] + l[2];
         const bool begins = left-- == reach.taps;
         const int32_t sharing = begins ? reach.taps : 0;
-        r.plan.taps[to++] = {{sharing, begins ? *packed : 0, sharing << kPixelBits | pixel}, plan.taps[from].filter};
+        taps[to++] = {{sharing, begins ? *packed : 0, sharing << kPixelBits | pixel}, plan.taps[from].filter};
       }
     }
   }
-  return r;
+  plan.taps = std::move(taps);
+  return PatchPlan{std::move(plan), *laid_out};
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The warps that make halves of a patch's floats, where they lie in shared memory: once for all taps, where the math
-// warps would convert a pixel again for every tap that reads it.
+// The warps that make halves of a patch's floats, where they lie in shared memory: once for all that read it, where the
+// math warps would convert a pixel again for every tap that reads it.
 //
 // All values of a tile have one scale, a power of two, that its sums have too (halves.cuh says why). It brings the
 // largest value to a place between 2^9 and 2^16, so that what is 2^-23 of that still has all digits of a half, and

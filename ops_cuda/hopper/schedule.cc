@@ -15,6 +15,17 @@ namespace {
 
 int channel_blocks_of(const Operands& o) { return int(ceil_div(o.channels * o.element_bytes, kBlockBytes)); }
 
+// Of all tiles together, patches or boxes for each k-block, and those beside one for each block of channels.
+struct Copies {
+  double all, more;
+};
+Copies copies_of(const Plan& plan, bool patches) {
+  if (!patches) return {1, 0};
+  double taps = 0, all = 0, one = 0;
+  for (const Tile& t : plan.tiles) taps += t.num_taps, all += patches_of(plan, t), one += t.num_taps > 0;
+  return {all / std::max(taps, 1.0), (all - one) / std::max(taps, 1.0)};
+}
+
 // A plan is the same for all configurations with equally many rows, the same source, and as many k-blocks a tap.
 struct RowsPlan {
   int rows;
@@ -24,29 +35,34 @@ struct RowsPlan {
   std::optional<Patch> patch;
   std::optional<RunCorners> runs;
   std::vector<Index3> start;  // of each tile, relative to its first input pixel, where it is a run
+  int channel_blocks;
+  std::vector<int> lengths;  // of the tiles, in k-blocks
+  Copies copies;
 };
 
 RowsPlan plan_rows(const Problem& p, const Operands& o, const Config& config) {
-  const int rows = config.shape.bm();
-  const Source source = config.shape.source;
-  const double tile_overhead =
-      2.0 / channel_blocks_of(multiplied(o, config));  // about two k-blocks more than its taps (measured)
-  RowsPlan r{rows, source, config.halved, {}, {}, {}, {}};
-  if (source == Source::kPatches) {
-    if (std::optional<PatchPlan> found = plan_patches(p, rows, tile_overhead))
+  RowsPlan r{};
+  r.rows = config.shape.bm(), r.source = config.shape.source, r.halved = config.halved;
+  r.channel_blocks = channel_blocks_of(multiplied(o, config));
+  const double tile_overhead = 2.0 / r.channel_blocks;  // about two k-blocks more than its taps (measured)
+  if (r.source == Source::kPatches) {
+    if (std::optional<PatchPlan> found = plan_patches(p, r.rows, tile_overhead))
       r.plan = std::move(found->plan), r.patch = found->patch;
-    return r;
+  } else {
+    Index3 limit;
+    for (int i = 0; i < 3; ++i)
+      limit[i] = int32_t(kMaxTensorBox / p.stride[i]);  // input step or output step, as the operator has it
+    r.plan = make_plan(p, choose_box(p, r.rows, tile_overhead, limit));
+    std::optional<RunsPlan> runs = plan_runs(p, r.rows);
+    const auto multiplied = [&](const Plan& plan) {
+      return double(plan.executed_pixel_taps) + tile_overhead * double(plan.tiles.size()) * r.rows;
+    };
+    if (runs && multiplied(runs->plan) < multiplied(*r.plan))
+      r.plan = std::move(runs->plan), r.runs = run_corners(p), r.start = std::move(runs->start);
   }
-  Index3 limit;
-  for (int i = 0; i < 3; ++i)
-    limit[i] = int32_t(kMaxTensorBox / p.stride[i]);  // input step or output step, as the operator has it
-  r.plan = make_plan(p, choose_box(p, rows, tile_overhead, limit));
-  std::optional<RunsPlan> runs = plan_runs(p, rows);
-  const auto multiplied = [&](const Plan& plan) {
-    return double(plan.executed_pixel_taps) + tile_overhead * double(plan.tiles.size()) * rows;
-  };
-  if (runs && multiplied(runs->plan) < multiplied(*r.plan))
-    r.plan = std::move(runs->plan), r.runs = run_corners(p), r.start = std::move(runs->start);
+  if (!r.plan) return r;
+  for (const Tile& t : r.plan->tiles) r.lengths.push_back(t.num_taps * r.channel_blocks);
+  r.copies = copies_of(*r.plan, r.patch.has_value());
   return r;
 }
 
@@ -68,23 +84,10 @@ int ring_bytes(const Config& c, const Operands& o, const Machine& m) {
 
 // Everything about a configuration that does not depend on how its tiles are dealt.
 struct Setting {
-  const Plan* plan;
-  const std::vector<Index3>* start;
+  const RowsPlan* rows;
   Schedule schedule;  // without items
-  int channel_blocks;
-  Workload work;  // a pair's columns are one
+  Workload work;      // a pair's columns are one
 };
-
-// Of all tiles together, patches or boxes for each k-block, and those beside one for each block of channels.
-struct Copies {
-  double all, more;
-};
-Copies copies_of(const Plan& plan, bool patches) {
-  if (!patches) return {1, 0};
-  double taps = 0, all = 0, one = 0;
-  for (const Tile& t : plan.tiles) taps += t.num_taps, all += patches_of(plan, t), one += t.num_taps > 0;
-  return {all / std::max(taps, 1.0), (all - one) / std::max(taps, 1.0)};
-}
 
 std::optional<Setting> make_setting(const Problem& p, const Operands& given, const Machine& m, const Config& config,
                                     const RowsPlan& rows) {
@@ -92,10 +95,10 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& given, con
   const Operands o = multiplied(given, config);
   const TileShape& s = config.shape;
   const Plan& plan = *rows.plan;
-  const int channel_blocks = channel_blocks_of(o), one_patch = rows.patch ? patch_pitch(*rows.patch) : 0;
+  const int one_patch = rows.patch ? patch_pitch(*rows.patch) : 0;
   const int for_rings = ring_bytes(config, o, m);
   const int fitting = (for_rings - kLeastPatchStages * one_patch) / stage_bytes(s, o);
-  const int64_t whole_filter = p.filter.taps() * channel_blocks;
+  const int64_t whole_filter = p.filter.taps() * rows.channel_blocks;
   Schedule r;
   r.config = config, r.box = plan.box, r.patch = rows.patch, r.runs = rows.runs;
   r.filter_stays = rows.patch && p.filter.K <= s.bn && whole_filter <= std::min(fitting, kMaxFilterStages);
@@ -109,8 +112,7 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& given, con
   const int at_once = m.clusters[config.blocks_per_sm - 1][std::countr_zero(unsigned(config.cluster()))];
   if (at_once == 0) return {};  // a slice of a GPU may have no GPC that holds such a cluster
   Workload work;
-  work.columns = columns, work.splits = config.splits, work.can_be_cut = config.cut;
-  for (const Tile& t : plan.tiles) work.lengths.push_back(t.num_taps * channel_blocks);
+  work.lengths = rows.lengths, work.columns = columns, work.splits = config.splits, work.can_be_cut = config.cut;
   int busy_blocks = 0;
   if (config.splits > 1) {
     work.sharers = share_tiles(work.lengths, columns, config.splits, int64_t(at_once) * config.splits);
@@ -122,13 +124,12 @@ std::optional<Setting> make_setting(const Problem& p, const Operands& given, con
     busy_blocks = r.blocks();
   }
   work.clusters = r.clusters;
-  const Copies copies = copies_of(plan, rows.patch.has_value());
   const Box& copied = rows.patch ? rows.patch->box : plan.box;
-  const Fetched fetched{kBlockBytes * double(copied.pixels()) * copies.all, r.filter_stays ? 0.0 : filter_bytes(s, o),
-                        copies.more};
+  const Fetched fetched{kBlockBytes * double(copied.pixels()) * rows.copies.all,
+                        r.filter_stays ? 0.0 : filter_bytes(s, o), rows.copies.more};
   work.cost = cost_of(config, o, fetched, r.filter_stays ? std::nullopt : std::optional(r.stages), busy_blocks, m);
   if (config.halved) work.cost.start += cycles_to_halve(HalvedInput(p, m.multiprocessors));
-  return Setting{&plan, &rows.start, std::move(r), channel_blocks, std::move(work)};
+  return Setting{&rows, std::move(r), std::move(work)};
 }
 
 WorkItem whole_tile(const Plan& plan, const Tile& t) {
@@ -146,16 +147,18 @@ WorkItem whole_tile(const Plan& plan, const Tile& t) {
 
 // Of a tile's k-blocks those from `lo` to `hi`.
 void take_range(const Setting& s, const Tile& t, int lo, int hi, WorkItem& w) {
-  const int32_t taps_before = s.schedule.patch ? 0 : lo / s.channel_blocks, before = taps_before * s.channel_blocks;
+  const int channel_blocks = s.rows->channel_blocks;
+  const int32_t taps_before = s.schedule.patch ? 0 : lo / channel_blocks, before = taps_before * channel_blocks;
   w.output.first_tap = t.first_tap + taps_before;
   w.sum.lo = lo - before, w.sum.hi = hi - before;
   if (lo == hi) return;  // an empty share at the end of a list starts nowhere
-  const Tap& start = s.plan->taps[w.output.first_tap];
+  const Tap& start = s.rows->plan->taps[w.output.first_tap];
   w.start = {start.offset[0], start.offset[1], start.offset[2], start.filter};
 }
 
 Schedule finish(const Setting& s, const Deal& how) {
   Schedule r = s.schedule;
+  const Plan& plan = *s.rows->plan;
   const Dealt dealt = deal(s.work, how);
   r.cycles = dealt.cycles;
   // The blocks of a cluster have a column each, or share a tile's sum; a tile is not divided in both ways.
@@ -175,15 +178,15 @@ Schedule finish(const Setting& s, const Deal& how) {
   std::vector<std::vector<WorkItem>> lists(r.blocks());
   for (int cluster = 0; cluster < r.clusters; ++cluster) {
     for (const Piece& piece : dealt.pieces[cluster]) {
-      const Tile& t = s.plan->tiles[piece.tile];
-      WorkItem w = whole_tile(*s.plan, t);
-      if (!s.start->empty()) {
-        const Index3& start = (*s.start)[piece.tile];
+      const Tile& t = plan.tiles[piece.tile];
+      WorkItem w = whole_tile(plan, t);
+      if (r.runs) {
+        const Index3& start = s.rows->start[piece.tile];
         w.input.d += start[0], w.input.h += start[1], w.input.w += start[2];
       }
       w.sum.parts = piece.stores() ? piece.before + 1 : WorkItem::kPart;
       w.part.sharers = piece.sharers;
-      if (r.patch) w.patches = {t.num_taps, patches_of(*s.plan, t)};
+      if (r.patch) w.patches = {t.num_taps, patches_of(plan, t)};
       for (int block = 0; block < blocks_of(piece); ++block) {
         const int column = column_of(piece, block);
         w.sum.k0 = column * r.config.shape.bn;
@@ -195,7 +198,7 @@ Schedule finish(const Setting& s, const Deal& how) {
       }
     }
   }
-  r.taps = s.plan->taps;
+  r.taps = plan.taps;
   size_t rounds = 0;
   for (const auto& list : lists) rounds = std::max(rounds, list.size());
   r.items.assign((rounds + 1) * lists.size(), WorkItem{});  // WorkItem::kEnd behind each list
