@@ -53,24 +53,25 @@ struct MathWarps {
       if (kAlternate && lane == 0) barrier_arrive(shared_address(&bars.turn[team ^ 1]));
     };
 
+    // Past the other team's tile, if there is one.
+    const auto skip_tile = [&] {
+      if (!work.next()) return;
+      ring.skip(work);
+      work.fetch_next();
+    };
+
     wait_for_previous_grid();
     const bool plain = Ending::is_plain(p.epilogue);
     PipelineState slab_at;
-    for (int round = 0; work.next(); ++round) {
+    if (kAlternate && team == 1) skip_tile();
+    for (int turn = 0; work.next(); ++turn) {
       work.fetch_next();
-      const auto& sum = work.sum();
+      const auto sum = work.sum();
       const int count = sum.hi - sum.lo;
-      if constexpr (kAlternate) {
-        if (round % 2 != team) {
-          ring.skip(work);
-          continue;
-        }
-      }
-      typename Ending::Biases biases;
-      biases.fetch(p, sum.k0);
+      const typename Ending::Affines affines(p, sum.k0);
       Accumulators acc;
       ring.begin(p, work);
-      wait_turn(round / 2);
+      wait_turn(turn);
       if constexpr (Tile::kSource == Source::kPatches) {
         Loop::multiply_patches(ring, count, acc, pass_turn);
       } else if constexpr (Tile::kThroughRegisters) {
@@ -93,10 +94,11 @@ struct MathWarps {
         }
         TileParts<Tile>::add_others(ring, tiles, sum.parts - 1, acc);
       }
+      if constexpr (kAlternate) skip_tile();  // so that this team's next item is there when its tile is staged
       if (plain) {
-        Ending::template stage_tile<true>(p, sum.k0, acc, stages, bars, team, slab_at, row0, biases);
+        Ending::template stage_tile<true>(p, sum.k0, acc, stages, bars, team, slab_at, row0, affines);
       } else {
-        Ending::template stage_tile<false>(p, sum.k0, acc, stages, bars, team, slab_at, row0, biases);
+        Ending::template stage_tile<false>(p, sum.k0, acc, stages, bars, team, slab_at, row0, affines);
       }
     }
     return false;

@@ -62,6 +62,7 @@ struct MainLoop {
         }
         scale = coming;
       }
+      ring.fetch();
       ring.wait();
       issue(ring.operands(), acc);
       wgmma_wait<1>();
@@ -75,6 +76,7 @@ struct MainLoop {
         // Nothing but a patch is ever free again: the tensor cores' queue is not drained before the next one begins.
 #pragma unroll 1
         while (--taps > 0) {
+          ring.fetch();
           ring.wait();
           issue(ring.operands(), acc);
           ring.advance();
@@ -82,6 +84,7 @@ struct MainLoop {
       } else {
 #pragma unroll 1
         while (--taps > 0) {
+          ring.fetch();
           ring.wait();
           issue(ring.operands(), acc);
           wgmma_wait<1>();

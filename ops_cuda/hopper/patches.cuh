@@ -145,8 +145,7 @@ class PatchRing {
     const auto start = work.start();
     tap_ = {start.w, start.filter};
     read_ = after(0);
-    coming_ = read(), read_ = after(read_);
-    later_ = read();
+    coming_ = read();
   }
   // Past an item that the other team has: a whole tile.
   __device__ void skip(const WorkReader& work) {
@@ -177,6 +176,11 @@ class PatchRing {
   __device__ void wait() const {
     if (!filter_is_there_) barrier_wait(full_ + filter_stage() * 8, filter_stays_ ? 0 : at_.parity);
   }
+  // Has the tap after the next one come, while the current one's products are issued.
+  __device__ void fetch() {
+    read_ = after(read_);
+    later_ = read();
+  }
   // A tile has multiplied `count` k-blocks.
   __device__ void seen(int count) { filter_is_there_ |= filter_stays_ && count == stages_; }
   // The oldest k-block; where the filter does not stay.
@@ -188,8 +192,6 @@ class PatchRing {
     if (!filter_stays_) at_.advance(stages_);
     tap_ = coming_;
     coming_ = later_;
-    read_ = after(read_);
-    later_ = read();
   }
 
   struct Operands {
@@ -214,8 +216,12 @@ class PatchRing {
   };
   __device__ int after(int t) const { return t + 1 == taps_ ? 0 : t + 1; }
   __device__ TapWords read() const {
-    const int2 words = __ldg(reinterpret_cast<const int2*>(list_ + read_) + 1);
-    return {words.x, words.y};
+    // Volatile, lest it is moved behind products: the loop's next turn waits for it.
+    TapWords words;
+    asm volatile("ld.global.nc.v2.s32 {%0, %1}, [%2];"
+                 : "=r"(words.place), "=r"(words.filter)
+                 : "l"(reinterpret_cast<const int2*>(list_ + read_) + 1));
+    return words;
   }
   __device__ int filter_stage() const { return filter_stays_ ? tap_.filter * channel_blocks_ + c_ : at_.stage; }
 

@@ -224,6 +224,17 @@ __device__ inline float max_or_nan(float a, float b) {
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
   return r;
 }
+// The same of both elements of a word.
+__device__ inline uint32_t max_or_nan(uint32_t a, uint32_t b, __half*) {
+  uint32_t r;
+  asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+__device__ inline uint32_t max_or_nan(uint32_t a, uint32_t b, __nv_bfloat16*) {
+  uint32_t r;
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
 
 // ---------------------------------------------------------------- registers
 // All warps of a warpgroup together.

@@ -70,38 +70,46 @@ struct TileEpilogue {
     }
   }
 
-  // The biases of a tile's channels where they have 16 bits, fetched before its sum: a lane has those of some pairs of
-  // channels, of which four times eight lanes have all. (Of 32 bits, with scales, they would take too many registers.)
-  static constexpr bool kHoldsBiases = sizeof(T) == 2;
-  struct Biases {
-    uint32_t pairs[kHoldsBiases ? (BN + 63) / 64 : 1];
-
-    __device__ void fetch(const Params& p, int k0) {
-      if constexpr (kHoldsBiases) {
-        const T* const bias = static_cast<const T*>(p.epilogue.bias);
-        const int lane = threadIdx.x % 32;
+  // Scales and biases of a tile's channels, fetched before its sum: a lane has those of some pairs of channels, of
+  // which four times eight lanes have all. (Not where floats are multiplied: those kernels have no registers for them.)
+  static constexpr bool kHoldsAffines = sizeof(typename Tile::Input) == 2;
+  class Affines {
+   public:
+    __device__ Affines(const Params& p, int k0) {
+      if constexpr (!kHoldsAffines) return;
+      const T* const bias = static_cast<const T*>(p.epilogue.bias);
+      const int lane = threadIdx.x % 32;
 #pragma unroll
-        for (int i = 0; i < (BN + 63) / 64; ++i) {
-          const int k = k0 + i * 64 + lane / 4 * 8 + lane % 4 * 2;
-          const float pair[2] = {bias ? to_float(bias[min(k, p.K - 1)]) : 0,
-                                 bias ? to_float(bias[min(k + 1, p.K - 1)]) : 0};
-          pairs[i] = pack_word(pair, static_cast<T*>(nullptr));
-        }
+      for (int i = 0; i < kPairs; ++i) {
+        const int k = k0 + i * 64 + lane / 4 * 8 + lane % 4 * 2, at[2] = {min(k, p.K - 1), min(k + 1, p.K - 1)};
+        const float pair[2] = {bias ? to_float(bias[at[0]]) : 0, bias ? to_float(bias[at[1]]) : 0};
+#pragma unroll
+        for (int j = 0; j < kWords; ++j) biases_[i][j] = pack_word(pair + j, static_cast<T*>(nullptr));
+        if constexpr (kFilterHasScales) scales_[i][0] = p.filter_scales[at[0]], scales_[i][1] = p.filter_scales[at[1]];
       }
     }
     // Of a thread's channels in the tile's group of 16.
     __device__ Affine of_group(int group) const {
-      const int lane = threadIdx.x % 32;
       Affine affine;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int pair = group * 2 + i;
-        const uint32_t word = __shfl_sync(0xffffffff, pairs[pair / 8], pair % 8 * 4 + lane % 4);
-        float (&bias)[2] = *reinterpret_cast<float (*)[2]>(&affine.bias[i * 2]);
-        unpack_word(word, bias, static_cast<T*>(nullptr));
+        const int pair = group * 2 + i, lane = pair % 8 * 4 + threadIdx.x % 4;
+        uint32_t words[kWords];
+#pragma unroll
+        for (int j = 0; j < kWords; ++j) words[j] = __shfl_sync(0xffffffff, biases_[pair / 8][j], lane);
+        unpack<T>(words, *reinterpret_cast<float (*)[2]>(&affine.bias[i * 2]));
+        if constexpr (kFilterHasScales) {
+#pragma unroll
+          for (int j = 0; j < 2; ++j) affine.scale[i * 2 + j] = __shfl_sync(0xffffffff, scales_[pair / 8][j], lane);
+        }
       }
       return affine;
     }
+
+   private:
+    static constexpr int kPairs = (BN + 63) / 64, kWords = int(sizeof(T)) / 2;
+    uint32_t biases_[kPairs][kWords];
+    float scales_[kFilterHasScales ? kPairs : 1][2];
   };
 
   // Where 16 bytes of a staged slab lie: rows of kSlabBytes, in the swizzle of the store map.
@@ -119,14 +127,8 @@ struct TileEpilogue {
   static __device__ void stage_slab(const Params& p, Accumulators& acc, int slab, const Affine (&affine)[kSlab / 16],
                                     int k, uint32_t stage, int row0) {
     const int lane = threadIdx.x % 32;
+    T* const type = nullptr;
     const float low = p.epilogue.kind == ActivationKind::kRelu ? 0.f : -INFINITY;
-    const auto finish = [&](float (&v)[8], int g) {
-      if constexpr (kPlain) {
-        for_all(v, [=](float x) { return max_or_nan(x, low); });
-      } else {
-        apply(p.epilogue, v, k + g * 16);
-      }
-    };
 #pragma unroll
     for (int m = 0; m < kRowBlocks; ++m) {
 #pragma unroll
@@ -135,6 +137,8 @@ struct TileEpilogue {
         affine[g].apply(v);
         if constexpr (sizeof(T) == 2) {
           const uint32_t at = staged(stage, row0 + m * 64 + lane % 16, g * 2 + lane / 16);
+          const float lows[2] = {low, low};
+          const uint32_t low_pair = pack_word(lows, type);
           uint32_t words[4];
           if (!kPlain && p.epilogue.residual) {
             float z[8];
@@ -143,9 +147,12 @@ struct TileEpilogue {
 #pragma unroll
             for (int i = 0; i < 8; ++i) v[i] = add_leaky(v[i], z[i], p.epilogue.residual_slope);
           }
-          finish(v, g);
+          if constexpr (!kPlain) apply(p.epilogue, v, k + g * 16);
 #pragma unroll
-          for (int i = 0; i < 4; ++i) words[i] = pack_word(v + i * 2, static_cast<T*>(nullptr));
+          for (int i = 0; i < 4; ++i) {
+            words[i] = pack_word(v + i * 2, type);
+            if constexpr (kPlain) words[i] = max_or_nan(words[i], low_pair, type);  // half as many as before rounding
+          }
           store_matrices(at, words);
         } else {
           const auto at = [&](int i) {
@@ -160,7 +167,11 @@ struct TileEpilogue {
               v[i * 2 + 1] = add_leaky(v[i * 2 + 1], z.y, p.epilogue.residual_slope);
             }
           }
-          finish(v, g);
+          if constexpr (kPlain) {
+            for_all(v, [=](float x) { return max_or_nan(x, low); });
+          } else {
+            apply(p.epilogue, v, k + g * 16);
+          }
 #pragma unroll
           for (int i = 0; i < 4; ++i) store_shared(at(i), make_float2(v[i * 2], v[i * 2 + 1]));
         }
@@ -175,16 +186,16 @@ struct TileEpilogue {
 
   template <bool kPlain>
   static __device__ void stage_tile(const Params& p, int k0, Accumulators& acc, uint32_t stages, const Barriers& bars,
-                                    int team, PipelineState& at, int row0, const Biases& biases) {
+                                    int team, PipelineState& at, int row0, const Affines& affines) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int slab = 0; slab < kSlabs; ++slab) {
       const int first = k0 + slab * kSlab, k = first + lane % 4 * 2;
       if (first >= p.K) continue;
       Affine affine[kSlab / 16];
-      if constexpr (kHoldsBiases) {
+      if constexpr (kHoldsAffines) {
 #pragma unroll
-        for (int g = 0; g < kSlab / 16; ++g) affine[g] = biases.of_group(slab * (kSlab / 16) + g);
+        for (int g = 0; g < kSlab / 16; ++g) affine[g] = affines.of_group(slab * (kSlab / 16) + g);
       } else {
         load_affine(p, k, affine);
       }
