@@ -27,11 +27,13 @@ def newest(name):
         "narrow_plan_test",
         "hopper_schedule_test",
         "gradient_schedule_test",
+        "few_pixels_plan_test",
         "plan_cache_test",
         "tuning_test",
         "problem_text_test",
         pytest.param("cuda_convolution_test", marks=pytest.mark.gpu),
         pytest.param("cuda_gradient_test", marks=pytest.mark.gpu),
+        pytest.param("hopper_configs_test", marks=pytest.mark.gpu),
     ],
 )
 def test_program(name):
@@ -41,4 +43,6 @@ def test_program(name):
             f"no build folder has {name}; configure with -DORT_CKS_BUILD_TESTS=ON, or set ORT_CKS_BUILD_DIR"
         )
     ran = subprocess.run([program], capture_output=True, text=True)
+    if ran.returncode == 77:
+        pytest.skip(f"nothing for {name} to check here: {ran.stdout}")
     assert ran.returncode == 0, ran.stdout + ran.stderr
