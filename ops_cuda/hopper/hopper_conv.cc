@@ -172,7 +172,7 @@ class HopperConv : public ConvolutionKernel {
       params_.patch_bytes = int(s.patch->box.pixels() * 128), params_.patch_pitch = hopper::patch_pitch(*s.patch);
       params_.group_pitch = s.patch->group_pitch * 128;
       for (size_t i = 0; i < s.patch->row_blocks.size(); ++i) params_.row_blocks[i] = s.patch->row_blocks[i] * 128;
-      params_.filter_stays = s.filter_stays;
+      params_.filter_stays = s.filter_stays, params_.filter_taps = int(f.taps());
     }
     params_.stages = s.stages, params_.splits = s.config.splits, params_.pairs = s.config.pairs;
     params_.N = int(output_n), params_.K = int(f.K);

@@ -28,6 +28,7 @@ struct Params {
   bool runs;   // x and x2 are maps in im2col mode
   bool pairs;  // two blocks of a cluster copy each other's pixels (boxes.cuh)
   bool filter_stays;
+  int filter_taps;  // of the whole filter: where it stays, it has a stage for each block of channels and tap
   bool filter_is_constant;
 
   Epilogue epilogue;

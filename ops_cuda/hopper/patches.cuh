@@ -64,8 +64,8 @@ struct PatchProducer {
     if (!p.filter_is_constant) wait_for_previous_grid();
     int ahead = 0;
     if (p.filter_stays) {
-      for (int tap = 0, stage = 0; stage < p.stages; ++tap)
-        for (int c = 0; c < p.channel_blocks; ++c, ++stage)
+      for (int c = 0, stage = 0; c < p.channel_blocks; ++c)
+        for (int tap = 0; tap < p.filter_taps; ++tap, ++stage)
           if (elected) copy_b(stage, c, tap, 0);
     } else {
       ahead = min(min(p.stages, Tile::kAhead), walk.left());
@@ -135,13 +135,14 @@ class PatchRing {
         stages_(p.stages),
         patch_stages_(p.patch_stages),
         channel_blocks_(p.channel_blocks),
+        filter_taps_(p.filter_taps),
         filter_stays_(p.filter_stays) {
 #pragma unroll
     for (int m = 0; m < kRowBlocks; ++m) block_[m] = p.row_blocks[first_block + m];
   }
   __device__ void begin(const Params& p, const WorkReader& work) {
     list_ = p.taps + work.output().first_tap, taps_ = work.patches().taps;
-    c_ = t_ = 0;
+    t_ = block_stages_ = 0;
     const auto start = work.start();
     tap_ = {start.w, start.filter};
     read_ = after(0);
@@ -157,13 +158,17 @@ class PatchRing {
   // Waits for the next patch. How many k-blocks read it.
   __device__ int begin_patch() {
     barrier_wait(patch_full_ + patch_.stage * 8, patch_.parity);
-    return patch_taps_ = tap_.place >> kPixelBits;
+#pragma unroll
+    for (int m = 0; m < kRowBlocks; ++m) rows_[m] = a_ + ((patch_.stage * pitch_ + block_[m]) >> 4);
+    patch_taps_ = tap_.place >> kPixelBits;
+    tap_.place &= (1 << kPixelBits) - 1;
+    return patch_taps_;
   }
   // What its values are multiplied by.
   __device__ float scale() const { return load_shared_float(patch_scale_ + patch_.stage * 4); }
   __device__ void end_patch() {
     t_ += patch_taps_;
-    if (t_ == taps_) t_ = 0, ++c_;
+    if (t_ == taps_) t_ = 0, block_stages_ += filter_taps_;
     patch_.advance(patch_stages_);
   }
   __device__ void release_patch() {
@@ -195,18 +200,14 @@ class PatchRing {
   }
 
   struct Operands {
-    uint32_t a_low, b, group_pitch, block[kRowBlocks];
-    __device__ uint64_t a(int m, int step) const {
-      return descriptor<128>(a_low + (block[m] >> 4) + step * 2, group_pitch);
-    }
+    uint32_t rows[kRowBlocks], b, group_pitch;
+    __device__ uint64_t a(int m, int step) const { return descriptor<128>(rows[m] + step * 2, group_pitch); }
   };
+  // Products wait for these addresses: a tap takes one step to each of them.
   __device__ Operands operands() const {
-    Operands r{a_ + ((patch_.stage * pitch_ + (tap_.place & ((1 << kPixelBits) - 1)) * 128) >> 4),
-               b_ + filter_stage() * (Tile::kBBytes >> 4),
-               uint32_t(group_pitch_),
-               {}};
+    Operands r{{}, b_ + filter_stage() * (Tile::kBBytes >> 4), uint32_t(group_pitch_)};
 #pragma unroll
-    for (int m = 0; m < kRowBlocks; ++m) r.block[m] = block_[m];
+    for (int m = 0; m < kRowBlocks; ++m) r.rows[m] = rows_[m] + tap_.place * (128 >> 4);
     return r;
   }
 
@@ -223,15 +224,17 @@ class PatchRing {
                  : "l"(reinterpret_cast<const int2*>(list_ + read_) + 1));
     return words;
   }
-  __device__ int filter_stage() const { return filter_stays_ ? tap_.filter * channel_blocks_ + c_ : at_.stage; }
+  __device__ int filter_stage() const { return filter_stays_ ? block_stages_ + tap_.filter : at_.stage; }
 
   uint32_t a_, b_;
   int pitch_, group_pitch_, block_[kRowBlocks];
   uint32_t full_, empty_, patch_full_, patch_scale_, patch_empty_;
-  int stages_, patch_stages_, channel_blocks_;
+  int stages_, patch_stages_, channel_blocks_, filter_taps_;
   bool filter_stays_, filter_is_there_ = false;
   const WorkTap* list_ = nullptr;
-  int taps_ = 1, patch_taps_ = 0, c_ = 0, t_ = 0, read_ = 0;
+  int taps_ = 1, patch_taps_ = 0, t_ = 0, read_ = 0;
+  int block_stages_ = 0;        // of a filter that stays, those before the current block of channels
+  uint32_t rows_[kRowBlocks];   // of the current patch, in 16 bytes
   TapWords tap_{}, coming_{}, later_{};
   PipelineState at_{}, patch_{}, done_{}, done_patch_{};
 };
