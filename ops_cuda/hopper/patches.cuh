@@ -233,8 +233,8 @@ class PatchRing {
   bool filter_stays_, filter_is_there_ = false;
   const WorkTap* list_ = nullptr;
   int taps_ = 1, patch_taps_ = 0, t_ = 0, read_ = 0;
-  int block_stages_ = 0;        // of a filter that stays, those before the current block of channels
-  uint32_t rows_[kRowBlocks];   // of the current patch, in 16 bytes
+  int block_stages_ = 0;       // of a filter that stays, those before the current block of channels
+  uint32_t rows_[kRowBlocks];  // of the current patch, in 16 bytes
   TapWords tap_{}, coming_{}, later_{};
   PipelineState at_{}, patch_{}, done_{}, done_patch_{};
 };

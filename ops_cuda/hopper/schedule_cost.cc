@@ -13,7 +13,8 @@ struct Latency {
   double solo, solo_column, others, second_rows;
 };
 Latency latency_of(const Operands& o, Source source) {
-  if (o.element_bytes == 2 || source == Source::kPatches) return {62, 0.27, 144, 0};
+  if (source == Source::kPatches) return {0, 0, 20, 0};
+  if (o.element_bytes == 2) return {62, 0.27, 144, 0};
   return o.products == 1 ? Latency{363, 0, 357, 0.43} : Latency{408, 0.82, 699, 0.45};
 }
 
@@ -29,12 +30,13 @@ Cost cost_of(const Config& c, const Operands& o, const Fetched& fetched, std::op
              const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
-  // Through patches the tensor cores wait for operands: fewer columns than 64 save nothing where both warpgroups
-  // multiply or the filter comes again and again, the floats' shorter k-blocks nowhere (measured).
-  const double columns = s.source == Source::kBoxes ? s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1)
-                         : s.team == Team::kShared  ? std::max(s.bn, 64)
-                         : stages                   ? std::max(1.56 * s.bn, 68.0)
-                                                    : 1.107 * s.bn;
+  // Through patches shared memory sends two operands that are not much smaller than each other, so that fewer columns
+  // save little (fitted). A filter that comes again and again beside floats that are converted costs most.
+  const bool converts = s.converts(o.element_bytes);
+  const double columns = s.source == Source::kBoxes             ? s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1)
+                         : !converts                            ? std::max(s.bn, 48)
+                         : s.team == Team::kAlternate && stages ? std::max(1.56 * s.bn, 68.0)
+                                                                : std::max(0.85 * s.bn, 40.0);
   const double multiply = 1.066 * s.bm() / 64 * 2.0 * columns * share;
   // All SMs together are bound by what L2 sends and an SM takes in, one alone by what it can have in flight. Blocks
   // that share a sum read different k-blocks, so that no two of them share a line, and where tiles are cut few of them
@@ -59,14 +61,17 @@ Cost cost_of(const Config& c, const Operands& o, const Fetched& fetched, std::op
   const double split =
       c.splits > 1 ? 1115 + 98 * c.splits + 0.037 * s.bm() * s.bn + (s.team == Team::kSolo ? 0 : 1600) : 0;
   // Those that convert patches take so long for a pixel; and each patch of a tile beyond the first is waited for.
-  const double convert = s.converts(o.element_bytes) ? 13 * fetched.pixel_bytes / kBlockBytes : 0;
-  Cost cost{.k_block = std::max({multiply, load, latency, convert}) + 250 * fetched.more_patches,
+  const double convert = converts ? 11.5 * fetched.pixel_bytes / kBlockBytes : 0;
+  // Room for two lets the next launch's block set itself up. The first patch is read for its scale before it is
+  // converted.
+  const double start = (c.blocks_per_sm > 1 ? 1930 : 2480) + (converts ? 1500 : 0);
+  Cost cost{.k_block = std::max({multiply, load, latency, convert}) + 350 * fetched.more_patches,
             .tile = store + split,
             .leave = 1250 + 0.17 * s.bm() * s.bn,
             .add = 1230 + 0.107 * s.bm() * s.bn,
             .delay = 4600 + 0.044 * s.bm() * s.bn,
             .last_tile = 0,
-            .start = c.blocks_per_sm > 1 ? 1930.0 : 2480.0};  // room for two lets the next launch's block set itself up
+            .start = start};
   // Half of the threads store a tile: that takes longer, but only the last one of a block shows in full.
   if (s.team == Team::kAlternate) cost.tile = 302 + 0.55 * store, cost.last_tile = 0.28 * store;
   return cost;

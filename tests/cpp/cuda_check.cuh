@@ -135,8 +135,8 @@ class DeviceReport {
   Report* device_ = nullptr;
 };
 
-// The body of a program of checks: counts them, says what came out, and is its exit status; 77 where there is no GPU, or
-// nothing to check on it. checks(done, failed) adds to both.
+// The body of a program of checks: counts them, says what came out, and is its exit status; 77 where there is no GPU,
+// or nothing to check on it. checks(done, failed) adds to both.
 template <class F>
 int run_checks(const F& checks) {
   int devices = 0;
