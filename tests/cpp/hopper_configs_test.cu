@@ -65,10 +65,12 @@ void check_layer(const Layer& layer, Precision precision, const std::vector<std:
                  int& failed) {
   std::mt19937 random(1);
   const Problem p = problem_of(layer);
-  const cuda::ConvolutionSpec given{
-      p, data_type(static_cast<T*>(nullptr)), Layout::kNHWC, precision, {ActivationKind::kRelu}, true};
-  cuda::ConvolutionSpec spec = given;
-  spec.problem = joined_pixels(p, spec.layouts);
+  const cuda::ConvolutionSpec spec{joined_pixels(p, Layout::kNHWC),
+                                   data_type(static_cast<T*>(nullptr)),
+                                   Layout::kNHWC,
+                                   precision,
+                                   {ActivationKind::kRelu},
+                                   true};
   const int64_t outputs = p.N * p.filter.K * volume(p.output);
   Buffer x(size_t(p.N * p.filter.C * volume(p.input)) * sizeof(T)), w(size_t(p.filter.elements()) * sizeof(T)),
       bias(size_t(p.filter.K) * sizeof(T)), y(size_t(outputs) * sizeof(T)),
