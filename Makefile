@@ -5,9 +5,10 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 SOURCES := CMakeLists.txt pyproject.toml $(shell find plan ops_cpu ops_cuda custom_ops cmake ort_cks graph_rewrite tests/cpp -type f -not -name '*.pyc')
 CXX_FILES := $(shell find plan ops_cpu ops_cuda custom_ops tests/cpp benchmarks -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
-# Editable, so that what is run from this folder is this folder; built in a folder that stays, so that a second build
-# compiles only what changed.
-INSTALL := $(PIP) install -C build-dir=build/dev -C cmake.define.ORT_CKS_BUILD_TESTS=ON -e
+# Editable, so that what is run from this folder is this folder; built in a folder that stays, by tools that stay (pip
+# would make an environment for them anew each time, and scikit-build-core empties the folder when its own has moved), so
+# that a second build compiles only what changed.
+INSTALL := $(PIP) install --no-build-isolation -C build-dir=build/dev -C cmake.define.ORT_CKS_BUILD_TESTS=ON -e
 
 .PHONY: demo test lint format clean
 
@@ -34,11 +35,15 @@ $(VENV)/python.stamp:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/demo.stamp: $(VENV)/python.stamp $(SOURCES)
+$(VENV)/build.stamp: $(VENV)/python.stamp
+	$(PIP) install 'scikit-build-core>=0.10' 'cmake>=3.25' ninja
+	touch $@
+
+$(VENV)/demo.stamp: $(VENV)/build.stamp $(SOURCES)
 	$(INSTALL) '.[cpu]'
 	touch $@
 
-$(VENV)/test.stamp: $(VENV)/python.stamp $(SOURCES)
+$(VENV)/test.stamp: $(VENV)/build.stamp $(SOURCES)
 	$(INSTALL) '.[cpu,test]'
 	touch $@
 
