@@ -35,6 +35,7 @@ $(VENV)/python.stamp:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
+# What pyproject.toml wants for a build.
 $(VENV)/build.stamp: $(VENV)/python.stamp
 	$(PIP) install 'scikit-build-core>=0.10' 'cmake>=3.25' ninja
 	touch $@

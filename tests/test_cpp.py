@@ -43,6 +43,7 @@ def test_program(name):
             f"no build folder has {name}; configure with -DORT_CKS_BUILD_TESTS=ON, or set ORT_CKS_BUILD_DIR"
         )
     ran = subprocess.run([program], capture_output=True, text=True)
-    if ran.returncode == 77:
+    # Of a GPU that it does not serve; not to find one, where this test runs, is a failure.
+    if ran.returncode == 77 and "no GPU" not in ran.stdout:
         pytest.skip(f"nothing for {name} to check here: {ran.stdout}")
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -30,8 +30,9 @@ Cost cost_of(const Config& c, const Operands& o, const Fetched& fetched, std::op
              const Machine& m) {
   const TileShape& s = c.shape;
   const double share = c.blocks_per_sm;  // blocks of one SM slow each other down
-  // Through patches shared memory sends two operands that are not much smaller than each other, so that fewer columns
-  // save little (fitted). A filter that comes again and again beside floats that are converted costs most.
+  // Through patches shared memory is what products wait for (docs/notebook.md). It sends as many rows of A for few
+  // columns as for many, so that few save little. A filter that comes again and again beside floats that are converted
+  // costs most. (All fitted.)
   const bool converts = s.converts(o.element_bytes);
   const double columns = s.source == Source::kBoxes             ? s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1)
                          : !converts                            ? std::max(s.bn, 48)

@@ -76,16 +76,18 @@ struct TileEpilogue {
   class Affines {
    public:
     __device__ Affines(const Params& p, int k0) {
-      if constexpr (!kHoldsAffines) return;
-      const T* const bias = static_cast<const T*>(p.epilogue.bias);
-      const int lane = threadIdx.x % 32;
+      if constexpr (kHoldsAffines) {
+        const T* const bias = static_cast<const T*>(p.epilogue.bias);
+        const int lane = threadIdx.x % 32;
 #pragma unroll
-      for (int i = 0; i < kPairs; ++i) {
-        const int k = k0 + i * 64 + lane / 4 * 8 + lane % 4 * 2, at[2] = {min(k, p.K - 1), min(k + 1, p.K - 1)};
-        const float pair[2] = {bias ? to_float(bias[at[0]]) : 0, bias ? to_float(bias[at[1]]) : 0};
+        for (int i = 0; i < kPairs; ++i) {
+          const int k = k0 + i * 64 + lane / 4 * 8 + lane % 4 * 2, at[2] = {min(k, p.K - 1), min(k + 1, p.K - 1)};
+          const float pair[2] = {bias ? to_float(bias[at[0]]) : 0, bias ? to_float(bias[at[1]]) : 0};
 #pragma unroll
-        for (int j = 0; j < kWords; ++j) biases_[i][j] = pack_word(pair + j, static_cast<T*>(nullptr));
-        if constexpr (kFilterHasScales) scales_[i][0] = p.filter_scales[at[0]], scales_[i][1] = p.filter_scales[at[1]];
+          for (int j = 0; j < kWords; ++j) biases_[i][j] = pack_word(pair + j, static_cast<T*>(nullptr));
+          if constexpr (kFilterHasScales)
+            scales_[i][0] = p.filter_scales[at[0]], scales_[i][1] = p.filter_scales[at[1]];
+        }
       }
     }
     // Of a thread's channels in the tile's group of 16.
@@ -151,7 +153,7 @@ struct TileEpilogue {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             words[i] = pack_word(v + i * 2, type);
-            if constexpr (kPlain) words[i] = max_or_nan(words[i], low_pair, type);  // half as many as before rounding
+            if constexpr (kPlain) words[i] = max_or_nan(words[i], low_pair, type);  // two sums at once
           }
           store_matrices(at, words);
         } else {
