@@ -32,6 +32,7 @@ HEADINGS = {
     "torch_hot_us": "PyTorch, hot",
     "compile_us": "torch.compile",
     "ort_us": "ONNX Runtime",
+    "sm80_us": "cuDNN for sm_80",
     "floor_us": "floor",
 }
 OVER = (("ort_us", "ours_us"), ("torch_us", "ours_us"))  # of a model
@@ -100,6 +101,28 @@ def models(rows: Rows) -> str:
     return "\n\n".join(parts)
 
 
+def portable(rows: Rows) -> str:
+    """A line a layer, ours and cuDNN's for sm_80 in each data type, where its search has one."""
+    dtypes = [dtype for (dtype,) in grouped(rows, "dtype")]
+    summaries, lines = [], []
+    for (dtype,), of_type in grouped(rows, "dtype").items():
+        speedups = ratios(of_type, "sm80_us", "ours_us")
+        of_all = f"{geomean(speedups):.2f} / {min(speedups):.2f}" if speedups else ""
+        summaries.append([TYPE_NAMES[dtype], str(len(speedups)), of_all])
+    for (name,), of_layer in grouped(rows, "name").items():
+        of_type = {row["dtype"]: row for row in of_layer}
+        cells = []
+        for dtype in dtypes:
+            row = of_type.get(dtype, {})
+            cells += [f"{row[side]:.1f}" if side in row else "" for side in ("ours_us", "sm80_us")]
+            cells += _quotients(row, ("sm80_us", "ours_us"))
+        lines.append([name, *cells])
+    sides = ("ort_cks", "cuDNN", "over cuDNN")
+    headings = [f"{TYPE_NAMES[dtype]} {side}" for dtype in dtypes for side in sides]
+    summary = _table(["dtype", "layers", f"over {HEADINGS['sm80_us']}: geomean / least"], summaries)
+    return f"{summary}\n\nµs:\n\n{_table(['name', *headings], lines)}"
+
+
 def _time(row: dict, column: str, digits: int) -> str:
     if column in row:
         return f"{row[column]:.{digits}f}"
@@ -124,8 +147,8 @@ def _kinds(rows: Rows) -> str:
     return _table(["name", *kinds], lines)
 
 
-# Of each results: how they are summed up, and what their picture shows.
-SUMMARIES: dict[str, tuple[Callable[[Rows], str], str]] = {
+# Of each results: how they are summed up, and what their picture shows, if they have one.
+SUMMARIES: dict[str, tuple[Callable[[Rows], str], str | None]] = {
     "layers": (lambda rows: summary(rows, "dtype"), "Time over the floor, by layer"),
     "random": (lambda rows: summary(rows, "dtype"), "Speed-up against the floor, by family"),
     "sweeps": (
@@ -137,6 +160,7 @@ SUMMARIES: dict[str, tuple[Callable[[Rows], str], str]] = {
         "Speed-up against the map's size, by operator",
     ),
     "models": (models, "Speed-up, by model"),
+    "portable": (portable, None),
 }
 IN_FULL = ("layers", "random")  # each row has a line too
 
@@ -153,7 +177,8 @@ def fill(text: str, results: Path) -> str:
         if path.exists():
             header, rows = results_file.read(path)
             tables = f"{times(rows)}\n\n" if name in IN_FULL else ""
-            block = f"{sum_up(rows)}\n\n![{shown}]({name}.svg)\n\n{tables}{results_file.provenance(header)}"
+            picture = f"![{shown}]({name}.svg)\n\n" if shown else ""
+            block = f"{sum_up(rows)}\n\n{picture}{tables}{results_file.provenance(header)}"
         else:
             block = "Not measured yet."
         begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"

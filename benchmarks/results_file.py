@@ -16,6 +16,7 @@ COMPARISONS = (
     ("torch_hot_us", "ours_hot_us"),
     ("compile_us", "ours_us"),
     ("ort_us", "ours_us"),
+    ("sm80_us", "ours_us"),
 )
 TYPE_NAMES = {"fp16": "fp16", "tf32": "TF32", "fp32": "strict fp32"}
 LONG_FLOOR_US = 10  # the layers whose distance to the floor says how good a kernel is

@@ -42,36 +42,50 @@ class PortableConv : public ConvolutionKernel {
         epilogue_(spec) {
     const Problem& p = spec.problem;
     const Filter& f = p.filter;
-    const int shape =
-        choose_tile({p.N * volume(p.output), groups_.k, groups_.count, device.multiprocessors, device.shared_bytes});
+    const int64_t pixel_bytes = input_.group_pitch() * int64_t(size_of(spec.type)), pixels = volume(p.output);
+    const Multiprocessors multiprocessors{device.multiprocessors, device.shared_bytes};
+    const double summed_bytes = double(live_pixel_taps(p)) / double(p.N * pixels) * double(pixel_bytes);
+    const int shape = choose_tile({p.N * pixels, groups_.k, groups_.count, summed_bytes, multiprocessors});
     const TileShape& tile = kTileShapes[shape];
     kernel_ = find_kernel(spec, device, shape);
     check(cudaFuncSetAttribute(kernel_.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel_.shared_bytes),
           "preparing the implicit GEMM kernel");
 
     // The start and the epilogue of a tile cost about four k-blocks of 64 bytes, in taps:
-    const double overhead = 4.0 * 64 / double(input_.group_pitch() * int64_t(size_of(spec.type)));
-    const int64_t pixels = volume(p.output);
+    const double overhead = 4.0 * 64 / double(pixel_bytes);
     const bool channels_first = spec.layouts.y == Layout::kNCHW && pixels > 1;
-    plan_ = std::make_unique<DevicePlan>(plan_tiles(p, tile.m, overhead, channels_first));
+    const Plan plan = plan_tiles(p, tile.m, overhead, channels_first);
+    plan_ = std::make_unique<DevicePlan>(plan);
+    std::vector<int32_t> lengths;
+    for (const Tile& t : plan.tiles) lengths.push_back(int32_t(ceil_div(t.num_taps * pixel_bytes, tile.row_bytes)));
+    args_.column_tiles = int(ceil_div(groups_.k, tile.n));
+    const int64_t copies = groups_.count * args_.column_tiles;
+    const Pieces pieces = cut_sums(lengths, longest_piece(lengths, copies, tile, multiprocessors));
+    if (pieces.parts > 0) {
+      pieces_ = copy_of(pieces.pieces), cut_tiles_ = copy_of(pieces.cut_tiles);
+      args_.pieces = reinterpret_cast<const Piece*>(pieces_->data());
+      args_.cut_tiles = reinterpret_cast<const CutTile*>(cut_tiles_->data());
+    }
 
     args_.tiles = plan_->tiles(), args_.taps = plan_->taps();
     args_.input = to_int3(p.input), args_.output = to_int3(p.output);
     args_.groups = int(groups_.count), args_.group_k = int(groups_.k), args_.filter_taps = int(f.taps());
     args_.group_c = int(input_.group_pitch());
-    args_.pixel_chunks = int(groups_.count * input_.group_pitch() * int64_t(size_of(spec.type)) / 16);
+    args_.pixel_chunks = int(groups_.count * pixel_bytes / 16);
     if (input_.bytes() / 16 > UINT32_MAX) throw Error("the convolution is too large: its input has more than 64 GiB");
-    args_.column_tiles = int(ceil_div(groups_.k, tile.n));
     args_.y_image = pixels * f.K;
     args_.y_pixel = channels_first ? 1 : f.K;
     args_.y_channel = channels_first ? pixels : 1;
     args_.chunks = !channels_first && groups_.k % (16 / int64_t(size_of(spec.type))) == 0;
 
-    blocks_ = plan_->num_tiles() * groups_.count * args_.column_tiles;
+    blocks_ = int64_t(pieces.pieces.size()) * copies;
+    adding_blocks_ = int64_t(pieces.cut_tiles.size()) * copies * (tile.m / kAddedRows);
+    parts_at_ = size_t(round_up(int64_t(packed_bytes()), kWorkspaceAlignment));
+    parts_bytes_ = size_t(pieces.parts * copies * tile.m * tile.n) * sizeof(float);
     if (blocks_ > INT32_MAX) throw Error("the convolution is too large: its output has more than 2^31 tiles");
   }
 
-  size_t workspace_bytes() const override { return input_.is_already() ? 0 : input_.bytes(); }
+  size_t workspace_bytes() const override { return parts_bytes_ > 0 ? parts_at_ + parts_bytes_ : packed_bytes(); }
   const char* name() const override { return kernel_.name; }
 
   void run(InputTensors input, const void* filter, const void* bias, const void* residual, void* y, void* workspace,
@@ -86,19 +100,31 @@ class PortableConv : public ConvolutionKernel {
     if (args.chunks) require_aligned(y, "Y"), require_aligned(residual, "Z"), require_aligned(bias, "B");
     args.filter = filter;
     args.epilogue = epilogue_.of(bias, residual, y);
+    if (parts_bytes_ > 0) args.parts = reinterpret_cast<float*>(static_cast<char*>(workspace) + parts_at_);
     void* parameters[] = {&args};
     launch_dependent("launching the implicit GEMM kernel", kernel_.function, dim3(unsigned(blocks_)), kTileThreads,
                      kernel_.shared_bytes, stream, parameters);
+    if (adding_blocks_ == 0) return;
+    launch_dependent("launching the kernel that adds up parts of sums", kernel_.add_parts,
+                     dim3(unsigned(adding_blocks_)), kTileThreads, 0, stream, parameters);
   }
 
  private:
+  size_t packed_bytes() const { return input_.is_already() ? 0 : input_.bytes(); }
+  template <class T>
+  static std::unique_ptr<DeviceCopy> copy_of(const std::vector<T>& v) {
+    return std::make_unique<DeviceCopy>(v.data(), v.size() * sizeof(T));
+  }
+
   GemmGroups groups_;
   PixelMajor input_;
   PortableKernel kernel_;
   DeviceEpilogue epilogue_;
   std::unique_ptr<DevicePlan> plan_;
+  std::unique_ptr<DeviceCopy> pieces_, cut_tiles_;  // where sums are cut
   PortableConvArgs args_{};
-  int64_t blocks_;
+  int64_t blocks_, adding_blocks_;
+  size_t parts_at_, parts_bytes_;  // of the workspace, behind the packed input
 };
 
 }  // namespace

@@ -1,39 +1,16 @@
 // The portable implicit GEMM, for sm_75 and up: cp.async (plain loads before sm_80) into a ring of shared memory slots,
 // ldmatrix and mma.sync (or FMAs) out of it, and an epilogue that turns the tile in shared memory to store whole lines
-// in either layout.
+// in either layout. Where tiles are few, their sums are cut into pieces (portable_pieces.h): a block leaves its part in
+// the workspace, and a second launch adds the parts up and stores the tile (portable_parts.cuh).
 #pragma once
 #include <algorithm>
 
-#include "ops_cuda/epilogue.cuh"
 #include "ops_cuda/pipeline.cuh"
-#include "ops_cuda/portable_conv.h"
+#include "ops_cuda/portable_parts.cuh"
+#include "ops_cuda/portable_store.cuh"
 #include "ops_cuda/warp_tile.cuh"
-#include "ops_cuda/work_tile.cuh"
 
 namespace cks::cuda {
-
-// Where the rows of a block lie, in shared memory.
-struct RowTable {
-  struct Input {
-    Int3 corner;     // the input pixel that tap offset 0 meets
-    uint32_t chunk;  // where that pixel starts in x, in chunks; it wraps where the pixel is outside, and back again
-  };
-  Input* input;
-  int64_t* output;  // where in y channel 0 of the row's pixel lies, in elements
-
-  __device__ void fill(const PortableConvArgs& args, const WorkTile& tile, int count) const {
-    const int rows = pixels(tile);
-    for (int row = threadIdx.x; row < count; row += blockDim.x) {
-      const TilePixel p = pixel_of_row(tile, row);
-      Int3 corner = along(tile.in_origin, tile.in_step, p.q);
-      const int64_t pixel = int64_t(p.n) * args.input.d * args.input.h * args.input.w + pixel_index(args.input, corner);
-      if (row >= rows) corner.d = INT32_MIN / 2;  // no tap brings it inside
-      input[row] = {corner, uint32_t(pixel * args.pixel_chunks)};
-      output[row] =
-          p.n * args.y_image + pixel_index(args.output, along(tile.out_origin, tile.out_step, p.q)) * args.y_pixel;
-    }
-  }
-};
 
 // Fills the slots with k-blocks: a row holds 64 or 128 bytes of the index (tap, channel), for pixels (A) and output
 // channels (B). A thread copies the same chunk of a few rows, so it follows one (tap, channel) through the sum. A
@@ -49,24 +26,26 @@ class Loader {
  public:
   static constexpr int kSlotBytes = kRowBytes * (kTile.m + kTile.n);
 
-  // The row table must be complete.
-  __device__ Loader(const PortableConvArgs& args, const WorkTile& tile, const RowTable::Input* rows, int group,
-                    int first_k)
-      : args_(args), taps_(args.taps + tile.first_tap), taps_left_(tile.num_taps) {
+  // From k-block `first` on, `count` of them. The row table must be complete.
+  __device__ Loader(const PortableConvArgs& args, const WorkTile& tile, int first, int count,
+                    const RowTable::Input* rows, int group, int first_k)
+      : args_(args), blocks_left_(count), taps_(args.taps + tile.first_tap), taps_left_(tile.num_taps) {
     const int row = threadIdx.x / kRowChunks, chunk = threadIdx.x % kRowChunks;
     rows_ = rows + row;
     slot_offset_ = chunk_by_row<kRowBytes>(row, chunk);
-    channel_ = chunk * kChunk<T>;
+    channel_ = chunk * kChunk<T> + first * kDepth;
     x_ = static_cast<const T*>(args.x) + int64_t(group) * args.group_c;
     filter_ = static_cast<const T*>(args.filter) +
               (int64_t(group) * args.filter_taps * args.group_k + first_k + row) * args.group_c;
     filter_rows_ = args.group_k - first_k - row;
-    skip_whole_taps();
+    const int taps = channel_ / args.group_c;
+    channel_ -= taps * args.group_c, taps_ += taps, taps_left_ -= taps;
     seek();
   }
 
-  // Copies the next k-block, see pipeline.cuh.
+  // Copies the next k-block, see pipeline.cuh; past the last one nothing, which nobody multiplies.
   __device__ void fetch(uint32_t slot) {
+    if (blocks_left_-- <= 0) return;
     const T* const x = x_ + channel_;
 #pragma unroll
     for (int i = 0; i < kARows; ++i)
@@ -80,7 +59,7 @@ class Loader {
                     args_.filter);
     channel_ += kDepth;
     if (channel_ >= args_.group_c) {
-      skip_whole_taps();
+      while (channel_ >= args_.group_c) channel_ -= args_.group_c, ++taps_, --taps_left_;
       seek();
     }
   }
@@ -94,10 +73,6 @@ class Loader {
   }
 
  private:
-  __device__ void skip_whole_taps() {
-    while (channel_ >= args_.group_c) channel_ -= args_.group_c, ++taps_, --taps_left_;
-  }
-
   // Points the sources at the current tap; past the last one everything is zeros.
   __device__ void seek() {
     valid_ = 0;
@@ -115,6 +90,7 @@ class Loader {
   }
 
   const PortableConvArgs& args_;
+  int blocks_left_;  // to copy
   const RowTable::Input* rows_;
   const WorkTap* taps_;  // the current one
   int taps_left_;        // it included
@@ -126,11 +102,8 @@ class Loader {
   ChunkCopies<kARows + kBRows> copies_;
 };
 
-// The epilogue goes through shared memory by slices of 64 rows. Four floats of padding let a warp read down a column of
-// float4 (channels-first output) without conflicts.
+// The epilogue goes through shared memory by slices of so many rows.
 inline constexpr int kSliceRows = 64;
-template <TileShape kTile>
-inline constexpr int kSlicePitch = kTile.n + 4;
 
 // Shared memory: the slots, later a slice; then the row table.
 template <TileShape kTile>
@@ -138,42 +111,6 @@ inline constexpr int kTableOffset =
     std::max(kTile.pipeline_bytes(), kSliceRows* kSlicePitch<kTile>* int(sizeof(float)));
 template <TileShape kTile>
 inline constexpr int kSharedBytes = kTableOffset<kTile> + kTile.m * int(sizeof(RowTable::Input) + sizeof(int64_t));
-
-// Stores one slice from shared memory; row_offset: RowTable::output of its first row.
-template <class T, TileShape kTile>
-__device__ void store_slice(const PortableConvArgs& args, const float* slice, const int64_t* row_offset, int rows,
-                            int first_k, int columns) {
-  constexpr int kPitch = kSlicePitch<kTile>;
-  if (args.chunks) {
-    constexpr int kPerRow = kTile.n / kChunk<T>;
-    for (int i = threadIdx.x; i < rows * kPerRow; i += kTileThreads) {
-      const int row = i / kPerRow, column = i % kPerRow * kChunk<T>;
-      if (column >= columns) continue;
-      float v[kChunk<T>];
-#pragma unroll
-      for (int j = 0; j < kChunk<T>; j += 4)
-        *reinterpret_cast<float4*>(v + j) = *reinterpret_cast<const float4*>(slice + row * kPitch + column + j);
-      store_chunk<T>(args.epilogue, v, first_k + column, row_offset[row] + first_k + column);
-    }
-    return;
-  }
-  // Neighbouring threads take neighbouring elements of y: pixels where channels lie apart, else channels.
-  constexpr int kPerRow = kTile.n / 4;
-  for (int i = threadIdx.x; i < kSliceRows * kPerRow; i += kTileThreads) {
-    const bool channels_last = args.y_channel == 1;
-    const int row = channels_last ? i / kPerRow : i % kSliceRows;
-    const int column = (channels_last ? i % kPerRow : i / kSliceRows) * 4;
-    if (row >= rows || column >= columns) continue;
-    const float4 sum = *reinterpret_cast<const float4*>(slice + row * kPitch + column);
-    const float v[4] = {sum.x, sum.y, sum.z, sum.w};
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      if (column + j < columns) {
-        const int64_t k = first_k + column + j;
-        store_output<T>(args.epilogue, v[j], k, row_offset[row] + k * args.y_channel);
-      }
-  }
-}
 
 // Copies wait in registers before sm_80, whose shared memory holds one block.
 #if __CUDA_ARCH__ >= 800
@@ -199,14 +136,16 @@ __global__ void __launch_bounds__(kTileThreads, CKS_RESIDENT(kTileShapes[kShape]
   ptx::launch_dependents();
   const int column_tile = blockIdx.x % args.column_tiles;
   const int group = blockIdx.x / args.column_tiles % args.groups;
-  const WorkTile tile = args.tiles[blockIdx.x / args.column_tiles / args.groups];
+  const int index = blockIdx.x / args.column_tiles / args.groups;
+  const Piece piece = args.pieces ? args.pieces[index] : Piece{index, 0, INT32_MAX, Piece::kWhole};
+  const WorkTile tile = args.tiles[piece.tile];
+  const int num_blocks = min(piece.count, int((int64_t(tile.num_taps) * args.group_c + kDepth - 1) / kDepth));
   const int first_column = column_tile * kTile.n;
   table.fill(args, tile, kTile.m);
   ptx::wait_for_previous_grid();
   __syncthreads();
 
-  Loader<T, kTile> loader(args, tile, table.input, group, first_column);
-  const int num_blocks = int((int64_t(tile.num_taps) * args.group_c + kDepth - 1) / kDepth);
+  Loader<T, kTile> loader(args, tile, piece.first, num_blocks, table.input, group, first_column);
   const int warp = threadIdx.x / 32;
   const int warp_row = warp / 2 * kWarpM, warp_column = warp % 2 * kWarpN;
   WarpTile<Math, kWarpM, kWarpN> sums;
@@ -214,6 +153,13 @@ __global__ void __launch_bounds__(kTileThreads, CKS_RESIDENT(kTileShapes[kShape]
     sums.template multiply_rows<kTile.row_bytes>(slot, warp_row, slot + kTile.m * kTile.row_bytes, warp_column);
   });
 
+  if (piece.part != Piece::kWhole) {
+    float* const part = part_of<kTile>(args, piece.part, group, column_tile);
+    sums.for_each_pair([&](int row, int column, float2 v) {
+      *reinterpret_cast<float2*>(part + (warp_row + row) * kTile.n + warp_column + column) = v;
+    });
+    return;
+  }
   float* const slice = reinterpret_cast<float*>(shared);
   const int rows = pixels(tile), columns = args.group_k - first_column;
   for (int first_row = 0; first_row < rows; first_row += kSliceRows) {
@@ -224,8 +170,8 @@ __global__ void __launch_bounds__(kTileThreads, CKS_RESIDENT(kTileShapes[kShape]
             v;
       });
     __syncthreads();
-    store_slice<T, kTile>(args, slice, table.output + first_row, min(rows - first_row, kSliceRows),
-                          group * args.group_k + first_column, columns);
+    store_slice<T, kTile, kSliceRows>(args, slice, table.output + first_row, min(rows - first_row, kSliceRows),
+                                      group * args.group_k + first_column, columns);
   }
 }
 
@@ -233,7 +179,8 @@ template <class Math, int kShape = 0>
 PortableKernel portable_kernel(int shape, const char* name) {
   if constexpr (kShape + 1 < int(std::size(kTileShapes)))
     if (shape != kShape) return portable_kernel<Math, kShape + 1>(shape, name);
-  return {reinterpret_cast<const void*>(&portable_conv<Math, kShape>), kSharedBytes<kTileShapes[kShape]>, name};
+  return {reinterpret_cast<const void*>(&portable_conv<Math, kShape>), kSharedBytes<kTileShapes[kShape]>,
+          reinterpret_cast<const void*>(&add_parts<typename Math::Element, kShape>), name};
 }
 
 }  // namespace cks::cuda

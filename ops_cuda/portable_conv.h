@@ -2,14 +2,22 @@
 #pragma once
 #include "ops_cuda/device_plan.h"
 #include "ops_cuda/epilogue.h"
+#include "ops_cuda/portable_pieces.h"
 #include "ops_cuda/tile_choice.h"
 
 namespace cks::cuda {
 
+inline constexpr int kAddedRows = 8;  // of a tile, that a block of the second launch has: many blocks wait less
+
 // Rows are output pixels, columns the output channels of a group; the sum runs over (live tap, channel).
 struct PortableConvArgs {
-  const WorkTile* tiles;  // a thread block for each, and each group, and each `tile.n` channels of it, channels fastest
+  // A thread block for each piece, or each tile where none is cut (pieces is null then), and each group, and each
+  // `tile.n` channels of it, channels fastest.
+  const Piece* pieces;
+  const WorkTile* tiles;
   const WorkTap* taps;
+  const CutTile* cut_tiles;
+  float* parts;        // [part][groups][column_tiles], of tiles that are cut
   const void* x;       // [N][pixels of input][groups][group_c]
   const void* filter;  // [groups][filter_taps][group_k][group_c]
   Int3 input, output;
@@ -22,10 +30,11 @@ struct PortableConvArgs {
   Epilogue epilogue;
 };
 
-// A __global__ function of one PortableConvArgs, and what to launch it with.
+// A __global__ function of one PortableConvArgs, and what to launch it with; and the one that adds up parts.
 struct PortableKernel {
   const void* function;
   int shared_bytes;
+  const void* add_parts;
   const char* name;
 };
 

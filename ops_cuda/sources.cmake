@@ -31,6 +31,7 @@ add_library(ort_cks_cuda OBJECT
   ops_cuda/portable_conv_fp16.cu
   ops_cuda/portable_conv_fp32.cu
   ops_cuda/portable_conv_tf32.cu
+  ops_cuda/portable_pieces.cc
   ops_cuda/problem_text.cc
   ops_cuda/relu_each.cu
   ops_cuda/tile_choice.cc

@@ -2,35 +2,78 @@
 
 #include <algorithm>
 #include <iterator>
+#include <numeric>
 
 namespace cks::cuda {
 namespace {
 
-// Time of one block, up to a common factor, when the multiprocessor has others to run beside it: the operands that it
-// loads from shared memory and L2 bound a small tile, the products a large one; short rows meet more barriers.
+// Of the model of time, fitted to an H200 (docs/notebook.md). It counts multiply-adds of 128 bytes of the summed index,
+// which are k-blocks here whatever the rows of a tile are: 16384 of them are about 1 us.
+constexpr int kKBlockBytes = 128;
+constexpr double kTileKBlocks = 0.8;    // what the start and the end of a block cost
+constexpr double kSecondLaunch = 75e3;  // that adds the parts up
+constexpr double kPartElement = 7.5;    // written by one block and read by another
+constexpr double kShortestPiece = 4;    // k-blocks
+constexpr int kMostRounds = 4;          // of blocks: more even out by themselves
+
+// Of a k-block, when the multiprocessor has other blocks to run beside this one: the operands that it loads from shared
+// memory and L2 bound a small tile, the products a large one; short rows meet more barriers.
 double block_cost(const TileShape& tile) {
-  return std::max(double(tile.m) * tile.n, 48.0 * (tile.m + tile.n)) * (tile.row_bytes < 128 ? 1.1 : 1.0);
+  return std::max(double(tile.m) * tile.n, 60.0 * (tile.m + tile.n)) * (tile.row_bytes < kKBlockBytes ? 1.1 : 1.0);
+}
+
+// Blocks of a tile that a multiprocessor holds. Beside its slots a block has a table of its rows, and 1 KB that CUDA
+// keeps.
+int64_t fitting(const TileShape& tile, const Multiprocessors& m) {
+  const int64_t by_memory = m.shared_bytes / (tile.pipeline_bytes() + 24 * tile.m + 1024);
+  return std::min<int64_t>(by_memory, tile.resident);
+}
+
+int64_t rounds(int64_t blocks, const Multiprocessors& m) { return ceil_div(blocks, m.count); }
+
+// Of blocks that sum so many k-blocks each, in the mean.
+double time_of(const TileShape& tile, int64_t blocks, double length, bool cut, const Multiprocessors& m) {
+  const int64_t busiest = rounds(blocks, m), together = std::min(busiest, fitting(tile, m));
+  // Blocks that share a multiprocessor share its tensor cores, but hide each other's latency.
+  const double speed = together == tile.resident ? 1.0 : together == 1 ? 0.45 : 0.4;
+  const double multiply = double(busiest) * block_cost(tile) * (length + kTileKBlocks) / speed;
+  return multiply + (cut ? kSecondLaunch + kPartElement * double(busiest) * tile.m * tile.n : 0);
 }
 
 }  // namespace
 
 int choose_tile(const TileQuery& query) {
   int best = -1;
-  double best_time = 0;
+  double least = 0;
+  const double length = query.summed_bytes / kKBlockBytes;
   for (int i = 0; i < int(std::size(kTileShapes)); ++i) {
     const TileShape& tile = kTileShapes[i];
-    // Beside its slots a block has a table of its rows, and 1 KB that CUDA keeps.
-    const int64_t fit = query.shared_bytes / (tile.pipeline_bytes() + 24 * tile.m + 1024);
-    if (fit == 0) continue;
-    const int64_t blocks = ceil_div(query.pixels, tile.m) * ceil_div(query.channels, tile.n) * query.groups;
-    const int64_t busiest = ceil_div(blocks, query.multiprocessors);
-    const int64_t together = std::min({busiest, fit, int64_t(tile.resident)});
-    // Blocks that share a multiprocessor share its tensor cores, but hide each other's latency.
-    const double speed = together == tile.resident ? 1.0 : together == 1 ? 0.5 : 0.7;
-    const double time = double(busiest) * block_cost(tile) / speed;
-    if (best < 0 || time <= best_time) best = i, best_time = time;
+    if (fitting(tile, query.on) == 0) continue;
+    const int64_t tiles = ceil_div(query.pixels, tile.m) * ceil_div(query.channels, tile.n) * query.groups;
+    for (int64_t parts = 1; parts == 1 || length >= kShortestPiece * double(parts); ++parts) {
+      const double time = time_of(tile, tiles * parts, length / double(parts), parts > 1, query.on);
+      if (best < 0 || time < least || (time == least && parts == 1)) best = i, least = time;
+      if (rounds(tiles * parts, query.on) > kMostRounds) break;
+    }
   }
   return best;
+}
+
+int32_t longest_piece(std::span<const int32_t> lengths, int64_t copies, const TileShape& tile,
+                      const Multiprocessors& on) {
+  int32_t best = INT32_MAX;
+  double least = 0;
+  const int64_t sum = std::accumulate(lengths.begin(), lengths.end(), int64_t(0));
+  const double k_blocks = double(tile.row_bytes) / kKBlockBytes;  // of this tile's
+  for (int32_t parts = 1;; ++parts) {                             // of the longest
+    const int32_t longest = parts == 1 ? INT32_MAX : int32_t(ceil_div(std::ranges::max(lengths), parts));
+    if (longest * k_blocks < kShortestPiece) return best;
+    int64_t pieces = 0;
+    for (const int32_t length : lengths) pieces += std::max<int64_t>(ceil_div(length, longest), 1);
+    const double time = time_of(tile, pieces * copies, double(sum) / double(pieces) * k_blocks, parts > 1, on);
+    if (parts == 1 || time < least) best = longest, least = time;
+    if (rounds(pieces * copies, on) > kMostRounds) return best;
+  }
 }
 
 Box wide_box(const Problem& p, int rows) {

@@ -123,16 +123,11 @@ void add_phase(Plan& plan, const Problem& p, const std::array<const AxisPhase*, 
   const int32_t index = int32_t(plan.phases.size());
   Phase& phase = plan.phases.emplace_back();
   std::array<AxisTiles, 3> tiles;
-  int64_t live = p.N;
   for (int i = 0; i < 3; ++i) {
     const AxisPhase& a = *axes[i];
     phase.first[i] = a.first, phase.step[i] = a.step, phase.count[i] = a.count, phase.in_step[i] = a.in_step;
     tiles[i] = axis_tiles(a, plan.box.extent[i]);
-    int64_t pairs = 0;
-    for (const auto& t : a.taps) pairs += t.end - t.begin;
-    live *= pairs;
   }
-  plan.live_pixel_taps += live;
 
   struct Range {
     int32_t first, count;
@@ -215,6 +210,7 @@ Box choose_box(const Problem& p, int rows, double tile_overhead, const Index3& l
 Plan make_plan(const Problem& p, const Box& box) {
   Plan plan;
   plan.box = box;
+  plan.live_pixel_taps = live_pixel_taps(p);
   const Phases3 axes = all_axis_phases(p);
   for (const AxisPhase& d : axes[0])
     for (const AxisPhase& h : axes[1])
@@ -235,6 +231,17 @@ LiveRange live_range(const Problem& p, const Phase& phase, const Tap& tap) {
 }
 
 int64_t dense_pixel_taps(const Problem& p) { return p.N * volume(p.output) * p.filter.taps(); }
+
+int64_t live_pixel_taps(const Problem& p) {
+  int64_t live = p.N;
+  for (const std::vector<AxisPhase>& axis : all_axis_phases(p)) {
+    int64_t pairs = 0;
+    for (const AxisPhase& a : axis)
+      for (const auto& t : a.taps) pairs += t.end - t.begin;
+    live *= pairs;
+  }
+  return live;
+}
 
 std::vector<GradientTap> weight_gradient_taps(const Problem& p) {
   const Phases3 axes = all_axis_phases(p);

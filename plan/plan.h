@@ -70,6 +70,9 @@ LiveRange live_range(const Problem&, const Phase&, const Tap&);
 // multiplied). 1 - Plan::live_pixel_taps / this is the share of multiply-adds that are zeros.
 int64_t dense_pixel_taps(const Problem&);
 
+// Those of them that read a real input pixel: Plan::live_pixel_taps, without a plan.
+int64_t live_pixel_taps(const Problem&);
+
 // The weight gradient dW[k][c][tap] = sum over n and over the live output pixels of x[.., c] * dy[.., k] walks the same
 // pairs, tap by tap: for each tap of a Conv problem the pixels of dY for which it reads a real input pixel. An empty
 // range gives dW = 0.

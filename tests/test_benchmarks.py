@@ -18,6 +18,7 @@ from benchmarks import (  # noqa: E402
     kernel_kinds,
     layer_models,
     paper,
+    portable,
     random_layers,
     report,
     results_file,
@@ -271,7 +272,8 @@ def results(tmp_path):
     rows = {"random": timed_rows(random), "sweeps": timed_rows(swept), "paper": timed_rows(compared)}
     for name, of_name in {"layers": layers, **rows}.items():
         results_file.write(tmp_path / f"{name}-h200.json", header, of_name)
-    shutil.copy(RESULTS / "models-h200.json", tmp_path)
+    for name in ("models", "portable"):
+        shutil.copy(RESULTS / f"{name}-h200.json", tmp_path)
     return tmp_path
 
 
@@ -296,6 +298,11 @@ def cells(table: str, begins: str) -> list[str]:
 )
 def test_kinds_of_kernels(kernel, kind):
     assert kernel_kinds.kind_of(kernel) == kind
+
+
+def test_time_while_kernels_are_at_work():
+    found = [("a", 0.0, 10.0), ("b", 8.0, 12.0), ("c", 9.0, 11.0), ("a", 20.0, 25.0)]
+    assert portable.time_at_work(found) == 17.0
 
 
 class TestReport:
@@ -344,6 +351,19 @@ class TestReport:
         assert (line["ort_cks"], line["ONNX Runtime"], line["over ONNX Runtime"]) == ("failed", "20.0", "")
         assert line["torch.compile"] == "not timed"
 
+    def test_kernels_that_cudnn_does_not_have_are_left_out(self):
+        rows = [
+            {"name": "both", "dtype": "fp16", "ours_us": 10.0, "sm80_us": 20.0},
+            {"name": "ours", "dtype": "fp16", "ours_us": 30.0},
+            {"name": "both", "dtype": "tf32", "ours_us": 20.0, "sm80_us": 90.0},
+            {"name": "ours", "dtype": "tf32", "ours_us": 20.0, "sm80_us": 10.0},
+        ]
+        table = report.portable(rows)
+        assert cells(table, "fp16") == ["fp16", "1", "2.00 / 2.00"]
+        assert cells(table, "TF32") == ["TF32", "2", "1.50 / 0.50"]
+        assert cells(table, "both") == ["both", "10.0", "20.0", "2.00", "20.0", "90.0", "4.50"]
+        assert cells(table, "ours") == ["ours", "30.0", "", "", "20.0", "10.0", "0.50"]
+
     def test_a_summary(self):
         rows = [
             {"dtype": "tf32", "ours_us": 10.0, "torch_us": 20.0, "floor_us": 5.0, "max_error": 1e-3},
@@ -368,8 +388,8 @@ class TestReport:
         filled = report.fill(page, results)
         assert "Not measured yet" not in filled
         assert "failed" in filled
-        for name in report.SUMMARIES:
-            assert f"({name}.svg)" in filled
+        for name, (_, picture) in report.SUMMARIES.items():
+            assert (f"({name}.svg)" in filled) == bool(picture)
         assert report.fill(filled, results) == filled
 
     def test_what_is_not_measured_is_said(self, tmp_path):

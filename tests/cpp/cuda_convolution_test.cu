@@ -247,6 +247,8 @@ bool check_strict_accuracy(std::mt19937& random) {
   Problem& p = spec.problem;
   p.N = 2, p.filter.K = 64, p.filter.extent = {1, 3, 3}, p.pad = {0, 1, 1}, p.input = p.output = {1, 14, 14};
   if (device.capability != 90) return true;
+  cuda::Device small = device;
+  small.multiprocessors = 1;  // so that the portable kernel makes each sum in one go
   bool passed = true;
   std::printf("errors of strict float, rms and largest: tensor cores, then fused multiply-adds\n");
   std::normal_distribution<float> normal;
@@ -270,7 +272,7 @@ bool check_strict_accuracy(std::mt19937& random) {
         Buffer packed(portable ? cuda::portable_filter_bytes(spec.use()) : cuda::hopper_filter_bytes(spec.use()));
         (portable ? cuda::pack_portable_filter : cuda::pack_hopper_filter)(spec.use(), w.data(), packed.data(),
                                                                            nullptr);
-        const auto kernel = portable ? cuda::make_portable_conv(spec, device) : cuda::make_hopper_conv(spec);
+        const auto kernel = portable ? cuda::make_portable_conv(spec, small) : cuda::make_hopper_conv(spec);
         const Buffer workspace(kernel->workspace_bytes());
         kernel->run(x.data(), packed.data(), nullptr, nullptr, y.data(), workspace.data(), nullptr);
         Buffer found(sizeof(Errors));

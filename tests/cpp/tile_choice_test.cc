@@ -1,7 +1,10 @@
-// The choices of ops_cuda/tile_choice.h, without a GPU.
+// The choices of ops_cuda/tile_choice.h and the pieces of ops_cuda/portable_pieces.h, without a GPU.
 #include "ops_cuda/tile_choice.h"
 
+#include <algorithm>
 #include <cstdio>
+
+#include "ops_cuda/portable_pieces.h"
 
 using namespace cks;
 using namespace cks::cuda;
@@ -17,7 +20,7 @@ void expect(bool holds, const char* what) {
 }
 
 const TileShape& chosen(int64_t pixels, int64_t channels, int64_t groups, int multiprocessors, int shared_kb) {
-  return kTileShapes[choose_tile({pixels, channels, groups, multiprocessors, shared_kb << 10})];
+  return kTileShapes[choose_tile({pixels, channels, groups, 256, {multiprocessors, shared_kb << 10}})];
 }
 
 void test_tiles() {
@@ -32,6 +35,49 @@ void test_tiles() {
       for (const int64_t channels : {1, 40, 64, 100, 512})
         expect(chosen(pixels, channels, 3, 40, shared_kb).pipeline_bytes() < shared_kb << 10,
                "a tile fits shared memory");
+}
+
+// Parts that the longest of these sums is cut into, on tiles of 64x64 for each of `copies`.
+int64_t parts_of(std::initializer_list<int32_t> lengths, int64_t copies, int multiprocessors) {
+  const int32_t longest = longest_piece(lengths, copies, kTileShapes[3], {multiprocessors, 228 << 10});
+  return ceil_div(std::ranges::max(lengths), longest);
+}
+
+void test_parts() {
+  expect(parts_of({72}, 4000, 132) == 1, "sums of many tiles stay whole");
+  expect(parts_of({72}, 8, 132) > 4, "those of few tiles are cut, to fill the device");
+  expect(parts_of({72}, 8, 132) > parts_of({72}, 8, 20), "by more on a larger one");
+  expect(parts_of({72}, 8, 1) == 1, "and not where they fill it");
+  expect(parts_of({8}, 8, 132) == 1, "short sums stay whole");
+  expect(parts_of({288, 8, 8, 8, 8, 8, 8, 8}, 8, 132) > 4, "a long one among short ones is cut");
+  const TileShape& cut = kTileShapes[choose_tile({49, 512, 1, 512 * 9 * 2, {132, 228 << 10}})];
+  expect(cut.n > 32, "tiles need not be the smallest where their sums are cut");
+}
+
+// Pieces must hold each k-block of each tile once, in order, and none more than it may.
+void test_pieces() {
+  const int32_t lengths[] = {72, 72, 31, 9, 8, 1, 0};
+  const int32_t tiles = int32_t(std::size(lengths));
+  for (const int32_t longest : {1, 5, 8, 30, 72, INT32_MAX}) {
+    const Pieces cut = cut_sums(lengths, longest);
+    int32_t parts = 0;
+    for (int32_t tile = 0; tile < tiles; ++tile) {
+      const auto at = std::ranges::find(cut.cut_tiles, tile, &CutTile::tile);
+      const bool whole = at == cut.cut_tiles.end();
+      expect(whole == (lengths[tile] <= longest), "a tile is cut where it is too long");
+      int32_t end = 0;
+      for (int32_t part = 0; part < (whole ? 1 : at->parts); ++part, parts += !whole) {
+        const int32_t name = whole ? Piece::kWhole : at->first_part + part;
+        const auto is_it = [&](const Piece& p) { return p.tile == tile && p.part == name; };
+        expect(std::ranges::count_if(cut.pieces, is_it) == 1, "a part has one piece");
+        const Piece& p = *std::ranges::find_if(cut.pieces, is_it);
+        expect(p.first == end && p.count <= longest, "pieces follow each other, none too long");
+        end += p.count;
+      }
+      expect(end == lengths[tile], "and hold all of the sum");
+    }
+    expect(parts == cut.parts, "no part is nobody's");
+  }
 }
 
 void test_wide_box() {
@@ -56,6 +102,8 @@ void test_wide_box() {
 
 int main() {
   test_tiles();
+  test_parts();
+  test_pieces();
   test_wide_box();
   std::printf(failed ? "%d failed\n" : "passed\n", failed);
   return failed ? 1 : 0;
