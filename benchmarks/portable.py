@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -53,6 +54,7 @@ class PortableBenchmark:
         pixels, weights = (
             torch.from_numpy(array).cuda().contiguous(memory_format=torch.channels_last) for array in (x, w)
         )
+        row["max_error"] = self._max_error(session, layer, dtype, x, w)
         with torch.no_grad():
             searched = kernels(lambda: torch_side.compute(layer, pixels, weights))
         times = [
@@ -62,6 +64,14 @@ class PortableBenchmark:
             least, name = min(times)
             row |= {"sm80_us": round(least, 2), "sm80_kernel": name[:200]}
         return row
+
+    @staticmethod
+    def _max_error(session: BoundSession, layer: Layer, dtype: str, x: np.ndarray, w: np.ndarray) -> float:
+        exact = torch_side.exact(layer, x, w).permute(0, 2, 3, 1)
+        torch_side.set_precision(dtype)
+        addresses = [value.data_ptr() for value in session.values().values()]
+        error = torch_side.max_error(addresses, layer_models.NUMPY_TYPE[dtype], exact)
+        return float(f"{error:.3g}")
 
 
 def kernels(run: Callable[[], object]) -> list[tuple[str, float, float]]:

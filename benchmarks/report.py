@@ -108,7 +108,8 @@ def portable(rows: Rows) -> str:
     for (dtype,), of_type in grouped(rows, "dtype").items():
         speedups = ratios(of_type, "sm80_us", "ours_us")
         of_all = f"{geomean(speedups):.2f} / {min(speedups):.2f}" if speedups else ""
-        summaries.append([TYPE_NAMES[dtype], str(len(speedups)), of_all])
+        error = max((row["max_error"] for row in of_type if "max_error" in row), default=0)
+        summaries.append([TYPE_NAMES[dtype], str(len(speedups)), of_all, f"{error:.1e}"])
     for (name,), of_layer in grouped(rows, "name").items():
         of_type = {row["dtype"]: row for row in of_layer}
         cells = []
@@ -119,7 +120,8 @@ def portable(rows: Rows) -> str:
         lines.append([name, *cells])
     sides = ("ort_cks", "cuDNN", "over cuDNN")
     headings = [f"{TYPE_NAMES[dtype]} {side}" for dtype in dtypes for side in sides]
-    summary = _table(["dtype", "layers", f"over {HEADINGS['sm80_us']}: geomean / least"], summaries)
+    over = f"over {HEADINGS['sm80_us']}: geomean / least"
+    summary = _table(["dtype", "layers", over, "largest error"], summaries)
     return f"{summary}\n\nµs:\n\n{_table(['name', *headings], lines)}"
 
 

@@ -353,14 +353,14 @@ class TestReport:
 
     def test_kernels_that_cudnn_does_not_have_are_left_out(self):
         rows = [
-            {"name": "both", "dtype": "fp16", "ours_us": 10.0, "sm80_us": 20.0},
+            {"name": "both", "dtype": "fp16", "ours_us": 10.0, "sm80_us": 20.0, "max_error": 2e-3},
             {"name": "ours", "dtype": "fp16", "ours_us": 30.0},
             {"name": "both", "dtype": "tf32", "ours_us": 20.0, "sm80_us": 90.0},
             {"name": "ours", "dtype": "tf32", "ours_us": 20.0, "sm80_us": 10.0},
         ]
         table = report.portable(rows)
-        assert cells(table, "fp16") == ["fp16", "1", "2.00 / 2.00"]
-        assert cells(table, "TF32") == ["TF32", "2", "1.50 / 0.50"]
+        assert cells(table, "fp16") == ["fp16", "1", "2.00 / 2.00", "2.0e-03"]
+        assert cells(table, "TF32") == ["TF32", "2", "1.50 / 0.50", "0.0e+00"]
         assert cells(table, "both") == ["both", "10.0", "20.0", "2.00", "20.0", "90.0", "4.50"]
         assert cells(table, "ours") == ["ours", "30.0", "", "", "20.0", "10.0", "0.50"]
 

@@ -421,6 +421,34 @@ bool check_convolution_case(const Case& c, std::mt19937& random) {
   return false;
 }
 
+// Long sums of few tiles, which the portable kernel cuts into pieces: of tiles with all taps and with some, in both
+// layouts of Y.
+bool check_cut_sums(std::mt19937& random, int& done) {
+  bool passed = true;
+  for (const Operator op : {Operator::kConv, Operator::kConvTranspose})
+    for (const Layout y : {Layout::kNHWC, Layout::kNCHW})
+      for (const Precision precision : {Precision::kTF32, Precision::kFP32}) {
+        Case c{};
+        Problem& p = c.problem;
+        p.filter = {op, 1032, 72, 1, {1, 3, 5}};
+        p.N = 2, p.input = {1, 9, 13}, p.output = {1, 9, 13}, p.dilation = {1, 2, 1}, p.pad = {0, 2, 2};
+        if (op == Operator::kConvTranspose) p.stride = {1, 1, 2}, p.output[2] = 25;
+        c.layouts = {Layout::kNHWC, y}, c.precision = precision;
+        c.activation = {ActivationKind::kLeakyRelu, 0.25f}, c.residual_alpha = 1.f;
+        c.bias = c.residual = c.constant = true;
+        c.multiprocessors = 40, c.shared_kb = 64, c.config = 2;  // not the Hopper kernel, nor those of few channels
+        const cuda::ConvolutionSpec spec{p, DataType::kHalf, c.layouts, precision, c.activation};
+        if (cuda::make_portable_conv(spec, pretended(c.multiprocessors, c.shared_kb))->workspace_bytes() == 0) {
+          std::printf("FAILED: a long sum is not cut\n");
+          passed = false;
+        }
+        passed &= check_convolution_case<float>(c, random) && check_convolution_case<__half>(c, random) &&
+                  check_convolution_case<__nv_bfloat16>(c, random);
+        done += 3;
+      }
+  return passed;
+}
+
 Case random_case(std::mt19937& random, Operator op) {
   Case c;
   const Kind kind = Kind(pick(random, {0, 0, 1, 2}));
@@ -461,6 +489,7 @@ int main(int argc, char** argv) {
     failed += as_capability == 0 && !check_planned_together(random);
     failed += as_capability == 0 && !check_strict_accuracy(random);
     failed += as_capability == 0 && !check_shared_scales(random);
+    failed += !check_cut_sums(random, done);
     for (int i = 0; i < problems && failed < 10; ++i) {
       const Case c = random_case(random, i % 2 ? Operator::kConvTranspose : Operator::kConv);
       failed += !check_convolution_case<float>(c, random);
