@@ -108,8 +108,9 @@ def portable(rows: Rows) -> str:
     for (dtype,), of_type in grouped(rows, "dtype").items():
         speedups = ratios(of_type, "sm80_us", "ours_us")
         of_all = f"{geomean(speedups):.2f} / {min(speedups):.2f}" if speedups else ""
-        error = max((row["max_error"] for row in of_type if "max_error" in row), default=0)
-        summaries.append([TYPE_NAMES[dtype], str(len(speedups)), of_all, f"{error:.1e}"])
+        errors = [row["max_error"] for row in of_type if "max_error" in row]
+        largest = f"{max(errors):.1e}" if errors else "not measured"
+        summaries.append([TYPE_NAMES[dtype], str(len(speedups)), of_all, largest])
     for (name,), of_layer in grouped(rows, "name").items():
         of_type = {row["dtype"]: row for row in of_layer}
         cells = []

@@ -360,7 +360,7 @@ class TestReport:
         ]
         table = report.portable(rows)
         assert cells(table, "fp16") == ["fp16", "1", "2.00 / 2.00", "2.0e-03"]
-        assert cells(table, "TF32") == ["TF32", "2", "1.50 / 0.50", "0.0e+00"]
+        assert cells(table, "TF32") == ["TF32", "2", "1.50 / 0.50", "not measured"]
         assert cells(table, "both") == ["both", "10.0", "20.0", "2.00", "20.0", "90.0", "4.50"]
         assert cells(table, "ours") == ["ours", "30.0", "", "", "20.0", "10.0", "0.50"]
 
