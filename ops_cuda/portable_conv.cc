@@ -1,13 +1,12 @@
 // The host's half of the portable implicit GEMM: which kernel, which tiles, and the launch.
 #include "ops_cuda/portable_conv.h"
 
-#include <utility>
-
 #include "ops_cuda/device_epilogue.h"
 #include "ops_cuda/error.h"
 #include "ops_cuda/kernel.h"
 #include "ops_cuda/launch.cuh"
 #include "ops_cuda/pack.h"
+#include "ops_cuda/portable_plan.h"
 
 namespace cks::cuda {
 namespace {
@@ -26,14 +25,6 @@ PortableKernel find_kernel(const ConvolutionSpec& spec, const Device& device, in
   return ampere && spec.precision == Precision::kTF32 ? tf32_mma_kernel(shape) : float_fma_kernel(shape);
 }
 
-// Boxes that skip the most; but where pixels of the output are contiguous, wide ones, unless they multiply much more.
-Plan plan_tiles(const Problem& p, int rows, double overhead, bool channels_first) {
-  Plan plan = make_plan(p, choose_box(p, rows, overhead));
-  if (!channels_first) return plan;
-  Plan wide = make_plan(p, wide_box(p, rows));
-  return double(wide.executed_pixel_taps) < 1.25 * double(plan.executed_pixel_taps) ? std::move(wide) : std::move(plan);
-}
-
 class PortableConv : public ConvolutionKernel {
  public:
   PortableConv(const ConvolutionSpec& spec, const Device& device)
@@ -42,25 +33,14 @@ class PortableConv : public ConvolutionKernel {
         epilogue_(spec) {
     const Problem& p = spec.problem;
     const Filter& f = p.filter;
-    const int64_t pixel_bytes = input_.group_pitch() * int64_t(size_of(spec.type)), pixels = volume(p.output);
-    const Multiprocessors multiprocessors{device.multiprocessors, device.shared_bytes};
-    const double summed_bytes = double(live_pixel_taps(p)) / double(p.N * pixels) * double(pixel_bytes);
-    const int shape = choose_tile({p.N * pixels, groups_.k, groups_.count, summed_bytes, multiprocessors});
-    const TileShape& tile = kTileShapes[shape];
-    kernel_ = find_kernel(spec, device, shape);
+    const PortablePlan plan =
+        plan_portable(p, spec.type, spec.layouts.y, {device.multiprocessors, device.shared_bytes});
+    const TileShape& tile = kTileShapes[plan.shape];
+    kernel_ = find_kernel(spec, device, plan.shape);
     check(cudaFuncSetAttribute(kernel_.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel_.shared_bytes),
           "preparing the implicit GEMM kernel");
-
-    // The start and the epilogue of a tile cost about four k-blocks of 64 bytes, in taps:
-    const double overhead = 4.0 * 64 / double(pixel_bytes);
-    const bool channels_first = spec.layouts.y == Layout::kNCHW && pixels > 1;
-    const Plan plan = plan_tiles(p, tile.m, overhead, channels_first);
-    plan_ = std::make_unique<DevicePlan>(plan);
-    std::vector<int32_t> lengths;
-    for (const Tile& t : plan.tiles) lengths.push_back(int32_t(ceil_div(t.num_taps * pixel_bytes, tile.row_bytes)));
-    args_.column_tiles = int(ceil_div(groups_.k, tile.n));
-    const int64_t copies = groups_.count * args_.column_tiles;
-    const Pieces pieces = cut_sums(lengths, longest_piece(lengths, copies, tile, multiprocessors));
+    plan_ = std::make_unique<DevicePlan>(plan.plan);
+    const Pieces& pieces = plan.pieces;
     if (pieces.parts > 0) {
       pieces_ = copy_of(pieces.pieces), cut_tiles_ = copy_of(pieces.cut_tiles);
       args_.pieces = reinterpret_cast<const Piece*>(pieces_->data());
@@ -71,13 +51,17 @@ class PortableConv : public ConvolutionKernel {
     args_.input = to_int3(p.input), args_.output = to_int3(p.output);
     args_.groups = int(groups_.count), args_.group_k = int(groups_.k), args_.filter_taps = int(f.taps());
     args_.group_c = int(input_.group_pitch());
-    args_.pixel_chunks = int(groups_.count * pixel_bytes / 16);
+    args_.pixel_chunks = int(groups_.count * input_.group_pitch() * int64_t(size_of(spec.type)) / 16);
     if (input_.bytes() / 16 > UINT32_MAX) throw Error("the convolution is too large: its input has more than 64 GiB");
+    args_.column_tiles = int(ceil_div(groups_.k, tile.n));
+    const int64_t pixels = volume(p.output);
+    const bool channels_first = is_channels_first(p, spec.layouts.y);
     args_.y_image = pixels * f.K;
     args_.y_pixel = channels_first ? 1 : f.K;
     args_.y_channel = channels_first ? pixels : 1;
     args_.chunks = !channels_first && groups_.k % (16 / int64_t(size_of(spec.type))) == 0;
 
+    const int64_t copies = groups_.count * args_.column_tiles;
     blocks_ = int64_t(pieces.pieces.size()) * copies;
     adding_blocks_ = int64_t(pieces.cut_tiles.size()) * copies * (tile.m / kAddedRows);
     parts_at_ = size_t(round_up(int64_t(packed_bytes()), kWorkspaceAlignment));

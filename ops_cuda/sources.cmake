@@ -32,6 +32,7 @@ add_library(ort_cks_cuda OBJECT
   ops_cuda/portable_conv_fp32.cu
   ops_cuda/portable_conv_tf32.cu
   ops_cuda/portable_pieces.cc
+  ops_cuda/portable_plan.cc
   ops_cuda/problem_text.cc
   ops_cuda/relu_each.cu
   ops_cuda/tile_choice.cc

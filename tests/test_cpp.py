@@ -23,6 +23,7 @@ def newest(name):
     [
         "plan_test",
         "cpu_convolution_test",
+        "portable_plan_test",
         "tile_choice_test",
         "narrow_plan_test",
         "hopper_schedule_test",

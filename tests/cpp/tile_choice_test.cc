@@ -1,10 +1,8 @@
-// The choices of ops_cuda/tile_choice.h and the pieces of ops_cuda/portable_pieces.h, without a GPU.
+// The choices of ops_cuda/tile_choice.h, without a GPU.
 #include "ops_cuda/tile_choice.h"
 
 #include <algorithm>
 #include <cstdio>
-
-#include "ops_cuda/portable_pieces.h"
 
 using namespace cks;
 using namespace cks::cuda;
@@ -54,32 +52,6 @@ void test_parts() {
   expect(cut.n > 32, "tiles need not be the smallest where their sums are cut");
 }
 
-// Pieces must hold each k-block of each tile once, in order, and none more than it may.
-void test_pieces() {
-  const int32_t lengths[] = {72, 72, 31, 9, 8, 1, 0};
-  const int32_t tiles = int32_t(std::size(lengths));
-  for (const int32_t longest : {1, 5, 8, 30, 72, INT32_MAX}) {
-    const Pieces cut = cut_sums(lengths, longest);
-    int32_t parts = 0;
-    for (int32_t tile = 0; tile < tiles; ++tile) {
-      const auto at = std::ranges::find(cut.cut_tiles, tile, &CutTile::tile);
-      const bool whole = at == cut.cut_tiles.end();
-      expect(whole == (lengths[tile] <= longest), "a tile is cut where it is too long");
-      int32_t end = 0;
-      for (int32_t part = 0; part < (whole ? 1 : at->parts); ++part, parts += !whole) {
-        const int32_t name = whole ? Piece::kWhole : at->first_part + part;
-        const auto is_it = [&](const Piece& p) { return p.tile == tile && p.part == name; };
-        expect(std::ranges::count_if(cut.pieces, is_it) == 1, "a part has one piece");
-        const Piece& p = *std::ranges::find_if(cut.pieces, is_it);
-        expect(p.first == end && p.count <= longest, "pieces follow each other, none too long");
-        end += p.count;
-      }
-      expect(end == lengths[tile], "and hold all of the sum");
-    }
-    expect(parts == cut.parts, "no part is nobody's");
-  }
-}
-
 void test_wide_box() {
   Problem p;
   p.N = 5;
@@ -103,7 +75,6 @@ void test_wide_box() {
 int main() {
   test_tiles();
   test_parts();
-  test_pieces();
   test_wide_box();
   std::printf(failed ? "%d failed\n" : "passed\n", failed);
   return failed ? 1 : 0;
