@@ -105,6 +105,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, after each one")
     options = parser.parse_args()
     layers = [layer for layer in LAYERS if not options.only or layer.name in options.only]
+    if options.only and len(layers) != len(options.only):
+        parser.error(f"the layers are {', '.join(layer.name for layer in LAYERS)}")
     require_gpu()
     jobs = [(layer, dtype, {}) for dtype in options.dtype or DTYPES for layer in layers]
     rows = runner.run(PortableBenchmark(), jobs, options.json)

@@ -7,8 +7,8 @@
 namespace cks::cuda {
 namespace {
 
-// Of the model of time, fitted to an H200 (docs/notebook.md). It counts multiply-adds of 128 bytes of the summed index,
-// which are k-blocks here whatever the rows of a tile are: 16384 of them are about 1 us.
+// The model of time, fitted to an H200 (docs/notebook.md). Its unit is a pixel times an output channel, summed over a
+// k-block, which is 128 bytes of the index here whatever the rows of a tile are: 16384 of them take about 1 us.
 constexpr int kKBlockBytes = 128;
 constexpr double kTileKBlocks = 0.8;    // what the start and the end of a block cost
 constexpr double kSecondLaunch = 75e3;  // that adds the parts up
@@ -35,7 +35,7 @@ int64_t rounds(int64_t blocks, const Multiprocessors& m) { return ceil_div(block
 double time_of(const TileShape& tile, int64_t blocks, double length, bool cut, const Multiprocessors& m) {
   const int64_t busiest = rounds(blocks, m), together = std::min(busiest, fitting(tile, m));
   // Blocks that share a multiprocessor share its tensor cores, but hide each other's latency.
-  const double speed = together == tile.resident ? 1.0 : together == 1 ? 0.45 : 0.4;
+  const double speed = together == tile.resident ? 1.0 : 0.45;
   const double multiply = double(busiest) * block_cost(tile) * (length + kTileKBlocks) / speed;
   return multiply + (cut ? kSecondLaunch + kPartElement * double(busiest) * tile.m * tile.n : 0);
 }
