@@ -163,12 +163,9 @@ class _Measurement:
 
     def _max_error(self, session: BoundSession) -> float:
         session.run()
-        torch_side = self.benchmark.torch
-        exact = torch_side.exact(self.layer, self.x, self.second)
-        if not self.layer.is_weight_gradient:
-            exact = exact.permute(0, 2, 3, 1)
         addresses = [value.data_ptr() for value in session.values().values()]
-        return torch_side.max_error(addresses, layer_models.NUMPY_TYPE[self.dtype], exact)
+        kind = layer_models.NUMPY_TYPE[self.dtype]
+        return self.benchmark.torch.layer_error(self.layer, self.x, self.second, addresses, kind)
 
 
 def copies_of(layer: Layer, dtype: str) -> int:

@@ -3,8 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from benchmarks.profiled import device_events
 
 REPLAYS = 5
 
@@ -49,11 +48,7 @@ def kind_of(kernel: str) -> str:
 
 def time_by_kind(run: Callable[[], None]) -> dict[str, float]:
     """Microseconds of a run by kind, the longest first. Kernels that overlap count in full."""
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        for _ in range(REPLAYS):
-            run()
     times: Counter[str] = Counter()
-    for event in profiled.events():
-        if event.device_type == DeviceType.CUDA:
-            times[kind_of(event.name)] += event.device_time / REPLAYS
+    for name, begin, end in device_events(lambda: [run() for _ in range(REPLAYS)]):
+        times[kind_of(name)] += (end - begin) / REPLAYS
     return {kind: round(time, 1) for kind, time in times.most_common()}

@@ -15,12 +15,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 
-from benchmarks import layer_models, runner, torch_side
+from benchmarks import layer_models, profiled, runner, torch_side
 from benchmarks.gpu import require_gpu
 from benchmarks.suite import DTYPES, LAYERS, Layer
 from ort_cks.comparison.sessions import BoundSession, Way
@@ -47,16 +44,22 @@ class PortableBenchmark:
         ours = kernels(lambda: [session.run() for _ in range(RUNS)])
         if any(OURS_FOR_HOPPER in name for name, _, _ in ours):
             raise RuntimeError("this ort_cks has kernels for Hopper: install it without 90a")
-        row = {"ours_us": round(time_at_work(ours) / RUNS, 2)}
+        addresses = [value.data_ptr() for value in session.values().values()]
+        error = torch_side.layer_error(layer, x, w, addresses, layer_models.NUMPY_TYPE[dtype])
+        row = {"ours_us": round(time_at_work(ours) / RUNS, 2), "max_error": float(f"{error:.3g}")}
 
         torch_side.set_precision(dtype)
         torch.backends.cudnn.benchmark_limit = 0  # as many algorithms as there are
         pixels, weights = (
             torch.from_numpy(array).cuda().contiguous(memory_format=torch.channels_last) for array in (x, w)
         )
-        row["max_error"] = self._max_error(session, layer, dtype, x, w)
+
+        def search() -> None:
+            torch_side.compute(layer, pixels, weights)
+            torch.cuda.synchronize()
+
         with torch.no_grad():
-            searched = kernels(lambda: torch_side.compute(layer, pixels, weights))
+            searched = kernels(search)
         times = [
             (end - start, name) for name, start, end in searched if any(part in name for part in FOR_SM80)
         ]
@@ -65,26 +68,10 @@ class PortableBenchmark:
             row |= {"sm80_us": round(least, 2), "sm80_kernel": name[:200]}
         return row
 
-    @staticmethod
-    def _max_error(session: BoundSession, layer: Layer, dtype: str, x: np.ndarray, w: np.ndarray) -> float:
-        exact = torch_side.exact(layer, x, w).permute(0, 2, 3, 1)
-        torch_side.set_precision(dtype)
-        addresses = [value.data_ptr() for value in session.values().values()]
-        error = torch_side.max_error(addresses, layer_models.NUMPY_TYPE[dtype], exact)
-        return float(f"{error:.3g}")
-
 
 def kernels(run: Callable[[], object]) -> list[tuple[str, float, float]]:
-    """The kernels that it starts, in order: name, and microseconds when they begin and end."""
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        run()
-        torch.cuda.synchronize()
-    found = [
-        (event.name, event.time_range.start, event.time_range.end)
-        for event in profiled.events()
-        if event.device_type == DeviceType.CUDA and not event.name.startswith(("Memcpy", "Memset"))
-    ]
-    return sorted(found, key=lambda kernel: kernel[1])
+    events = profiled.device_events(run)
+    return [event for event in events if not event[0].startswith(("Memcpy", "Memset"))]
 
 
 def time_at_work(found: list[tuple[str, float, float]]) -> float:

@@ -130,6 +130,14 @@ def max_error(addresses: Iterable[int], kind: np.dtype, exact: torch.Tensor) -> 
     return largest / float(exact.square().mean().sqrt())
 
 
+def layer_error(
+    layer: Layer, x: np.ndarray, second: np.ndarray, addresses: Iterable[int], kind: np.dtype
+) -> float:
+    """As max_error, of the layer's results in our layout: NHWC, but for weight gradients."""
+    wanted = exact(layer, x, second)
+    return max_error(addresses, kind, wanted if layer.is_weight_gradient else wanted.permute(0, 2, 3, 1))
+
+
 def free_memory() -> None:
     """Gives what PyTorch keeps for later back to the GPU: ONNX Runtime cannot ask it to."""
     torch.cuda.empty_cache()

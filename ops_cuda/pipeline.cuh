@@ -29,8 +29,8 @@ class ChunkCopies {
 #endif
 };
 
-// loader.fetch(slot), loader.land(slot): the next block of operands, zeros past the last; multiply(slot) is called once
-// a block. On return no copy is under way, but other warps may still be reading slots.
+// loader.fetch(slot), loader.land(slot): the next block of operands, past the last zeros or nothing; multiply(slot) is
+// called once a block. On return no copy is under way, but other warps may still be reading slots.
 template <int kStages, int kSlotBytes, class Loader, class Multiply>
 __device__ void run_pipeline(Loader& loader, uint32_t slots, int num_blocks, Multiply multiply) {
   const auto fetch = [&](int slot) {

@@ -33,8 +33,7 @@ class PortableConv : public ConvolutionKernel {
         epilogue_(spec) {
     const Problem& p = spec.problem;
     const Filter& f = p.filter;
-    const PortablePlan plan =
-        plan_portable(p, spec.type, spec.layouts.y, {device.multiprocessors, device.shared_bytes});
+    const PortablePlan plan = plan_portable(p, spec.type, spec.layouts.y, device);
     const TileShape& tile = kTileShapes[plan.shape];
     kernel_ = find_kernel(spec, device, plan.shape);
     check(cudaFuncSetAttribute(kernel_.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel_.shared_bytes),

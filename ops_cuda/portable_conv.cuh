@@ -12,6 +12,28 @@
 
 namespace cks::cuda {
 
+// Where the rows of a block lie, in shared memory.
+struct RowTable {
+  struct Input {
+    Int3 corner;     // the input pixel that tap offset 0 meets
+    uint32_t chunk;  // where that pixel starts in x, in chunks; it wraps where the pixel is outside, and back again
+  };
+  Input* input;
+  int64_t* output;  // where in y channel 0 of the row's pixel lies, in elements
+
+  __device__ void fill(const PortableConvArgs& args, const WorkTile& tile, int count) const {
+    const int rows = pixels(tile);
+    for (int row = threadIdx.x; row < count; row += blockDim.x) {
+      const TilePixel p = pixel_of_row(tile, row);
+      Int3 corner = along(tile.in_origin, tile.in_step, p.q);
+      const int64_t pixel = int64_t(p.n) * args.input.d * args.input.h * args.input.w + pixel_index(args.input, corner);
+      if (row >= rows) corner.d = INT32_MIN / 2;  // no tap brings it inside
+      input[row] = {corner, uint32_t(pixel * args.pixel_chunks)};
+      output[row] = output_of(args, tile, p);
+    }
+  }
+};
+
 // Fills the slots with k-blocks: a row holds 64 or 128 bytes of the index (tap, channel), for pixels (A) and output
 // channels (B). A thread copies the same chunk of a few rows, so it follows one (tap, channel) through the sum. A
 // k-block may span taps: few input channels waste nothing.

@@ -17,12 +17,12 @@ Plan plan_tiles(const Problem& p, int rows, double overhead, bool channels_first
 
 }  // namespace
 
-PortablePlan plan_portable(const Problem& p, DataType type, Layout layout, const Multiprocessors& multiprocessors) {
+PortablePlan plan_portable(const Problem& p, DataType type, Layout layout, const Device& device) {
   const GemmGroups groups = gemm_groups(p.filter);
   const int64_t pixels = p.N * volume(p.output);
   const int64_t pixel_bytes = padded_channels(groups.c, type) * int64_t(size_of(type));  // of a group
   const double summed_bytes = double(live_pixel_taps(p)) / double(pixels) * double(pixel_bytes);
-  PortablePlan r{choose_tile({pixels, groups.k, groups.count, summed_bytes, multiprocessors}), {}, {}};
+  PortablePlan r{choose_tile({pixels, groups.k, groups.count, summed_bytes, device}), {}, {}};
   const TileShape& tile = kTileShapes[r.shape];
   // The start and the epilogue of a tile cost about four k-blocks of 64 bytes, in taps:
   const double overhead = 4.0 * 64 / double(pixel_bytes);
@@ -30,7 +30,7 @@ PortablePlan plan_portable(const Problem& p, DataType type, Layout layout, const
   std::vector<int32_t> lengths;
   for (const Tile& t : r.plan.tiles) lengths.push_back(int32_t(ceil_div(t.num_taps * pixel_bytes, tile.row_bytes)));
   const int64_t copies = groups.count * ceil_div(groups.k, tile.n);
-  r.pieces = cut_sums(lengths, longest_piece(lengths, copies, tile, multiprocessors));
+  r.pieces = cut_sums(lengths, longest_piece(lengths, copies, tile, device));
   return r;
 }
 

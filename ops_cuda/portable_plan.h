@@ -13,7 +13,7 @@ struct PortablePlan {
 };
 
 // layout: of Y.
-PortablePlan plan_portable(const Problem&, DataType, Layout layout, const Multiprocessors&);
+PortablePlan plan_portable(const Problem&, DataType, Layout layout, const Device&);
 
 // Whether Y's channels lie a whole image apart.
 inline bool is_channels_first(const Problem& p, Layout layout) {

@@ -12,28 +12,6 @@ __device__ inline int64_t output_of(const PortableConvArgs& args, const WorkTile
   return p.n * args.y_image + pixel_index(args.output, along(tile.out_origin, tile.out_step, p.q)) * args.y_pixel;
 }
 
-// Where the rows of a block lie, in shared memory.
-struct RowTable {
-  struct Input {
-    Int3 corner;     // the input pixel that tap offset 0 meets
-    uint32_t chunk;  // where that pixel starts in x, in chunks; it wraps where the pixel is outside, and back again
-  };
-  Input* input;
-  int64_t* output;
-
-  __device__ void fill(const PortableConvArgs& args, const WorkTile& tile, int count) const {
-    const int rows = pixels(tile);
-    for (int row = threadIdx.x; row < count; row += blockDim.x) {
-      const TilePixel p = pixel_of_row(tile, row);
-      Int3 corner = along(tile.in_origin, tile.in_step, p.q);
-      const int64_t pixel = int64_t(p.n) * args.input.d * args.input.h * args.input.w + pixel_index(args.input, corner);
-      if (row >= rows) corner.d = INT32_MIN / 2;  // no tap brings it inside
-      input[row] = {corner, uint32_t(pixel * args.pixel_chunks)};
-      output[row] = output_of(args, tile, p);
-    }
-  }
-};
-
 // Four floats of padding let a warp read down a column of float4 (channels-first output) without conflicts.
 template <TileShape kTile>
 inline constexpr int kSlicePitch = kTile.n + 4;

@@ -24,16 +24,16 @@ double block_cost(const TileShape& tile) {
 
 // Blocks of a tile that a multiprocessor holds. Beside its slots a block has a table of its rows, and 1 KB that CUDA
 // keeps.
-int64_t fitting(const TileShape& tile, const Multiprocessors& m) {
-  const int64_t by_memory = m.shared_bytes / (tile.pipeline_bytes() + 24 * tile.m + 1024);
+int64_t fitting(const TileShape& tile, const Device& device) {
+  const int64_t by_memory = device.shared_bytes / (tile.pipeline_bytes() + 24 * tile.m + 1024);
   return std::min<int64_t>(by_memory, tile.resident);
 }
 
-int64_t rounds(int64_t blocks, const Multiprocessors& m) { return ceil_div(blocks, m.count); }
+int64_t rounds(int64_t blocks, const Device& device) { return ceil_div(blocks, device.multiprocessors); }
 
 // Of blocks that sum so many k-blocks each, in the mean.
-double time_of(const TileShape& tile, int64_t blocks, double length, bool cut, const Multiprocessors& m) {
-  const int64_t busiest = rounds(blocks, m), together = std::min(busiest, fitting(tile, m));
+double time_of(const TileShape& tile, int64_t blocks, double length, bool cut, const Device& device) {
+  const int64_t busiest = rounds(blocks, device), together = std::min(busiest, fitting(tile, device));
   // Blocks that share a multiprocessor share its tensor cores, but hide each other's latency.
   const double speed = together == tile.resident ? 1.0 : 0.45;
   const double multiply = double(busiest) * block_cost(tile) * (length + kTileKBlocks) / speed;
@@ -48,19 +48,18 @@ int choose_tile(const TileQuery& query) {
   const double length = query.summed_bytes / kKBlockBytes;
   for (int i = 0; i < int(std::size(kTileShapes)); ++i) {
     const TileShape& tile = kTileShapes[i];
-    if (fitting(tile, query.on) == 0) continue;
+    if (fitting(tile, query.device) == 0) continue;
     const int64_t tiles = ceil_div(query.pixels, tile.m) * ceil_div(query.channels, tile.n) * query.groups;
     for (int64_t parts = 1; parts == 1 || length >= kShortestPiece * double(parts); ++parts) {
-      const double time = time_of(tile, tiles * parts, length / double(parts), parts > 1, query.on);
+      const double time = time_of(tile, tiles * parts, length / double(parts), parts > 1, query.device);
       if (best < 0 || time < least || (time == least && parts == 1)) best = i, least = time;
-      if (rounds(tiles * parts, query.on) > kMostRounds) break;
+      if (rounds(tiles * parts, query.device) > kMostRounds) break;
     }
   }
   return best;
 }
 
-int32_t longest_piece(std::span<const int32_t> lengths, int64_t copies, const TileShape& tile,
-                      const Multiprocessors& on) {
+int32_t longest_piece(std::span<const int32_t> lengths, int64_t copies, const TileShape& tile, const Device& device) {
   int32_t best = INT32_MAX;
   double least = 0;
   const int64_t sum = std::accumulate(lengths.begin(), lengths.end(), int64_t(0));
@@ -70,9 +69,9 @@ int32_t longest_piece(std::span<const int32_t> lengths, int64_t copies, const Ti
     if (longest * k_blocks < kShortestPiece) return best;
     int64_t pieces = 0;
     for (const int32_t length : lengths) pieces += std::max<int64_t>(ceil_div(length, longest), 1);
-    const double time = time_of(tile, pieces * copies, double(sum) / double(pieces) * k_blocks, parts > 1, on);
+    const double time = time_of(tile, pieces * copies, double(sum) / double(pieces) * k_blocks, parts > 1, device);
     if (parts == 1 || time < least) best = longest, least = time;
-    if (rounds(pieces * copies, on) > kMostRounds) return best;
+    if (rounds(pieces * copies, device) > kMostRounds) return best;
   }
 }
 

@@ -69,6 +69,17 @@ std::vector<AxisPhase> axis_phases(const Problem& p, int axis) {
 using Phases3 = std::array<std::vector<AxisPhase>, 3>;
 Phases3 all_axis_phases(const Problem& p) { return {axis_phases(p, 0), axis_phases(p, 1), axis_phases(p, 2)}; }
 
+int64_t live_pairs(const Phases3& axes, int64_t images) {
+  int64_t live = images;
+  for (const std::vector<AxisPhase>& axis : axes) {
+    int64_t pairs = 0;
+    for (const AxisPhase& a : axis)
+      for (const auto& t : a.taps) pairs += t.end - t.begin;
+    live *= pairs;
+  }
+  return live;
+}
+
 // Tiles of `extent` pixels along one axis, over all its phases: how many, and how many live taps in all.
 struct AxisCost {
   double tiles = 0, taps = 0;
@@ -210,8 +221,8 @@ Box choose_box(const Problem& p, int rows, double tile_overhead, const Index3& l
 Plan make_plan(const Problem& p, const Box& box) {
   Plan plan;
   plan.box = box;
-  plan.live_pixel_taps = live_pixel_taps(p);
   const Phases3 axes = all_axis_phases(p);
+  plan.live_pixel_taps = live_pairs(axes, p.N);
   for (const AxisPhase& d : axes[0])
     for (const AxisPhase& h : axes[1])
       for (const AxisPhase& w : axes[2]) add_phase(plan, p, {&d, &h, &w});
@@ -232,16 +243,7 @@ LiveRange live_range(const Problem& p, const Phase& phase, const Tap& tap) {
 
 int64_t dense_pixel_taps(const Problem& p) { return p.N * volume(p.output) * p.filter.taps(); }
 
-int64_t live_pixel_taps(const Problem& p) {
-  int64_t live = p.N;
-  for (const std::vector<AxisPhase>& axis : all_axis_phases(p)) {
-    int64_t pairs = 0;
-    for (const AxisPhase& a : axis)
-      for (const auto& t : a.taps) pairs += t.end - t.begin;
-    live *= pairs;
-  }
-  return live;
-}
+int64_t live_pixel_taps(const Problem& p) { return live_pairs(all_axis_phases(p), p.N); }
 
 std::vector<GradientTap> weight_gradient_taps(const Problem& p) {
   const Phases3 axes = all_axis_phases(p);

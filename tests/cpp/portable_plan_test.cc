@@ -66,7 +66,7 @@ void test_random_problems() {
     const DataType type = i % 5 < 3 ? DataType::kHalf : DataType::kFloat;
     const int multiprocessors = int(pick(random, {1, 2, 8, 40, 132})), shared_kb = int(pick(random, {64, 100, 228}));
     const Layout layout = pick(random, {0, 1}) ? Layout::kNHWC : Layout::kNCHW;
-    const PortablePlan r = plan_portable(p, type, layout, {multiprocessors, shared_kb << 10});
+    const PortablePlan r = plan_portable(p, type, layout, {80, multiprocessors, shared_kb << 10});
     const TileShape& tile = kTileShapes[r.shape];
     expect(r.plan.box.pixels() <= tile.m, "a tile holds its pixels");
     const int64_t channels = padded_channels(gemm_groups(p.filter).c, type),
@@ -90,9 +90,9 @@ void test_few_tiles() {
   for (const DataType type : {DataType::kFloat, DataType::kHalf, DataType::kBFloat16})
     for (const Layout layout : {Layout::kNHWC, Layout::kNCHW}) {
       p.N = 1;
-      expect(plan_portable(p, type, layout, {132, 228 << 10}).pieces.pieces.size() > 6, "one image's sums are cut");
+      expect(plan_portable(p, type, layout, {80, 132, 228 << 10}).pieces.pieces.size() > 6, "one image's sums are cut");
       p.N = 1000;
-      expect(plan_portable(p, type, layout, {132, 228 << 10}).pieces.parts == 0, "those of a thousand are not");
+      expect(plan_portable(p, type, layout, {80, 132, 228 << 10}).pieces.parts == 0, "those of a thousand are not");
     }
 }
 

@@ -18,7 +18,7 @@ void expect(bool holds, const char* what) {
 }
 
 const TileShape& chosen(int64_t pixels, int64_t channels, int64_t groups, int multiprocessors, int shared_kb) {
-  return kTileShapes[choose_tile({pixels, channels, groups, 256, {multiprocessors, shared_kb << 10}})];
+  return kTileShapes[choose_tile({pixels, channels, groups, 256, {80, multiprocessors, shared_kb << 10}})];
 }
 
 void test_tiles() {
@@ -37,7 +37,7 @@ void test_tiles() {
 
 // Parts that the longest of these sums is cut into, on tiles of 64x64 for each of `copies`.
 int64_t parts_of(std::initializer_list<int32_t> lengths, int64_t copies, int multiprocessors) {
-  const int32_t longest = longest_piece(lengths, copies, kTileShapes[3], {multiprocessors, 228 << 10});
+  const int32_t longest = longest_piece(lengths, copies, kTileShapes[3], {80, multiprocessors, 228 << 10});
   return ceil_div(std::ranges::max(lengths), longest);
 }
 
@@ -48,7 +48,7 @@ void test_parts() {
   expect(parts_of({72}, 8, 1) == 1, "and not where they fill it");
   expect(parts_of({8}, 8, 132) == 1, "short sums stay whole");
   expect(parts_of({288, 8, 8, 8, 8, 8, 8, 8}, 8, 132) > 4, "a long one among short ones is cut");
-  const TileShape& cut = kTileShapes[choose_tile({49, 512, 1, 512 * 9 * 2, {132, 228 << 10}})];
+  const TileShape& cut = kTileShapes[choose_tile({49, 512, 1, 512 * 9 * 2, {80, 132, 228 << 10}})];
   expect(cut.n > 32, "tiles need not be the smallest where their sums are cut");
 }
 
