@@ -157,9 +157,11 @@ class BoxRing {
         empty_(Tile::kCanPair && p.pairs ? peer_address(shared_address(bars.empty), threadIdx.x & 1)
                                          : shared_address(bars.empty)),
         stages_(p.stages),
+        channel_blocks_(p.channel_blocks),
+        last_steps_(p.last_steps),
         blocks_(Tile::kCanPair && p.pairs ? 2 : 1),
         is_for_block_(int(threadIdx.x % 32) < blocks_) {}
-  __device__ void begin(const Params&, const WorkReader&) {}
+  __device__ void begin(const Params&, const WorkReader& work) { left_ = channel_blocks_ - work.sum().lo; }
   __device__ void skip(const WorkReader& work) { at_.skip(stages_, work.sum().hi - work.sum().lo); }
   // For the k-block that is `ahead` after the current one, as are those below.
   __device__ void wait(int ahead = 0) const {
@@ -175,7 +177,10 @@ class BoxRing {
     const int ago = int(threadIdx.x % 32) / blocks_ + 1;
     if (ago <= count) arrive(ago);
   }
-  __device__ void advance() { at_.advance(stages_); }
+  __device__ void advance() {
+    at_.advance(stages_);
+    if (--left_ == 0) left_ = channel_blocks_;
+  }
   __device__ void advance_pair() { at_ = position(2); }
 
   // A k-block, as descriptors: of row block m, and the low word of the filter's.
@@ -187,6 +192,8 @@ class BoxRing {
     const uint32_t at = position(ahead).stage * (Tile::kStageBytes >> 4);
     return {a_ + at, b_ + at};
   }
+  // Of the current k-block.
+  __device__ int steps() const { return left_ == 1 ? last_steps_ : Tile::kSteps; }
   // Where its stage lies in the ring.
   __device__ uint32_t offset() const { return at_.stage * Tile::kStageBytes; }
   // The address of this lane's first row.
@@ -200,7 +207,9 @@ class BoxRing {
   __device__ PipelineState position(int ahead) const { return ahead == 0 ? at_ : at_.ahead(stages_, ahead); }
 
   uint32_t a_, b_, rows_, full_, empty_;  // empty: of this lane's block of a pair
-  int stages_, blocks_;                   // that copy each other's pixels
+  int stages_, channel_blocks_, last_steps_;
+  int left_ = 0;       // k-blocks of the current tap
+  int blocks_;         // that copy each other's pixels
   bool is_for_block_;                     // this lane: to tell one of them
   PipelineState at_{};
 };

@@ -28,11 +28,12 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
   }
   std::vector<Config> configs;
   for (const TileShape& s : kTileShapes) {
-    if (s.curve != o.curve || !s.serves(o.element_bytes, o.products)) continue;
+    if (s.curve != o.curve) continue;
     if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;         // more than half of every tile would be empty
-    if (s.source == Source::kPatches && p.filter.K > s.bn) continue;  // wider tiles are better
+    if (s.source == Source::kPatches && s.bn < 128 && p.filter.K > s.bn) continue;  // wider tiles are better
     for (const bool halved : {false, true}) {
       if (halved && !(o.can_be_halved && s.serves_halved())) continue;
+      if (!s.serves(halved ? int(sizeof(uint16_t)) : o.element_bytes, o.products)) continue;
       for (const int splits : {1, 2, 4, 8}) {
         if (splits > 1 && !s.can_be_split()) continue;
         for (int blocks = 1; blocks <= s.max_blocks_per_sm(o.products); ++blocks)

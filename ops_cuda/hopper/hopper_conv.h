@@ -45,6 +45,7 @@ struct Params {
   Int3 output, out_step;
   Divider box_d, box_h, box_w;
   int box_n;
+  int last_steps;  // products of 16 channels that the last k-block of a tap has
 };
 
 Machine current_machine();

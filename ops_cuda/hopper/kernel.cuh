@@ -73,7 +73,9 @@ struct MathWarps {
       ring.begin(p, work);
       wait_turn(turn);
       if constexpr (Tile::kSource == Source::kPatches) {
+        const ScalesOfX<Tile> scales(p, work, row0 + lane / 4);
         Loop::multiply_patches(ring, count, acc, pass_turn);
+        scales.undo(acc);
       } else if constexpr (Tile::kThroughRegisters) {
         Loop::multiply_floats(ring, count, p.stages, row0 + lane / 4, p.box_bytes / 128, 3 + wg, acc, pass_turn);
       } else {

@@ -33,7 +33,7 @@ struct MainLoop {
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
       ring.wait();
-      issue(ring.operands(), acc);
+      issue(ring.operands(), ring.steps(), acc);
       wgmma_wait<kInFlight>();
       if (i >= kInFlight) ring.release(kInFlight);
       ring.advance();
@@ -64,7 +64,7 @@ struct MainLoop {
       }
       ring.fetch();
       ring.wait();
-      issue(ring.operands(), acc);
+      issue(ring.operands(), ring.steps(), acc);
       wgmma_wait<1>();
       if (any) {
         if (!ring.filter_stays()) ring.release();
@@ -78,7 +78,7 @@ struct MainLoop {
         while (--taps > 0) {
           ring.fetch();
           ring.wait();
-          issue(ring.operands(), acc);
+          issue(ring.operands(), ring.steps(), acc);
           ring.advance();
         }
       } else {
@@ -86,7 +86,7 @@ struct MainLoop {
         while (--taps > 0) {
           ring.fetch();
           ring.wait();
-          issue(ring.operands(), acc);
+          issue(ring.operands(), ring.steps(), acc);
           wgmma_wait<1>();
           ring.release();
           ring.advance();
@@ -105,17 +105,28 @@ struct MainLoop {
     }
   }
 
-  // The products of a k-block.
+  // The products of a k-block, `steps` of 16 channels.
   template <class Operands>
-  static __device__ void issue(const Operands& at, Accumulators& acc) {
+  static __device__ void issue(const Operands& at, int steps, Accumulators& acc) {
     using Operand = std::conditional_t<Tile::kConverts, __half, typename Tile::Input>;
-    wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < kFilterRowBytes / 32; ++k)
+    const auto step = [&](int k) {
 #pragma unroll
       for (int m = 0; m < kRowBlocks; ++m)
         wgmma<Operand, BN>(acc[m], at.a(m, k), descriptor<kFilterRowBytes>(at.b + k * 2));
-    wgmma_commit();
+    };
+    // A fence and a commit in each branch: where branches meet ptxas would make a group of its own for either.
+    if (!Tile::kSkipsEmptySteps || steps == Tile::kSteps) {
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < Tile::kSteps; ++k) step(k);
+      wgmma_commit();
+    } else {
+#pragma unroll 1
+      for (int k = 0; k + 1 < steps; ++k) wgmma_fence(), step(k);
+      wgmma_fence();
+      step(steps - 1);
+      wgmma_commit();
+    }
   }
 
   // A through registers, as halves: what comes next is converted while the current k-blocks are multiplied. Where their

@@ -135,6 +135,7 @@ class PatchRing {
         stages_(p.stages),
         patch_stages_(p.patch_stages),
         channel_blocks_(p.channel_blocks),
+        last_steps_(p.last_steps),
         filter_taps_(p.filter_taps),
         filter_stays_(p.filter_stays) {
 #pragma unroll
@@ -142,7 +143,7 @@ class PatchRing {
   }
   __device__ void begin(const Params& p, const WorkReader& work) {
     list_ = p.taps + work.output().first_tap, taps_ = work.patches().taps;
-    t_ = block_stages_ = 0;
+    t_ = block_stages_ = 0, left_ = channel_blocks_;
     const auto start = work.start();
     tap_ = {start.w, start.filter};
     read_ = after(0);
@@ -168,13 +169,16 @@ class PatchRing {
   __device__ float scale() const { return load_shared_float(patch_scale_ + patch_.stage * 4); }
   __device__ void end_patch() {
     t_ += patch_taps_;
-    if (t_ == taps_) t_ = 0, block_stages_ += filter_taps_;
+    if (t_ == taps_) t_ = 0, block_stages_ += filter_taps_, --left_;
     patch_.advance(patch_stages_);
   }
   __device__ void release_patch() {
     if (threadIdx.x % 32 == 0) barrier_arrive(patch_empty_ + done_patch_.stage * 8);
     done_patch_.advance(patch_stages_);
   }
+
+  // Of each of its k-blocks.
+  __device__ int steps() const { return left_ == 1 ? last_steps_ : Tile::kSteps; }
 
   __device__ bool filter_stays() const { return filter_stays_; }
   // For the filter of the current tap. Where it stays, until a tile has read all of it.
@@ -229,10 +233,11 @@ class PatchRing {
   uint32_t a_, b_;
   int pitch_, group_pitch_, block_[kRowBlocks];
   uint32_t full_, empty_, patch_full_, patch_scale_, patch_empty_;
-  int stages_, patch_stages_, channel_blocks_, filter_taps_;
+  int stages_, patch_stages_, channel_blocks_, last_steps_, filter_taps_;
   bool filter_stays_, filter_is_there_ = false;
   const WorkTap* list_ = nullptr;
   int taps_ = 1, patch_taps_ = 0, t_ = 0, read_ = 0;
+  int left_ = 0;               // blocks of channels
   int block_stages_ = 0;       // of a filter that stays, those before the current block of channels
   uint32_t rows_[kRowBlocks];  // of the current patch, in 16 bytes
   TapWords tap_{}, coming_{}, later_{};

@@ -28,6 +28,7 @@ Curve curve_of(ActivationKind);
 enum class Source { kBoxes, kPatches };
 
 inline constexpr int kBlockBytes = 128;  // of the channels of X: a k-block
+inline constexpr int kStepChannels = 16;  // that a matrix instruction sums
 inline constexpr int kHalvedBlock = 32;  // channels whose order the halves of floats have of their own (halves.cuh)
 
 // Elements of the filter, 16 bits each, for a k-block of an output channel. Floats are multiplied as halves, which take
@@ -54,16 +55,20 @@ struct TileShape {
   // Where products are split, a thread keeps two sets of accumulators; those that convert leave the others 128
   // registers.
   constexpr bool serves(int element_bytes, int products) const {
-    if (source == Source::kPatches && (products > 1 || (converts(element_bytes) && row_blocks > 2))) return false;
+    if (source == Source::kPatches && (products > 1 || (converts(element_bytes) && (row_blocks > 2 || bn > 64))))
+      return false;
     return row_blocks * bn <= (products > 1 ? 128 : 256);
   }
+  // Whether steps of a k-block in which X has no channels are left out. In narrow tiles and where floats are converted
+  // asking costs more than it saves (measured).
+  constexpr bool skips_empty_steps(int element_bytes) const { return element_bytes == 2 && bn >= 128; }
   // Whether two blocks may copy pixels for each other: for tiles that multiply for as long as their boxes take to come.
   // Smaller ones gained nothing by it (measured). With it the widest tiles of floats spill registers.
   constexpr bool can_pair(int element_bytes) const {
     return team == Team::kShared && source == Source::kBoxes && element_bytes == 2;
   }
   // Whether floats may be made halves of before the kernel (halve.h).
-  constexpr bool serves_halved() const { return source == Source::kBoxes; }
+  constexpr bool serves_halved() const { return source == Source::kBoxes || bn > 64; }
   constexpr int max_blocks_per_sm(int products) const {
     return team == Team::kSolo && bn * (products > 1 ? 2 : 1) <= 128 ? 2 : 1;
   }
@@ -81,10 +86,12 @@ struct TileShape {
   constexpr int slab(int element_bytes) const {
     return bn * element_bytes < kBlockBytes ? bn : kBlockBytes / element_bytes;
   }
-  // A team's slabs that wait in shared memory at once: 64 KB of them in a block.
+  // A team's slabs that wait in shared memory at once: 64 KB of them in a block, but half of a tile's where patches
+  // and their wide filter leave no room for more.
   constexpr int staged_slabs(int element_bytes) const {
     const int most = (64 << 10) / (teams() * bm() * slab(element_bytes) * element_bytes);
-    return most < bn / slab(element_bytes) ? most : bn / slab(element_bytes);
+    const int slabs = bn / slab(element_bytes) / (source == Source::kPatches && bn > 64 ? 2 : 1);
+    return most < slabs ? most : slabs;
   }
   constexpr int staged_bytes(int element_bytes) const {
     return teams() * staged_slabs(element_bytes) * bm() * slab(element_bytes) * element_bytes;
@@ -107,6 +114,7 @@ inline constexpr TileShape kTileShapes[] = {
     {Team::kSolo, 1, 32},
     {Team::kShared, 1, 128, Curve::kAny},
     {Team::kSolo, 1, 64, Curve::kAny},
+    {Team::kAlternate, 2, 128, Curve::kPiecewiseLinear, Source::kPatches},
     {Team::kShared, 2, 64, Curve::kPiecewiseLinear, Source::kPatches},
     {Team::kShared, 2, 32, Curve::kPiecewiseLinear, Source::kPatches},
     {Team::kAlternate, 4, 64, Curve::kPiecewiseLinear, Source::kPatches},

@@ -38,7 +38,11 @@ Cost cost_of(const Config& c, const Operands& o, const Fetched& fetched, std::op
                          : !converts                            ? std::max(s.bn, 48)
                          : s.team == Team::kAlternate && stages ? std::max(1.56 * s.bn, 68.0)
                                                                 : std::max(0.85 * s.bn, 40.0);
-  const double multiply = 1.066 * s.bm() / 64 * 2.0 * columns * share;
+  const bool is_wide = s.source == Source::kPatches && s.bn > 64;
+  const double filled = s.skips_empty_steps(o.element_bytes)
+                            ? double(round_up(o.channels, kStepChannels)) / double(round_up(o.channels, kBlockBytes / 2))
+                            : 1;
+  const double multiply = (is_wide ? 1.013 : 1.066) * s.bm() / 64 * 2.0 * columns * filled * share;
   // All SMs together are bound by what L2 sends and an SM takes in, one alone by what it can have in flight. Blocks
   // that share a sum read different k-blocks, so that no two of them share a line, and where tiles are cut few of them
   // do. Small tiles of halves suffer little from that; those that convert floats do (fitted). The blocks of a pair
@@ -63,10 +67,12 @@ Cost cost_of(const Config& c, const Operands& o, const Fetched& fetched, std::op
       c.splits > 1 ? 1115 + 98 * c.splits + 0.037 * s.bm() * s.bn + (s.team == Team::kSolo ? 0 : 1600) : 0;
   // Those that convert patches take so long for a pixel; and each patch of a tile beyond the first is waited for.
   const double convert = converts ? 11.5 * fetched.pixel_bytes / kBlockBytes : 0;
+  // Wide tiles have room for few patches, and wait a little for each.
+  const double wait = is_wide ? 1.1 * fetched.pixel_bytes / kBlockBytes : 0;
   // Room for two lets the next launch's block set itself up. The first patch is read for its scale before it is
   // converted.
   const double start = (c.blocks_per_sm > 1 ? 1930 : 2480) + (converts ? 1500 : 0);
-  Cost cost{.k_block = std::max({multiply, load, latency, convert}) + 350 * fetched.more_patches,
+  Cost cost{.k_block = std::max({multiply, load, latency, convert}) + wait + 350 * fetched.more_patches,
             .tile = store + split,
             .leave = 1250 + 0.17 * s.bm() * s.bn,
             .add = 1230 + 0.107 * s.bm() * s.bn,
