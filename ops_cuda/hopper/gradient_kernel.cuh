@@ -178,9 +178,11 @@ struct GradientKernel {
   };
 
   // Calls body(where the operands of a k-step begin) for each k-step of the mask; several in a row, so that their
-  // addresses are there before they are needed.
-  template <class F>
-  static __device__ void for_steps(const GradientParams& p, uint32_t mask, F body) {
+  // addresses are there before they are needed. Their products are a group each time, and then issued() is called: a
+  // group that were left open until loops and branches end would be closed by an empty one behind it, and a wait for
+  // all but the last group would be one for all products.
+  template <class F, class G>
+  static __device__ void for_steps(const GradientParams& p, uint32_t mask, F body, G issued) {
     constexpr int kAtOnce = 4;
     int left = __popc(mask);
     const auto next = [&] {
@@ -193,13 +195,19 @@ struct GradientKernel {
       uint32_t step[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) step[i] = next();
+      wgmma_fence();
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) body(step[i] & 0xffff, step[i] >> 16);
+      wgmma_commit();
+      issued();
     }
 #pragma unroll 1
     for (; left > 0; --left) {
       const uint32_t step = next();
+      wgmma_fence();
       body(step & 0xffff, step >> 16);
+      wgmma_commit();
+      issued();
     }
   }
 
@@ -250,24 +258,35 @@ struct GradientKernel {
               acc + r * S::kRunSums, transposed_descriptor(p.high_a, at_a[r] + offset + step_a),
               transposed_descriptor(p.high_b, at_b[r] + offset + step_b, apart[r]), accumulate);
         };
-        wgmma_fence();
+        // The box before this one can go once its products have ended, while some of this one's are under way.
+        const auto release_last = [&] {
+          if (last < 0) return;
+          wgmma_wait<1>();
+          release(last);
+          last = -1;
+        };
 #pragma unroll
         for (int r = 0; r < S::kRuns; ++r) {
-          if constexpr (kPlanes == 2) {
+          if constexpr (kPlanes == 1) {
+            for_steps(
+                p, mask[r], [&](uint32_t step_a, uint32_t step_b) { multiply(r, step_a, step_b, 1); }, release_last);
+          } else {
             // The small products first: added to a large sum they would lose digits each time.
             int begun = 0;
             for_steps(p, mask[r], [&](uint32_t step_a, uint32_t step_b) {
               multiply(r, step_a + (p.a_plane >> 4), step_b, begun);
               multiply(r, step_a, step_b + (p.b_plane >> 4), 1);
               begun = 1;
-            });
+            }, [] {});
+            for_steps(
+                p, mask[r], [&](uint32_t step_a, uint32_t step_b) { multiply(r, step_a, step_b, 1); }, [] {});
           }
-          for_steps(p, mask[r], [&](uint32_t step_a, uint32_t step_b) { multiply(r, step_a, step_b, 1); });
         }
-        wgmma_commit();
         if constexpr (kPlanes == 1) {
-          wgmma_wait<1>();
-          if (last >= 0) release(last);
+          if (last >= 0) {  // this team has no product in the box
+            wgmma_wait<0>();
+            release(last);
+          }
           last = stage;
         } else {
           // Tensor cores cut off what a sum cannot hold: short sums, and rounded additions of them, keep that small.
