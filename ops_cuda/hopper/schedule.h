@@ -61,7 +61,7 @@ struct TileShape {
   }
   // Whether steps of a k-block in which X has no channels are left out. In narrow tiles and where floats are converted
   // asking costs more than it saves (measured).
-  constexpr bool skips_empty_steps(int element_bytes) const { return element_bytes == 2 && bn >= 128; }
+  constexpr bool skips_empty_steps(int element_bytes) const { return element_bytes == 2 && bn > 64; }
   // Whether two blocks may copy pixels for each other: for tiles that multiply for as long as their boxes take to come.
   // Smaller ones gained nothing by it (measured). With it the widest tiles of floats spill registers.
   constexpr bool can_pair(int element_bytes) const {
@@ -82,9 +82,11 @@ struct TileShape {
     return team != Team::kAlternate && row_blocks == 1 && bn <= 128 && source == Source::kBoxes;
   }
 
-  // A finished tile is stored by slabs of channels: as many as a row of 128 bytes holds.
+  // A finished tile is stored by slabs of channels: as many as a row of 128 bytes holds, or of 64 where those do not
+  // make up the tile.
   constexpr int slab(int element_bytes) const {
-    return bn * element_bytes < kBlockBytes ? bn : kBlockBytes / element_bytes;
+    if (bn * element_bytes < kBlockBytes) return bn;
+    return (bn * element_bytes % kBlockBytes == 0 ? kBlockBytes : kBlockBytes / 2) / element_bytes;
   }
   // A team's slabs that wait in shared memory at once: 64 KB of them in a block, but half of a tile's where patches
   // and their wide filter leave no room for more.
@@ -107,6 +109,7 @@ inline constexpr TileShape kTileShapes[] = {
     {Team::kShared, 1, 128},
     {Team::kShared, 2, 64},
     {Team::kAlternate, 2, 128},
+    {Team::kAlternate, 2, 96},
     {Team::kAlternate, 1, 128},
     {Team::kAlternate, 2, 64},
     {Team::kSolo, 1, 128},
@@ -115,6 +118,7 @@ inline constexpr TileShape kTileShapes[] = {
     {Team::kShared, 1, 128, Curve::kAny},
     {Team::kSolo, 1, 64, Curve::kAny},
     {Team::kAlternate, 2, 128, Curve::kPiecewiseLinear, Source::kPatches},
+    {Team::kAlternate, 2, 96, Curve::kPiecewiseLinear, Source::kPatches},
     {Team::kShared, 2, 64, Curve::kPiecewiseLinear, Source::kPatches},
     {Team::kShared, 2, 32, Curve::kPiecewiseLinear, Source::kPatches},
     {Team::kAlternate, 4, 64, Curve::kPiecewiseLinear, Source::kPatches},

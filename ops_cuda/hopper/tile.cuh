@@ -66,7 +66,7 @@ struct TileTraits {
                         kCanPair = kShape.can_pair(sizeof(Input));
   // Twelve warps have 168 registers each, unless those that copy give some up.
   static constexpr bool kTakesRegisters =
-      sizeof(T) == 4 && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 256;
+      sizeof(T) == 4 && kTeam != Team::kSolo && kRowBlocks * BN * Math::kProducts >= 192;
   using Accumulators = float[kRowBlocks][BN / 2];
 
   static constexpr int kRing = kSource == Source::kBoxes ? kMaxStages : kMaxFilterStages;

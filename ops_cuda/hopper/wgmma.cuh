@@ -37,9 +37,11 @@ __device__ void accumulators_changed(float (&d)[N]) {
 #define CKS_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define CKS_D16(i) CKS_D4(i), CKS_D4(i + 4), CKS_D4(i + 8), CKS_D4(i + 12)
 #define CKS_D32(i) CKS_D16(i), CKS_D16(i + 16)
+#define CKS_D48(i) CKS_D32(i), CKS_D16(i + 32)
 #define CKS_D64(i) CKS_D32(i), CKS_D32(i + 32)
 #define CKS_R16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define CKS_R32 CKS_R16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define CKS_R48 CKS_R32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define CKS_R64                                                                                                       \
   CKS_R32                                                                                                             \
   ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59," \
@@ -58,6 +60,7 @@ __device__ void accumulators_changed(float (&d)[N]) {
 #define CKS_WGMMA_ALL_N(type)                                                    \
   if constexpr (N == 32) CKS_WGMMA(32, type, CKS_R16, 16, 17, 18, CKS_D16(0));   \
   if constexpr (N == 64) CKS_WGMMA(64, type, CKS_R32, 32, 33, 34, CKS_D32(0));   \
+  if constexpr (N == 96) CKS_WGMMA(96, type, CKS_R48, 48, 49, 50, CKS_D48(0));   \
   if constexpr (N == 128) CKS_WGMMA(128, type, CKS_R64, 64, 65, 66, CKS_D64(0)); \
   if constexpr (N == 256) CKS_WGMMA(256, type, CKS_R128, 128, 129, 130, CKS_D128_ALL);
 #define CKS_D128_ALL CKS_D64(0), CKS_D64(64)
@@ -84,6 +87,7 @@ template <int N>
 __device__ void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool add) {
   if constexpr (N == 32) CKS_WGMMA_A(32, CKS_R16, 16, 17, 18, 19, 20, 21, CKS_D16(0));
   if constexpr (N == 64) CKS_WGMMA_A(64, CKS_R32, 32, 33, 34, 35, 36, 37, CKS_D32(0));
+  if constexpr (N == 96) CKS_WGMMA_A(96, CKS_R48, 48, 49, 50, 51, 52, 53, CKS_D48(0));
   if constexpr (N == 128) CKS_WGMMA_A(128, CKS_R64, 64, 65, 66, 67, 68, 69, CKS_D64(0));
   if constexpr (N == 256) CKS_WGMMA_A(256, CKS_R128, 128, 129, 130, 131, 132, 133, CKS_D128_ALL);
 }
@@ -93,11 +97,13 @@ __device__ void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, boo
 #undef CKS_WGMMA
 #undef CKS_D128_ALL
 #undef CKS_D64
+#undef CKS_D48
 #undef CKS_D32
 #undef CKS_D16
 #undef CKS_D4
 #undef CKS_R128
 #undef CKS_R64
+#undef CKS_R48
 #undef CKS_R32
 #undef CKS_R16
 
