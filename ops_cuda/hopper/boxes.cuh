@@ -158,7 +158,7 @@ class BoxRing {
                                          : shared_address(bars.empty)),
         stages_(p.stages),
         channel_blocks_(p.channel_blocks),
-        last_steps_(p.last_steps),
+        last_is_half_(p.last_is_half),
         blocks_(Tile::kCanPair && p.pairs ? 2 : 1),
         is_for_block_(int(threadIdx.x % 32) < blocks_) {}
   __device__ void begin(const Params&, const WorkReader& work) { left_ = channel_blocks_ - work.sum().lo; }
@@ -192,8 +192,8 @@ class BoxRing {
     const uint32_t at = position(ahead).stage * (Tile::kStageBytes >> 4);
     return {a_ + at, b_ + at};
   }
-  // Of the current k-block.
-  __device__ int steps() const { return left_ == 1 ? last_steps_ : Tile::kSteps; }
+  // Whether the current k-block has only its first half.
+  __device__ bool is_half() const { return last_is_half_ && left_ == 1; }
   // Where its stage lies in the ring.
   __device__ uint32_t offset() const { return at_.stage * Tile::kStageBytes; }
   // The address of this lane's first row.
@@ -207,10 +207,11 @@ class BoxRing {
   __device__ PipelineState position(int ahead) const { return ahead == 0 ? at_ : at_.ahead(stages_, ahead); }
 
   uint32_t a_, b_, rows_, full_, empty_;  // empty: of this lane's block of a pair
-  int stages_, channel_blocks_, last_steps_;
+  int stages_, channel_blocks_;
+  bool last_is_half_;
   int left_ = 0;       // k-blocks of the current tap
   int blocks_;         // that copy each other's pixels
-  bool is_for_block_;                     // this lane: to tell one of them
+  bool is_for_block_;  // this lane: to tell one of them
   PipelineState at_{};
 };
 

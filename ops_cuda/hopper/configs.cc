@@ -29,7 +29,7 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
   std::vector<Config> configs;
   for (const TileShape& s : kTileShapes) {
     if (s.curve != o.curve) continue;
-    if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;         // more than half of every tile would be empty
+    if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;  // more than half of every tile would be empty
     if (s.source == Source::kPatches && s.bn <= 64 && p.filter.K > s.bn) continue;  // wider tiles are better
     for (const bool halved : {false, true}) {
       if (halved && !(o.can_be_halved && s.serves_halved())) continue;

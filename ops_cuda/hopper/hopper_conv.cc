@@ -166,7 +166,7 @@ class HopperConv : public ConvolutionKernel {
     params_.items = reinterpret_cast<const WorkItem*>(params_.taps + s.taps.size());
     params_.channel_blocks = int((channels + bk - 1) / bk);
     params_.x_blocks = int((channels - x2_channels + bk - 1) / bk);
-    params_.last_steps = int(ceil_div(channels - (params_.channel_blocks - 1) * int64_t(bk), hopper::kStepChannels));
+    params_.last_is_half = params_.channel_blocks * int64_t(bk) - channels >= bk / 2;
     params_.box_bytes = int(s.box.pixels() * 128), params_.runs = s.runs.has_value();
     if (s.patch) {
       params_.patch_stages = s.patch_stages;

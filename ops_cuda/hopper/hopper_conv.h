@@ -45,7 +45,7 @@ struct Params {
   Int3 output, out_step;
   Divider box_d, box_h, box_w;
   int box_n;
-  int last_steps;  // products of 16 channels that the last k-block of a tap has
+  bool last_is_half;  // the last k-block of a tap has no channels in its second half
 };
 
 Machine current_machine();

@@ -33,7 +33,11 @@ struct MainLoop {
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
       ring.wait();
-      issue(ring.operands(), ring.steps(), acc);
+      if (Tile::kAsksForHalf && ring.is_half()) {
+        issue(kHalfOfSteps, ring.operands(), acc);
+      } else {
+        issue(kAllSteps, ring.operands(), acc);
+      }
       wgmma_wait<kInFlight>();
       if (i >= kInFlight) ring.release(kInFlight);
       ring.advance();
@@ -62,35 +66,42 @@ struct MainLoop {
         }
         scale = coming;
       }
-      ring.fetch();
-      ring.wait();
-      issue(ring.operands(), ring.steps(), acc);
-      wgmma_wait<1>();
-      if (any) {
-        if (!ring.filter_stays()) ring.release();
-        ring.release_patch();
-      }
-      any = true;
-      ring.advance();
-      if (ring.filter_stays()) {
-        // Nothing but a patch is ever free again: the tensor cores' queue is not drained before the next one begins.
-#pragma unroll 1
-        while (--taps > 0) {
-          ring.fetch();
-          ring.wait();
-          issue(ring.operands(), ring.steps(), acc);
-          ring.advance();
+      const auto multiply_patch = [&](auto steps) {
+        ring.fetch();
+        ring.wait();
+        issue(steps, ring.operands(), acc);
+        wgmma_wait<1>();
+        if (any) {
+          if (!ring.filter_stays()) ring.release();
+          ring.release_patch();
         }
+        any = true;
+        ring.advance();
+        if (ring.filter_stays()) {
+          // Nothing but a patch is ever free again: the tensor cores' queue is not drained before the next one begins.
+#pragma unroll 1
+          while (--taps > 0) {
+            ring.fetch();
+            ring.wait();
+            issue(steps, ring.operands(), acc);
+            ring.advance();
+          }
+        } else {
+#pragma unroll 1
+          while (--taps > 0) {
+            ring.fetch();
+            ring.wait();
+            issue(steps, ring.operands(), acc);
+            wgmma_wait<1>();
+            ring.release();
+            ring.advance();
+          }
+        }
+      };
+      if (Tile::kAsksForHalf && ring.is_half()) {
+        multiply_patch(kHalfOfSteps);
       } else {
-#pragma unroll 1
-        while (--taps > 0) {
-          ring.fetch();
-          ring.wait();
-          issue(ring.operands(), ring.steps(), acc);
-          wgmma_wait<1>();
-          ring.release();
-          ring.advance();
-        }
+        multiply_patch(kAllSteps);
       }
       ring.end_patch();
     }
@@ -105,28 +116,24 @@ struct MainLoop {
     }
   }
 
-  // The products of a k-block, `steps` of 16 channels.
-  template <class Operands>
-  static __device__ void issue(const Operands& at, int steps, Accumulators& acc) {
+  // Steps of 16 channels in a k-block.
+  template <int kCount>
+  using Steps = std::integral_constant<int, kCount>;
+  static constexpr Steps<kFilterRowBytes / 32> kAllSteps{};
+  static constexpr Steps<kFilterRowBytes / 64> kHalfOfSteps{};
+
+  // The products of a k-block, or of its first half. (A group begins and ends in each branch that issues it: where
+  // branches meet ptxas would make groups of its own.)
+  template <int kCount, class Operands>
+  static __device__ void issue(Steps<kCount>, const Operands& at, Accumulators& acc) {
     using Operand = std::conditional_t<Tile::kConverts, __half, typename Tile::Input>;
-    const auto step = [&](int k) {
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kCount; ++k)
 #pragma unroll
       for (int m = 0; m < kRowBlocks; ++m)
         wgmma<Operand, BN>(acc[m], at.a(m, k), descriptor<kFilterRowBytes>(at.b + k * 2));
-    };
-    // A fence and a commit in each branch: where branches meet ptxas would make a group of its own for either.
-    if (!Tile::kSkipsEmptySteps || steps == Tile::kSteps) {
-      wgmma_fence();
-#pragma unroll
-      for (int k = 0; k < Tile::kSteps; ++k) step(k);
-      wgmma_commit();
-    } else {
-#pragma unroll 1
-      for (int k = 0; k + 1 < steps; ++k) wgmma_fence(), step(k);
-      wgmma_fence();
-      step(steps - 1);
-      wgmma_commit();
-    }
+    wgmma_commit();
   }
 
   // A through registers, as halves: what comes next is converted while the current k-blocks are multiplied. Where their

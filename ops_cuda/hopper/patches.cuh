@@ -135,7 +135,7 @@ class PatchRing {
         stages_(p.stages),
         patch_stages_(p.patch_stages),
         channel_blocks_(p.channel_blocks),
-        last_steps_(p.last_steps),
+        last_is_half_(p.last_is_half),
         filter_taps_(p.filter_taps),
         filter_stays_(p.filter_stays) {
 #pragma unroll
@@ -177,8 +177,8 @@ class PatchRing {
     done_patch_.advance(patch_stages_);
   }
 
-  // Of each of its k-blocks.
-  __device__ int steps() const { return left_ == 1 ? last_steps_ : Tile::kSteps; }
+  // Whether its k-blocks have only their first half.
+  __device__ bool is_half() const { return last_is_half_ && left_ == 1; }
 
   __device__ bool filter_stays() const { return filter_stays_; }
   // For the filter of the current tap. Where it stays, until a tile has read all of it.
@@ -233,8 +233,8 @@ class PatchRing {
   uint32_t a_, b_;
   int pitch_, group_pitch_, block_[kRowBlocks];
   uint32_t full_, empty_, patch_full_, patch_scale_, patch_empty_;
-  int stages_, patch_stages_, channel_blocks_, last_steps_, filter_taps_;
-  bool filter_stays_, filter_is_there_ = false;
+  int stages_, patch_stages_, channel_blocks_, filter_taps_;
+  bool last_is_half_, filter_stays_, filter_is_there_ = false;
   const WorkTap* list_ = nullptr;
   int taps_ = 1, patch_taps_ = 0, t_ = 0, read_ = 0;
   int left_ = 0;               // blocks of channels

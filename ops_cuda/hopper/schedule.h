@@ -28,7 +28,6 @@ Curve curve_of(ActivationKind);
 enum class Source { kBoxes, kPatches };
 
 inline constexpr int kBlockBytes = 128;  // of the channels of X: a k-block
-inline constexpr int kStepChannels = 16;  // that a matrix instruction sums
 inline constexpr int kHalvedBlock = 32;  // channels whose order the halves of floats have of their own (halves.cuh)
 
 // Elements of the filter, 16 bits each, for a k-block of an output channel. Floats are multiplied as halves, which take
@@ -59,9 +58,12 @@ struct TileShape {
       return false;
     return row_blocks * bn <= (products > 1 ? 128 : 256);
   }
-  // Whether steps of a k-block in which X has no channels are left out. In narrow tiles and where floats are converted
-  // asking costs more than it saves (measured).
-  constexpr bool skips_empty_steps(int element_bytes) const { return element_bytes == 2 && bn > 64; }
+  // Whether a tap's last k-block is multiplied by half where X has no channels in its other half. Tiles of boxes ask
+  // for each k-block, which is too much for narrow ones, those of patches for each patch, which at 64 columns still
+  // costs all layers 2 % (measured).
+  constexpr bool asks_for_half(int element_bytes) const {
+    return element_bytes == 2 && (bn > 64 || (source == Source::kPatches && bn < 64));
+  }
   // Whether two blocks may copy pixels for each other: for tiles that multiply for as long as their boxes take to come.
   // Smaller ones gained nothing by it (measured). With it the widest tiles of floats spill registers.
   constexpr bool can_pair(int element_bytes) const {

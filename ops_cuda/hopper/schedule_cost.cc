@@ -38,9 +38,9 @@ Cost cost_of(const Config& c, const Operands& o, const Fetched& fetched, std::op
                          : !converts                            ? std::max(s.bn, is_wide ? 104 : 48)
                          : s.team == Team::kAlternate && stages ? std::max(1.56 * s.bn, 68.0)
                                                                 : std::max(0.85 * s.bn, 40.0);
-  const double filled = s.skips_empty_steps(o.element_bytes)
-                            ? double(round_up(o.channels, kStepChannels)) / double(round_up(o.channels, kBlockBytes / 2))
-                            : 1;
+  const double filled = s.asks_for_half(o.element_bytes) ? double(round_up(o.channels, kBlockBytes / 4)) /
+                                                               double(round_up(o.channels, kBlockBytes / 2))
+                                                         : 1;
   const double multiply = (is_wide ? 1.013 : 1.066) * s.bm() / 64 * 2.0 * columns * filled * share;
   // All SMs together are bound by what L2 sends and an SM takes in, one alone by what it can have in flight. Blocks
   // that share a sum read different k-blocks, so that no two of them share a line, and where tiles are cut few of them

@@ -47,9 +47,7 @@ struct TileTraits {
   static constexpr int kConverterWarps = 4;
   static constexpr int BK = 128 / int(sizeof(Input));
   static constexpr int kFilterRow = filter_row(sizeof(Input), Math::kProducts), kFilterRowBytes = kFilterRow * 2;
-  // Of a full k-block, where its halves are multiplied once. A tap's last one may have fewer; narrow tiles do not ask.
-  static constexpr int kSteps = kFilterRow / kStepChannels;
-  static constexpr bool kSkipsEmptySteps = kShape.skips_empty_steps(sizeof(Input));
+  static constexpr bool kAsksForHalf = kShape.asks_for_half(sizeof(Input));
   static constexpr int kABytes = kSource == Source::kBoxes ? BM * 128 : 0, kBBytes = BN * kFilterRowBytes,
                        kStageBytes = kABytes + kBBytes;  // of the ring of k-blocks
   // Weights that are older than the previous grid may come while it still runs; but few of them, because the first
