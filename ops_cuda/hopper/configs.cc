@@ -30,7 +30,7 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
   for (const TileShape& s : kTileShapes) {
     if (s.curve != o.curve) continue;
     if (s.bn > narrowest && p.filter.K <= s.bn / 2) continue;  // more than half of every tile would be empty
-    if (s.source == Source::kPatches && s.bn <= 64 && p.filter.K > s.bn) continue;  // wider tiles are better
+    if (s.source == Source::kPatches && !s.wide_patches() && p.filter.K > s.bn) continue;  // wider ones are better
     for (const bool halved : {false, true}) {
       if (halved && !(o.can_be_halved && s.serves_halved())) continue;
       if (!s.serves(halved ? int(sizeof(uint16_t)) : o.element_bytes, o.products)) continue;

@@ -267,21 +267,19 @@ struct GradientKernel {
         };
 #pragma unroll
         for (int r = 0; r < S::kRuns; ++r) {
+          const auto products = [&](uint32_t step_a, uint32_t step_b) { multiply(r, step_a, step_b, 1); };
           if constexpr (kPlanes == 1) {
-            for_steps(
-                p, mask[r], [&](uint32_t step_a, uint32_t step_b) { multiply(r, step_a, step_b, 1); }, release_last);
+            for_steps(p, mask[r], products, release_last);
           } else {
             // The small products first: added to a large sum they would lose digits each time.
             int begun = 0;
-            for_steps(
-                p, mask[r],
-                [&](uint32_t step_a, uint32_t step_b) {
-                  multiply(r, step_a + (p.a_plane >> 4), step_b, begun);
-                  multiply(r, step_a, step_b + (p.b_plane >> 4), 1);
-                  begun = 1;
-                },
-                [] {});
-            for_steps(p, mask[r], [&](uint32_t step_a, uint32_t step_b) { multiply(r, step_a, step_b, 1); }, [] {});
+            const auto small_products = [&](uint32_t step_a, uint32_t step_b) {
+              multiply(r, step_a + (p.a_plane >> 4), step_b, begun);
+              multiply(r, step_a, step_b + (p.b_plane >> 4), 1);
+              begun = 1;
+            };
+            for_steps(p, mask[r], small_products, [] {});
+            for_steps(p, mask[r], products, [] {});
           }
         }
         if constexpr (kPlanes == 1) {

@@ -45,6 +45,8 @@ struct TileShape {
   constexpr int bm() const { return 64 * row_blocks * (team == Team::kShared ? 2 : 1); }
   constexpr int math_warpgroups() const { return team == Team::kSolo ? 1 : 2; }
   constexpr int teams() const { return team == Team::kAlternate ? 2 : 1; }
+  // Patches beside a wide filter. Floats of theirs are made halves of before the kernel, not in it.
+  constexpr bool wide_patches() const { return source == Source::kPatches && bn > 64; }
   // Whether a warpgroup of its own makes halves of a patch's floats.
   constexpr bool converts(int element_bytes) const { return source == Source::kPatches && element_bytes == 4; }
   // Beside those that multiply and convert: one solo warp copies and one stores; otherwise a warpgroup does both.
@@ -54,15 +56,15 @@ struct TileShape {
   // Where products are split, a thread keeps two sets of accumulators; those that convert leave the others 128
   // registers.
   constexpr bool serves(int element_bytes, int products) const {
-    if (source == Source::kPatches && (products > 1 || (converts(element_bytes) && (row_blocks > 2 || bn > 64))))
-      return false;
+    if (source == Source::kPatches && products > 1) return false;
+    if (converts(element_bytes) && (row_blocks > 2 || wide_patches())) return false;
     return row_blocks * bn <= (products > 1 ? 128 : 256);
   }
   // Whether a tap's last k-block is multiplied by half where X has no channels in its other half. Tiles of boxes ask
   // for each k-block, which is too much for narrow ones, those of patches for each patch, which at 64 columns still
   // costs all layers 2 % (measured).
   constexpr bool asks_for_half(int element_bytes) const {
-    return element_bytes == 2 && (bn > 64 || (source == Source::kPatches && bn < 64));
+    return element_bytes == 2 && (source == Source::kPatches ? bn != 64 : bn > 64);
   }
   // Whether two blocks may copy pixels for each other: for tiles that multiply for as long as their boxes take to come.
   // Smaller ones gained nothing by it (measured). With it the widest tiles of floats spill registers.
@@ -70,7 +72,7 @@ struct TileShape {
     return team == Team::kShared && source == Source::kBoxes && element_bytes == 2;
   }
   // Whether floats may be made halves of before the kernel (halve.h).
-  constexpr bool serves_halved() const { return source == Source::kBoxes || bn > 64; }
+  constexpr bool serves_halved() const { return source == Source::kBoxes || wide_patches(); }
   constexpr int max_blocks_per_sm(int products) const {
     return team == Team::kSolo && bn * (products > 1 ? 2 : 1) <= 128 ? 2 : 1;
   }
@@ -94,7 +96,7 @@ struct TileShape {
   // and their wide filter leave no room for more.
   constexpr int staged_slabs(int element_bytes) const {
     const int most = (64 << 10) / (teams() * bm() * slab(element_bytes) * element_bytes);
-    const int slabs = bn / slab(element_bytes) / (source == Source::kPatches && bn > 64 ? 2 : 1);
+    const int slabs = bn / slab(element_bytes) / (wide_patches() ? 2 : 1);
     return most < slabs ? most : slabs;
   }
   constexpr int staged_bytes(int element_bytes) const {
@@ -103,8 +105,9 @@ struct TileShape {
 };
 
 // Every shape that is compiled. Wide tiles for long sums (few bytes a multiply-add), alternating ones where the store
-// would show, small ones where tiles are few. Patches where there are so few output channels that loading pixels bounds
-// a tile; a wider one multiplies for as long as its boxes take to come.
+// would show, small ones where tiles are few. 96 columns for what leaves much of 128 empty (96, 160, 192 and 320 output
+// channels). Patches where loading a box of pixels for every tap bounds a tile: the fewer the output channels the more,
+// and least for shared tiles of 256 rows or columns, which multiply for as long as their boxes take to come.
 inline constexpr TileShape kTileShapes[] = {
     {Team::kShared, 1, 256},
     {Team::kShared, 2, 128},

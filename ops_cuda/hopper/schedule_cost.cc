@@ -33,7 +33,7 @@ Cost cost_of(const Config& c, const Operands& o, const Fetched& fetched, std::op
   // Through patches shared memory is what products wait for (docs/notebook.md). It sends as many rows of A for few
   // columns as for many, so that few save little. A filter that comes again and again beside floats that are converted
   // costs most. (All fitted.)
-  const bool converts = s.converts(o.element_bytes), is_wide = s.source == Source::kPatches && s.bn > 64;
+  const bool converts = s.converts(o.element_bytes), is_wide = s.wide_patches();
   const double columns = s.source == Source::kBoxes             ? s.bn * o.products * (o.element_bytes == 4 ? 0.5 : 1)
                          : !converts                            ? std::max(s.bn, is_wide ? 104 : 48)
                          : s.team == Team::kAlternate && stages ? std::max(1.56 * s.bn, 68.0)
