@@ -20,10 +20,17 @@ Latency latency_of(const Operands& o, Source source) {
 
 }  // namespace
 
-// Launches wait for each other; four bytes read and two written, through L2.
+// Launches wait for each other; four bytes read and two written, through L2. Two launches take so long however little
+// there is; and the blocks that hold an image take in what they can, the slower the more they hold.
 double cycles_to_halve(const HalvedInput& x) {
-  const int64_t bytes = x.images * x.pixels * x.channels * int64_t(sizeof(float) + sizeof(uint16_t));
-  return 2700 + double(bytes) / 1380;
+  constexpr double kLaunch = 2700, kTwoLaunches = 5200;
+  const int64_t elements = x.images * x.pixels * x.channels;
+  const double copy = double(elements * int64_t(sizeof(float) + sizeof(uint16_t))) / 1380;
+  if (x.pixel_scales) return kLaunch + copy;
+  const int cluster = x.cluster();
+  if (cluster == 0) return std::max(kLaunch + copy, kTwoLaunches);
+  const double held = double(x.quads_of_image()) / cluster;  // 16 bytes each
+  return kLaunch + std::max(copy, held * (held <= HalvedInput::kThreads * HalvedInput::kBatch ? 0.48 : 1.04));
 }
 
 Cost cost_of(const Config& c, const Operands& o, const Fetched& fetched, std::optional<int> stages, int busy_blocks,
