@@ -45,6 +45,7 @@ Cost cost_of(const Config& c, const Operands& o, const Fetched& fetched, std::op
                          : !converts                            ? std::max(s.bn, is_wide ? 104 : 48)
                          : s.team == Team::kAlternate && stages ? std::max(1.56 * s.bn, 68.0)
                                                                 : std::max(0.85 * s.bn, 40.0);
+  // The share of the k-blocks' steps that are multiplied.
   const double filled = s.asks_for_half(o.element_bytes) ? double(round_up(o.channels, kBlockBytes / 4)) /
                                                                double(round_up(o.channels, kBlockBytes / 2))
                                                          : 1;
