@@ -209,7 +209,7 @@ class BoxRing {
   uint32_t a_, b_, rows_, full_, empty_;  // empty: of this lane's block of a pair
   int stages_, channel_blocks_;
   bool last_is_half_;
-  int left_ = 0;       // k-blocks of the current tap
+  int left_ = 0;       // k-blocks of the current tap; advance_pair() is for floats, which have no halves to leave out
   int blocks_;         // that copy each other's pixels
   bool is_for_block_;  // this lane: to tell one of them
   PipelineState at_{};

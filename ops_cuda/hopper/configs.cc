@@ -33,15 +33,15 @@ std::vector<Config> all_configs(const Problem& p, const Operands& o) {
     if (s.source == Source::kPatches && !s.wide_patches() && p.filter.K > s.bn) continue;  // wider ones are better
     for (const bool halved : {false, true}) {
       if (halved && !(o.can_be_halved && s.serves_halved())) continue;
-      if (!s.serves(halved ? int(sizeof(uint16_t)) : o.element_bytes, o.products)) continue;
+      const int element_bytes = halved ? int(sizeof(uint16_t)) : o.element_bytes;  // that are multiplied
+      if (!s.serves(element_bytes, o.products)) continue;
       for (const int splits : {1, 2, 4, 8}) {
         if (splits > 1 && !s.can_be_split()) continue;
         for (int blocks = 1; blocks <= s.max_blocks_per_sm(o.products); ++blocks)
           configs.push_back({s, splits, blocks, false, halved});
       }
       if (s.can_be_cut()) configs.push_back({s, 1, 1, true, halved});
-      if (!s.can_pair(halved ? int(sizeof(uint16_t)) : o.element_bytes) || ceil_div(p.filter.K, s.bn) % 2 != 0)
-        continue;
+      if (!s.can_pair(element_bytes) || ceil_div(p.filter.K, s.bn) % 2 != 0) continue;
       configs.push_back({s, 1, 1, false, halved, true});
       if (s.can_be_cut()) configs.push_back({s, 1, 1, true, halved, true});
     }

@@ -105,7 +105,7 @@ struct TileShape {
 };
 
 // Every shape that is compiled. Wide tiles for long sums (few bytes a multiply-add), alternating ones where the store
-// would show, small ones where tiles are few. 96 columns for what leaves much of 128 empty (96, 160, 192 and 320 output
+// would show, small ones where tiles are few. 96 columns for what leaves much of 128 empty (96, 160 and 192 output
 // channels). Patches where loading a box of pixels for every tap bounds a tile: the fewer the output channels the more,
 // and least for shared tiles of 256 rows or columns, which multiply for as long as their boxes take to come.
 inline constexpr TileShape kTileShapes[] = {
