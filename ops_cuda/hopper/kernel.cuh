@@ -35,10 +35,9 @@ struct MathWarps {
   static constexpr bool kAlternate = Tile::kAlternate;
   static constexpr Team kTeam = Tile::kTeam;
 
-  // make_ring(first row block, this lane's first row): of the tile. Returns whether these warps have told the cluster
-  // that nobody copies to this block any more.
+  // make_ring(first row block, this lane's first row): of the tile.
   template <class F>
-  static __device__ bool consume(const Params& p, WorkReader work, F make_ring, uint32_t tiles, uint32_t stages,
+  static __device__ void consume(const Params& p, WorkReader work, F make_ring, uint32_t tiles, uint32_t stages,
                                  const Barriers& bars, int warp) {
     const int wg = warp / 4, team = kAlternate ? wg : 0, first_block = kTeam == Team::kShared ? wg * kRowBlocks : 0;
     const int lane = threadIdx.x % 32, row0 = first_block * 64 + warp % 4 * 16;
@@ -85,8 +84,8 @@ struct MathWarps {
       }
       if constexpr (Tile::kCanBeSplit) {
         if (p.splits > 1) {
-          ClusterSum<Tile>(work.part().sharers, stages, tiles, bars).add_up(p, {sum, work.input(), work.output()}, acc);
-          return true;
+          ClusterSum<Tile>(work.part().sharers, stages, bars).add_up(p, {sum, work.input(), work.output()}, acc);
+          return;
         }
       }
       if constexpr (Tile::kCanBeCut) {
@@ -103,7 +102,6 @@ struct MathWarps {
         Ending::template stage_tile<false>(p, sum.k0, acc, stages, bars, team, slab_at, row0, affines);
       }
     }
-    return false;
   }
 };
 
@@ -126,7 +124,6 @@ __global__ void __launch_bounds__(
   constexpr int kMakers = (Tile::kMathWarps + 1) * 32;
   constexpr int kCopyThreads = kMakers + 32, kStoreThreads = Tile::kMathWarps * 32 + Tile::kTeams * 32;
   constexpr int kConverterThreads = kMakers + (Tile::kConverts ? Tile::kConverterWarps * 32 : 0);
-  bool has_arrived = false;  // at the cluster's end
   // The next grid may set itself up while this one runs. Each role waits for the previous one before it touches what
   // that may have written or may still read.
   const int role = warp - Tile::kMathWarps;
@@ -144,7 +141,7 @@ __global__ void __launch_bounds__(
       if constexpr (kSource == Source::kPatches) return PatchRing<Tile>(p, tiles, patches, bars, first_block);
     };
     if (in_cluster) cluster_wait();
-    has_arrived = MathWarps<Tile>::consume(p, work, make_ring, tiles, stages, bars, warp);
+    MathWarps<Tile>::consume(p, work, make_ring, tiles, stages, bars, warp);
   } else {
     if constexpr (Tile::kTakesRegisters) give_up_registers<56>();
     if (role == 0) {
@@ -186,10 +183,10 @@ __global__ void __launch_bounds__(
         StoreWarp<Tile>::run(p, work, stages + (role - 1) * Tile::kStagedBytes, bars, role - 1);
     }
   }
-  // No block of a cluster may end while another still copies to it or from it, or tells it what is free.
-  if (in_cluster) {
+  // No block of a pair may end while the other still copies to it, or tells it what is free.
+  if (Tile::kCanPair && p.pairs) {
     __syncwarp();
-    if (!has_arrived) cluster_arrive();
+    cluster_arrive();
     cluster_wait();
   }
 }

@@ -60,11 +60,11 @@ __device__ inline float load_peer_float(uint32_t peer_address) {
 __device__ inline void barrier_arrive_peer(uint32_t peer_bar) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(peer_bar) : "memory");
 }
-// From this block's shared memory to a peer's, whose barrier counts the bytes when they have arrived.
-__device__ inline void copy_to_peer(uint32_t peer_address, uint32_t from, uint32_t bytes, uint32_t peer_bar) {
-  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+// To a peer's shared memory; its barrier counts the bytes when they have arrived.
+__device__ inline void store_to_peer(uint32_t peer_address, float4 v, uint32_t peer_bar) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(
                    peer_address),
-               "r"(from), "r"(bytes), "r"(peer_bar)
+               "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(peer_bar)
                : "memory");
 }
 
