@@ -5,9 +5,9 @@
 namespace cks::cuda::hopper {
 
 // A block's only tile. Each of the blocks that share it, a power of two whose ranks follow each other, adds up as many
-// units of it as every other. A block sends its sums from registers to the inboxes of those whose units they are, its
-// own among them, whose barriers count the bytes; each unit is added up in the order of the ranks. A block may end once
-// it has seen its inbox full: nobody sends to it any more.
+// units of it as every other. A block sends its sums from registers to the inboxes of those whose units they are, whose
+// barriers count the bytes, and leaves its own in its inbox; each unit is added up in the order of the ranks. A block
+// may end once it has seen its inbox full: nobody sends to it any more.
 template <class Tile>
 class ClusterSum {
  public:
@@ -20,27 +20,36 @@ class ClusterSum {
         log_share_(log2_of(kUnits / sharers)) {}
 
   // By all math warps of a block.
-  __device__ void add_up(const Params& p, const Place& t, const typename Tile::Accumulators& acc) const {
+  __device__ void add_up(const Params& p, const Place& t, const typename Tile::Accumulators& acc,
+                         const typename TileEpilogue<Tile>::Affines& affines) const {
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-    if (threadIdx.x == 0) barrier_expect(full_, kUnits * kUnitBytes);
+    if (threadIdx.x == 0) barrier_expect(full_, (kUnits - (1 << log_share_)) * kUnitBytes);
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
-      const int unit = column * kWarps + warp, owner = first_ + owner_of(unit);
-      const uint32_t to = peer_address(inbox(rank_, unit) + lane * sizeof(float4), owner),
-                     full = peer_address(full_, owner);
+      const int unit = column * kWarps + warp, owner = owner_of(unit);
+      const uint32_t to = inbox(rank_, unit) + lane * sizeof(float4);
+      const auto send = [&](auto store) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float* const v = &acc[0][(column * 2 + i) * 4];
-        store_to_peer(to + i * kGroupBytes, make_float4(v[0], v[1], v[2], v[3]), full);
+        for (int i = 0; i < 2; ++i) {
+          const float* const v = &acc[0][(column * 2 + i) * 4];
+          store(i * kGroupBytes, make_float4(v[0], v[1], v[2], v[3]));
+        }
+      };
+      if (owner == rank_) {
+        send([&](int offset, float4 v) { store_shared(to + offset, v); });
+      } else {
+        const uint32_t at = peer_address(to, first_ + owner), full = peer_address(full_, first_ + owner);
+        send([&](int offset, float4 v) { store_to_peer(at + offset, v, full); });
       }
     }
-    // A warp adds up those of its units that are this block's.
+    // A warp adds up those of its units that are this block's: a lane what it has left there itself, and the same of the
+    // others.
     const typename ClusterUnit<Tile>::Rows rows(p, t, warp * 16);
 #pragma unroll 1
     for (int column = 0; column < kColumns; ++column) {
       const int unit = column * kWarps + warp;
       if (owner_of(unit) != rank_) continue;
-      const ClusterUnit<Tile> ending(p, t, column, rows);
+      const ClusterUnit<Tile> ending(p, t, column, rows, affines);
       barrier_wait(full_, 0);
       float4 sums[2] = {};
 #pragma unroll 2

@@ -27,10 +27,15 @@ class ClusterUnit {
     }
   };
 
-  // The unit that begins at the tile's channel 16 * column.
-  __device__ ClusterUnit(const Params& p, const Place& t, int column, const Rows& rows)
+  // The unit that begins at the tile's channel 16 * column; affines: the tile's. By all lanes of a warp together.
+  __device__ ClusterUnit(const Params& p, const Place& t, int column, const Rows& rows,
+                         const typename Ending::Affines& affines)
       : k_(t.sum.k0 + column * 16 + threadIdx.x % 4 * 2), rows_(rows) {
-    Ending::load_affine(p, k_, affine_);
+    if constexpr (Ending::kHoldsAffines) {
+      affine_[0] = affines.of_group(column);
+    } else {
+      Ending::load_affine(p, k_, affine_);
+    }
     if (!p.epilogue.residual) return;
     for_pairs(p, [&](int i, int64_t at) {
       const auto pair = *reinterpret_cast<const Pair*>(static_cast<const T*>(p.epilogue.residual) + at);

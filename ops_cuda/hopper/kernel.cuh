@@ -84,7 +84,8 @@ struct MathWarps {
       }
       if constexpr (Tile::kCanBeSplit) {
         if (p.splits > 1) {
-          ClusterSum<Tile>(work.part().sharers, stages, bars).add_up(p, {sum, work.input(), work.output()}, acc);
+          const ClusterSum<Tile> cluster(work.part().sharers, stages, bars);
+          cluster.add_up(p, {sum, work.input(), work.output()}, acc, affines);
           return;
         }
       }

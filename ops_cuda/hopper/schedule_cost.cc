@@ -71,7 +71,7 @@ Cost cost_of(const Config& c, const Operands& o, const Fetched& fetched, std::op
   const double store = 560 + 0.0516 * s.bm() * s.bn * o.output_bytes * share;
   // A tile that blocks share is summed up and stored by all of them, two warpgroups' more slowly.
   const double split =
-      c.splits > 1 ? 1115 + 98 * c.splits + 0.037 * s.bm() * s.bn + (s.team == Team::kSolo ? 0 : 1600) : 0;
+      c.splits > 1 ? 1115 + 98 * c.splits + 0.037 * s.bm() * s.bn + (s.team == Team::kSolo ? 0 : 1200) : 0;
   // Those that convert patches take so long for a pixel; and each patch of a tile beyond the first is waited for.
   const double convert = converts ? 11.5 * fetched.pixel_bytes / kBlockBytes : 0;
   // Wide tiles have room for few patches, and wait a little for each.

@@ -98,11 +98,14 @@ struct TileEpilogue {
         const int pair = group * 2 + i, lane = pair % 8 * 4 + threadIdx.x % 4;
         uint32_t words[kWords];
 #pragma unroll
-        for (int j = 0; j < kWords; ++j) words[j] = __shfl_sync(0xffffffff, biases_[pair / 8][j], lane);
+        for (int j = 0; j < kWords; ++j)
+          words[j] = __shfl_sync(0xffffffff, held(pair / 8, [=, this](int n) { return biases_[n][j]; }), lane);
         unpack<T>(words, *reinterpret_cast<float (*)[2]>(&affine.bias[i * 2]));
         if constexpr (kFilterHasScales) {
 #pragma unroll
-          for (int j = 0; j < 2; ++j) affine.scale[i * 2 + j] = __shfl_sync(0xffffffff, scales_[pair / 8][j], lane);
+          for (int j = 0; j < 2; ++j)
+            affine.scale[i * 2 + j] =
+                __shfl_sync(0xffffffff, held(pair / 8, [=, this](int n) { return scales_[n][j]; }), lane);
         }
       }
       return affine;
@@ -110,6 +113,14 @@ struct TileEpilogue {
 
    private:
     static constexpr int kPairs = (BN + 63) / 64, kWords = int(sizeof(T)) / 2;
+    // What this lane has of pair i, of which only the running kernel may know which it is: registers have no index.
+    template <class F>
+    static __device__ auto held(int i, F of_pair) {
+      auto found = of_pair(0);
+#pragma unroll
+      for (int n = 1; n < kPairs; ++n) found = i == n ? of_pair(n) : found;
+      return found;
+    }
     uint32_t biases_[kPairs][kWords];
     float scales_[kFilterHasScales ? kPairs : 1][2];
   };
