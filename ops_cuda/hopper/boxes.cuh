@@ -106,8 +106,7 @@ class BoxProducer {
     // The first k-blocks, pixels after the previous grid. Where wide tiles are shared two times as many gain 5 %, which
     // they do nowhere else (measured).
     const bool shares_wide_tile = Tile::kCanBeSplit && Tile::BN > 64 && p.splits > 1;
-    const int ahead =
-        p.filter_is_constant ? min(min(p.stages, Tile::kAhead * (shares_wide_tile ? 2 : 1)), s.count) : 0;
+    const int ahead = p.filter_is_constant ? min(min(p.stages, Tile::kAhead * (shares_wide_tile ? 2 : 1)), s.count) : 0;
     if (elected) {
 #pragma unroll 1
       for (int i = 0; i < ahead; ++i) copy_b(s, i, i);

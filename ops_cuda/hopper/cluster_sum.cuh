@@ -42,8 +42,8 @@ class ClusterSum {
         send([&](int offset, float4 v) { store_to_peer(at + offset, v, full); });
       }
     }
-    // A warp adds up those of its units that are this block's: a lane what it has left there itself, and the same of the
-    // others.
+    // A warp adds up those of its units that are this block's: a lane what it has left there itself, and the same of
+    // the others.
     const typename ClusterUnit<Tile>::Rows rows(p, t, warp * 16);
 #pragma unroll 1
     for (int column = 0; column < kColumns; ++column) {

@@ -62,10 +62,10 @@ __device__ inline void barrier_arrive_peer(uint32_t peer_bar) {
 }
 // To a peer's shared memory; its barrier counts the bytes when they have arrived.
 __device__ inline void store_to_peer(uint32_t peer_address, float4 v, uint32_t peer_bar) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(
-                   peer_address),
-               "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(peer_bar)
-               : "memory");
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(peer_address),
+      "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(peer_bar)
+      : "memory");
 }
 
 // ---------------------------------------------------------------- global memory
