@@ -103,16 +103,16 @@ class BoxProducer {
     };
     Stretches k(p, work);
     Stretch s = k.template take<kRuns>(p);
-    // The first k-blocks, pixels after the previous grid. Where wide tiles are shared two times as many gain 5 %, which
-    // they do nowhere else (measured).
-    const bool shares_wide_tile = Tile::kCanBeSplit && Tile::BN > 64 && p.splits > 1;
-    const int ahead = p.filter_is_constant ? min(min(p.stages, Tile::kAhead * (shares_wide_tile ? 2 : 1)), s.count) : 0;
+    // The first k-blocks, pixels after the previous grid.
+    const int ahead = p.filter_is_constant ? min(min(p.stages, Tile::most_ahead(p)), s.count) : 0;
     if (elected) {
 #pragma unroll 1
       for (int i = 0; i < ahead; ++i) copy_b(s, i, i);
     }
     launch_dependents();
-    if (p.splits > 1 || kPairs) cluster_wait();  // a pair's pixels need the other block's barriers
+    // A pair's pixels need the other block's barriers. (Blocks that share a tile need not wait here, but gain nothing
+    // by going on.)
+    if (p.splits > 1 || kPairs) cluster_wait();
     wait_for_previous_grid();
     if (elected) {
 #pragma unroll 1

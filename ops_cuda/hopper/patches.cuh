@@ -68,7 +68,7 @@ struct PatchProducer {
         for (int tap = 0; tap < p.filter_taps; ++tap, ++stage)
           if (elected) copy_b(stage, c, tap, 0);
     } else {
-      ahead = min(min(p.stages, Tile::kAhead), walk.left());
+      ahead = min(min(p.stages, Tile::most_ahead(p)), walk.left());
       PatchWalk k = walk;
 #pragma unroll 1
       for (int i = 0; i < ahead; ++i) {

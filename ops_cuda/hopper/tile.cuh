@@ -50,9 +50,13 @@ struct TileTraits {
   static constexpr bool kAsksForHalf = kShape.asks_for_half(sizeof(Input));
   static constexpr int kABytes = kSource == Source::kBoxes ? BM * 128 : 0, kBBytes = BN * kFilterRowBytes,
                        kStageBytes = kABytes + kBBytes;  // of the ring of k-blocks
-  // Weights that are older than the previous grid may come while it still runs; but few of them, because the first
-  // pixels queue up behind them.
-  static constexpr int kAhead = (32 << 10) / kBBytes;
+  // Weights that are older than the previous grid may come while it still runs; but few k-blocks of them, because the
+  // first pixels queue up behind them. Wide tiles that are shared gain by twice as many, others gain little or lose
+  // (measured).
+  static __device__ int most_ahead(const Params& p) {
+    constexpr int kAhead = (32 << 10) / kBBytes;
+    return kCanBeSplit && BN > 64 && p.splits > 1 ? 2 * kAhead : kAhead;
+  }
   static constexpr int kSlab = kShape.slab(sizeof(T));       // channels of one store box
   static constexpr int kSlabs = BN / kSlab;                  // of a tile
   static constexpr int kSlabBytes = kSlab * int(sizeof(T));  // a row's, and its swizzle: 64 or 128
